@@ -1,0 +1,27 @@
+"""Denoising Attention (DnA) for the Hugging Face ecosystem.
+
+Importing the package registers its models with transformers' Auto classes; everything heavier than that (data sets,
+training, evaluation) is imported where it is used.
+"""
+
+from .models import (
+    DnAViTBackbone,
+    DnAViTConfig,
+    DnAViTForImageClassification,
+    DnAViTForMaskedImageModeling,
+    DnAViTModel,
+    DnAViTPreTrainedModel,
+)
+
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "DnAViTBackbone",
+    "DnAViTConfig",
+    "DnAViTForImageClassification",
+    "DnAViTForMaskedImageModeling",
+    "DnAViTModel",
+    "DnAViTPreTrainedModel",
+    "__version__",
+]

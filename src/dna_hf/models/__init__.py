@@ -1,0 +1,44 @@
+"""The published room: every file here travels with a checkpoint.
+
+The files import torch, transformers, the standard library and each other by a one-dot import of a sibling, nothing
+else: that is what transformers can copy into a checkpoint folder and load again without this package. This
+`__init__` stays behind; it registers the models with the Auto classes, for loading and for saving.
+"""
+
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
+)
+
+from .configuration_dna_vit import DnAViTConfig
+from .modeling_dna_vit import (
+    DnAViTBackbone,
+    DnAViTForImageClassification,
+    DnAViTForMaskedImageModeling,
+    DnAViTModel,
+    DnAViTPreTrainedModel,
+)
+
+
+AutoConfig.register("dna_vit", DnAViTConfig, exist_ok=True)
+DnAViTConfig.register_for_auto_class()
+for auto_class, model_class in (
+    (AutoModel, DnAViTModel),
+    (AutoModelForImageClassification, DnAViTForImageClassification),
+    (AutoModelForMaskedImageModeling, DnAViTForMaskedImageModeling),
+    (AutoBackbone, DnAViTBackbone),
+):
+    auto_class.register(DnAViTConfig, model_class, exist_ok=True)
+    model_class.register_for_auto_class(auto_class.__name__)
+
+__all__ = [
+    "DnAViTBackbone",
+    "DnAViTConfig",
+    "DnAViTForImageClassification",
+    "DnAViTForMaskedImageModeling",
+    "DnAViTModel",
+    "DnAViTPreTrainedModel",
+]

@@ -1,0 +1,463 @@
+"""Denoising attention and the variants it is compared with, for self- and cross-attention.
+
+Every variant is called the same way and returns `(output, attention_map, negative_attention_map)`:
+
+| name in the config | module | formula per head |
+|---|---|---|
+| `dna` | `DenoisingAttention` | `softmax(q+ k^T / sqrt(d)) v+  +  alpha * softmin(q- k^T / sqrt(d)) v-` |
+| `dna_shared_value` | `SharedValueDenoisingAttention` | the same with `v- = v+` |
+| `softmax` | `SoftmaxAttention` | `softmax(q k^T / sqrt(d)) v` |
+| `differential` | `DifferentialAttention` | `norm((softmax(q1 k1^T / sqrt(d/2)) - lambda * softmax(q2 k2^T / sqrt(d/2))) v) * (1 - lambda_init)` |
+| `cog` | `CogAttention` | `sign(s) * softmax(abs(s)) v` with `s = q k^T / sqrt(d)` |
+
+A branch of softmax attention is one call of transformers' attention interface, so that `eager`, `sdpa`,
+`flex_attention`, flash attention and kernels from the Hub all work through `set_attn_implementation`.
+
+This file is published with every checkpoint: it imports torch, transformers and the standard library only.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+
+
+AttendFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+
+
+def masked_softmax(scores: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Softmax over the keys that `mask` allows, in float32 or wider.
+
+    Args:
+        scores: (..., queries, keys).
+        mask: broadcastable to `scores`. Boolean (True = may be attended to) or additive, where minus infinity or the
+            lowest number of its dtype forbids a key.
+
+    Returns:
+        Weights of the shape of `scores`. A forbidden key has weight exactly 0; so has every key of a query that may
+        attend to nothing, which leaves its output 0 instead of NaN.
+    """
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if mask is None:
+        return scores.softmax(dim=-1)
+    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min
+    if mask.dtype != torch.bool:
+        scores = scores + mask.masked_fill(~allowed, 0.0)
+    scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1).masked_fill(~allowed, 0.0)
+
+
+def softmax_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One branch, `softmax(q k^T / sqrt(d)) v`, written out.
+
+    Args:
+        query: (batch, heads, queries, head_dim).
+        key: (batch, heads, keys, head_dim).
+        value: (batch, heads, keys, value_dim).
+        mask: see [`masked_softmax`].
+        scaling: factor on the scores, `head_dim ** -0.5` by default.
+        dropout: probability with which a weight is dropped from the sum over values.
+
+    Returns:
+        The output (batch, queries, heads, value_dim), in the layout of transformers' attention interface, and the
+        attention map (batch, heads, queries, keys), before dropout.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    weights = masked_softmax(query @ key.transpose(-1, -2) * scaling, mask).to(query.dtype)
+    return (nn.functional.dropout(weights, dropout) @ value).transpose(1, 2), weights
+
+
+def denoising_attention(
+    query_positive: torch.Tensor,
+    query_negative: torch.Tensor,
+    key: torch.Tensor,
+    value_positive: torch.Tensor,
+    value_negative: torch.Tensor,
+    negative_scale: torch.Tensor,
+    attend: AttendFunction = softmax_attention,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Denoising attention: `softmax(q+ k^T / sqrt(d)) v+ + alpha * softmin(q- k^T / sqrt(d)) v-`.
+
+    Because `softmin(z) = softmax(-z)`, the negative branch is ordinary attention with the query negated. The query and
+    not the scores, so that a mask which `attend` adds keeps its meaning. Queries, key and values are (batch, heads,
+    tokens, head_dim), `negative_scale` (alpha) is (heads). Returns the output (batch, queries, heads, head_dim) and the
+    two maps. Source: Denoising Attention for Visual Tasks, ECCV 2026, arXiv:2606.27372.
+    """
+    positive, positive_map = attend(query_positive, key, value_positive)
+    negative, negative_map = attend(-query_negative, key, value_negative)
+    output = positive + (negative_scale[:, None] * negative).to(positive.dtype)
+    return output, positive_map, negative_map
+
+
+def cog_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cog attention, `sign(s) * softmax(abs(s)) v` with `s = q k^T / sqrt(d)`; shapes as [`softmax_attention`].
+
+    The map is signed: the absolute values of a row sum to 1. Source: arXiv:2411.07176.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = query @ key.transpose(-1, -2) * scaling
+    weights = (scores.sign() * masked_softmax(scores.abs(), mask)).to(query.dtype)
+    return (nn.functional.dropout(weights, dropout) @ value).transpose(1, 2), weights
+
+
+def eager_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`softmax_attention`] under the signature of transformers' attention interface."""
+    return softmax_attention(query, key, value, attention_mask, scaling, dropout)
+
+
+def _unchanged(states: torch.Tensor) -> torch.Tensor:
+    return states
+
+
+def backend_mask(
+    mask: Any, implementation: str | None, batch_size: int, num_queries: int, dtype: torch.dtype
+) -> Any:
+    """Give a 4-D mask the form in which a backend honours it; masks of other kinds are passed through.
+
+    Under sdpa and flex attention a query that may attend to nothing then yields exactly 0, as under eager. Flex
+    attention would add a boolean mask to the scores and index it without broadcasting, and reads one head only.
+
+    Raises:
+        ValueError: for a mask that differs between heads under flex attention.
+    """
+    if not isinstance(mask, torch.Tensor) or mask.dim() != 4 or implementation == "eager":
+        return mask
+    if mask.dtype != torch.bool:
+        mask = mask.masked_fill(mask <= torch.finfo(mask.dtype).min, -math.inf).to(dtype)
+    if implementation != "flex_attention":
+        return mask
+    if mask.shape[1] != 1:
+        raise ValueError(
+            f"flex_attention takes one mask for all heads, got a mask of shape {tuple(mask.shape)}; use eager or sdpa."
+        )
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf)
+    return mask.expand(batch_size, 1, num_queries, -1)
+
+
+class VariantAttention(nn.Module):
+    """What all variants share: head geometry, the choice of backend, masks and the output projection.
+
+    Args:
+        config: gives `hidden_size`, `num_attention_heads`, `qkv_bias`, `attention_probs_dropout_prob` and the
+            attention implementation.
+        layer_idx: index of the layer, counted from 0.
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        super().__init__()
+        if config.hidden_size % config.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({config.hidden_size}) is not a multiple of num_attention_heads "
+                f"({config.num_attention_heads})."
+            )
+        self.config = config
+        self.layer_idx = layer_idx
+        self.num_heads = config.num_attention_heads
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def _projection(self) -> nn.Linear:
+        return nn.Linear(self.config.hidden_size, self.config.hidden_size, bias=self.config.qkv_bias)
+
+    def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, width) -> (batch, heads, tokens, head_dim)."""
+        return states.view(*states.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(kwargs.pop("implementation"), eager_attention)
+        output, weights = attention(self, query, key, value, scaling=self.scaling, **kwargs)
+        # flex attention returns its log-sum-exp in the place of the map
+        return output, weights if weights is not None and weights.dim() == 4 else None
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        key_value_states: torch.Tensor | None = None,
+        rotary: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        implementation: str | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Attend from `hidden_states` to itself or to `key_value_states`.
+
+        Args:
+            hidden_states: (batch, queries, width).
+            attention_mask: 4-D, broadcastable to (batch, heads, queries, keys), boolean (True = may be attended to) or
+                additive; or whatever the backend understands.
+            key_value_states: (batch, keys, width) for cross-attention.
+            rotary: applied to every query and key in the layout (batch, heads, tokens, head_dim), e.g. a rotary
+                position embedding; never to values. Differential attention calls it on its half-width heads.
+            implementation: overrides the attention implementation of the config for this call.
+
+        Returns:
+            The output (batch, queries, width) and the two attention maps (batch, heads, queries, keys): `None` where
+            the backend does not form them (all but eager) or the variant has no second one.
+        """
+        implementation = implementation or self.config._attn_implementation
+        mask = backend_mask(
+            attention_mask, implementation, hidden_states.shape[0], hidden_states.shape[1], hidden_states.dtype
+        )
+        attend = partial(
+            self._attend,
+            attention_mask=mask,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            implementation=implementation,
+            **kwargs,
+        )
+        sources = hidden_states if key_value_states is None else key_value_states
+        output, *maps = self.branches(hidden_states, sources, rotary or _unchanged, attend)
+        return self.o_proj(output.reshape(*hidden_states.shape)), *maps
+
+    def branches(
+        self,
+        targets: torch.Tensor,
+        sources: torch.Tensor,
+        rotary: Callable[[torch.Tensor], torch.Tensor],
+        attend: AttendFunction,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Project, attend and combine: the formula of the variant, before the output projection."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Initialise what is neither a linear layer nor a norm; called from `_init_weights` of the models."""
+
+
+class SoftmaxAttention(VariantAttention):
+    """Multi-head attention, the baseline."""
+
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.q_proj, self.k_proj, self.v_proj = self._projection(), self._projection(), self._projection()
+
+    def branches(self, targets, sources, rotary, attend):  # noqa: D102
+        query = rotary(self._split_heads(self.q_proj(targets)))
+        key = rotary(self._split_heads(self.k_proj(sources)))
+        return *attend(query, key, self._split_heads(self.v_proj(sources))), None
+
+
+class DenoisingAttention(VariantAttention):
+    """Denoising attention: two query/value branches over one shared key, one learnable scale per head.
+
+    `negative_scale` (heads) is the paper's alpha with the paper's sign: it is added, and free to become negative.
+    """
+
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        self.q_pos_proj, self.q_neg_proj, self.k_proj = self._projection(), self._projection(), self._projection()
+        self._add_value_projections()
+        self.negative_scale = nn.Parameter(torch.full((self.num_heads,), float(config.negative_scale_init)))
+
+    def _add_value_projections(self) -> None:
+        self.v_pos_proj, self.v_neg_proj = self._projection(), self._projection()
+
+    def _values(self, sources: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._split_heads(self.v_pos_proj(sources)), self._split_heads(self.v_neg_proj(sources))
+
+    def branches(self, targets, sources, rotary, attend):  # noqa: D102
+        query_positive = rotary(self._split_heads(self.q_pos_proj(targets)))
+        query_negative = rotary(self._split_heads(self.q_neg_proj(targets)))
+        key = rotary(self._split_heads(self.k_proj(sources)))
+        return denoising_attention(
+            query_positive, query_negative, key, *self._values(sources), self.negative_scale, attend
+        )
+
+    def reset_parameters(self) -> None:  # noqa: D102
+        init.constant_(self.negative_scale, self.config.negative_scale_init)
+
+
+class SharedValueDenoisingAttention(DenoisingAttention):
+    """The paper's ablation: both branches read the same values, `(A+ + alpha * A-) v`."""
+
+    def _add_value_projections(self) -> None:
+        self.v_proj = self._projection()
+
+    def _values(self, sources: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        value = self._split_heads(self.v_proj(sources))
+        return value, value
+
+
+class DifferentialAttention(VariantAttention):
+    """Differential attention: the difference of two softmax maps, normalised per head. Source: arXiv:2410.05258.
+
+    `num_attention_heads` counts differential heads: each splits its queries and keys into two halves of
+    `head_dim / 2` and keeps values of `head_dim`, so that the parameters are those of softmax attention up to the
+    lambda vectors and the norm. The Transformer of the source uses half as many heads as its softmax baseline.
+    lambda is re-parameterised as `exp(lq1 . lk1) - exp(lq2 . lk2) + lambda_init` with
+    `lambda_init = 0.8 - 0.6 exp(-0.3 layer_idx)`.
+
+    Raises:
+        ValueError: if a head has an odd width.
+    """
+
+    def __init__(self, config: Any, layer_idx: int) -> None:
+        super().__init__(config, layer_idx)
+        if self.head_dim % 2:
+            raise ValueError(f"differential attention splits every head in two, but a head is {self.head_dim} wide.")
+        self.half_dim = self.head_dim // 2
+        self.scaling = self.half_dim**-0.5
+        self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer_idx)
+        self.q_proj, self.k_proj, self.v_proj = self._projection(), self._projection(), self._projection()
+        self.lambda_q1 = nn.Parameter(torch.randn(self.half_dim) * 0.1)
+        self.lambda_k1 = nn.Parameter(torch.randn(self.half_dim) * 0.1)
+        self.lambda_q2 = nn.Parameter(torch.randn(self.half_dim) * 0.1)
+        self.lambda_k2 = nn.Parameter(torch.randn(self.half_dim) * 0.1)
+        self.head_norm = nn.RMSNorm(self.head_dim, eps=1e-5)
+
+    def _split_halves(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, tokens, width) -> two of (batch, heads, tokens, head_dim / 2)."""
+        halves = states.view(*states.shape[:-1], self.num_heads, 2, self.half_dim).transpose(1, 2)
+        return halves[..., 0, :], halves[..., 1, :]
+
+    def current_lambda(self) -> torch.Tensor:
+        """The scalar lambda of this layer, in float32 or wider."""
+        dtype = torch.promote_types(self.lambda_q1.dtype, torch.float32)
+        first = (self.lambda_q1.to(dtype) * self.lambda_k1.to(dtype)).sum().exp()
+        second = (self.lambda_q2.to(dtype) * self.lambda_k2.to(dtype)).sum().exp()
+        return first - second + self.lambda_init
+
+    def branches(self, targets, sources, rotary, attend):  # noqa: D102
+        query_1, query_2 = map(rotary, self._split_halves(self.q_proj(targets)))
+        key_1, key_2 = map(rotary, self._split_halves(self.k_proj(sources)))
+        value = self._split_heads(self.v_proj(sources))
+        first, first_map = attend(query_1, key_1, value)
+        second, second_map = attend(query_2, key_2, value)
+        difference = first - (self.current_lambda() * second).to(first.dtype)
+        return self.head_norm(difference) * (1 - self.lambda_init), first_map, second_map
+
+    def _attend(self, query, key, value, **kwargs):
+        if "flash" in (kwargs["implementation"] or ""):
+            # flash kernels want queries and keys as wide as values; zeros do not change the scores
+            query, key = (nn.functional.pad(states, (0, self.half_dim)) for states in (query, key))
+        return super()._attend(query, key, value, **kwargs)
+
+    def reset_parameters(self) -> None:  # noqa: D102
+        for vector in (self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2):
+            init.normal_(vector, mean=0.0, std=0.1)
+
+
+class CogAttention(SoftmaxAttention):
+    """Cog attention: signed weights. It forms its map explicitly, whatever the attention implementation.
+
+    Raises:
+        ValueError: for a mask that is not a 4-D tensor, as the flash and flex attention mask functions make.
+    """
+
+    def _attend(self, query, key, value, attention_mask=None, dropout=0.0, implementation=None, **kwargs):
+        if attention_mask is not None and (not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() != 4):
+            raise ValueError("the cog variant computes its map explicitly: with a mask, use eager or sdpa.")
+        output, weights = cog_attention(query, key, value, attention_mask, self.scaling, dropout)
+        return output, weights if implementation == "eager" else None
+
+
+ATTENTION_VARIANTS: dict[str, type[VariantAttention]] = {
+    "dna": DenoisingAttention,
+    "dna_shared_value": SharedValueDenoisingAttention,
+    "softmax": SoftmaxAttention,
+    "differential": DifferentialAttention,
+    "cog": CogAttention,
+}
+
+# the variants whose heads form a second map
+TWO_MAP_VARIANTS = ("dna", "dna_shared_value", "differential")
+
+
+def build_attention(config: Any, layer_idx: int) -> VariantAttention:
+    """Build the attention of one layer from `config.attention_variant`.
+
+    The layers named in `config.cog_softmax_layers` keep softmax attention when the variant is `cog`.
+
+    Raises:
+        ValueError: for an unknown variant.
+    """
+    variant = config.attention_variant
+    if variant not in ATTENTION_VARIANTS:
+        raise ValueError(f"unknown attention_variant {variant!r}: choose one of {', '.join(ATTENTION_VARIANTS)}.")
+    softmax_layers = {index % config.num_hidden_layers for index in config.cog_softmax_layers}
+    if variant == "cog" and layer_idx in softmax_layers:
+        variant = "softmax"
+    return ATTENTION_VARIANTS[variant](config, layer_idx)
+
+
+class AttentionMaps(NamedTuple):
+    """Attention maps per attention module, each (batch, heads, queries, keys), in the order of the layers."""
+
+    positive: tuple[torch.Tensor, ...]
+    negative: tuple[torch.Tensor, ...]
+
+
+@torch.no_grad()
+def recompute_attention_maps(model: PreTrainedModel, layers: list[int] | None = None, **inputs: Any) -> AttentionMaps:
+    """Form the maps that sdpa, flex or flash attention never write down, without switching the model to eager.
+
+    The model runs once on its own backend; only the chosen attention modules are evaluated a second time, eagerly.
+
+    Args:
+        model: any model that contains attention variants.
+        layers: which of its attention modules, counted in the order of `model.modules()`; all by default.
+        inputs: arguments of `model.forward`.
+
+    Returns:
+        The maps; `negative` is empty for a variant without a second map.
+
+    Raises:
+        ValueError: for a layer that does not exist, or a mask in a form that only the backend understands.
+    """
+    modules = [module for module in model.modules() if isinstance(module, VariantAttention)]
+    chosen = range(len(modules)) if layers is None else layers
+    if not modules or any(not -len(modules) <= index < len(modules) for index in chosen):
+        raise ValueError(f"layers {list(chosen)} are not all among the {len(modules)} attention modules of the model.")
+    positive: list[torch.Tensor] = []
+    negative: list[torch.Tensor] = []
+
+    def record(module: VariantAttention, args: tuple, kwargs: dict, output: tuple) -> None:
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 4):
+            raise ValueError("attention maps under a mask need the eager or sdpa attention implementation.")
+        _, positive_map, negative_map = module.forward(*args, **(kwargs | {"implementation": "eager"}))
+        positive.append(positive_map)
+        if negative_map is not None:
+            negative.append(negative_map)
+
+    handles = [modules[index].register_forward_hook(record, with_kwargs=True) for index in chosen]
+    try:
+        model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return AttentionMaps(tuple(positive), tuple(negative))

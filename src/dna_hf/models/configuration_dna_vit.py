@@ -1,0 +1,186 @@
+"""Configuration of the DnA vision transformer."""
+
+import os
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.backbone_utils import BackboneConfigMixin
+from transformers.configuration_utils import PreTrainedConfig
+
+
+@strict
+class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""
+    Configuration of a [`DnAViTModel`]: a vision transformer whose attention is Denoising Attention or one of its
+    baselines. The defaults give the paper's ViT-B/16.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 768):
+            Width of the tokens.
+        num_hidden_layers (`int`, *optional*, defaults to 12):
+            Number of transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to 12):
+            Number of attention heads; it divides `hidden_size`.
+        intermediate_size (`int`, *optional*, defaults to 3072):
+            Width of the hidden layer of the MLP.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the MLP.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
+            Dropout after the embeddings, the attention and the MLP.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):
+            Dropout on the attention maps, drawn for each map on its own.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the truncated normal that initialises linear layers, tokens and positions.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-6):
+            Epsilon of the layer norms.
+        image_size (`int` or pair of `int`, *optional*, defaults to 224):
+            Height and width of the image, in pixels.
+        patch_size (`int` or pair of `int`, *optional*, defaults to 16):
+            Height and width of a patch, in pixels; it divides `image_size`.
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the image.
+        qkv_bias (`bool`, *optional*, defaults to `True`):
+            Whether the query, key and value projections have a bias.
+        attention_variant (`str`, *optional*, defaults to `"dna"`):
+            `"dna"`, `"dna_shared_value"`, `"softmax"`, `"differential"` or `"cog"`.
+        negative_scale_init (`float`, *optional*, defaults to 0.5):
+            Initial value of the scale of the negative branch, one per head (the paper's alpha).
+        cog_softmax_layers (`list[int]`, *optional*, defaults to `[0, -1]`):
+            Layers that keep softmax attention when `attention_variant` is `"cog"`; negative ones count from the end.
+        drop_path_rate (`float`, *optional*, defaults to 0.0):
+            Probability of dropping a residual branch of a sample (stochastic depth).
+        drop_path_schedule (`str`, *optional*, defaults to `"constant"`):
+            `"constant"`: the same rate in every layer, as in the paper; `"linear"`: from 0 to `drop_path_rate`.
+        layer_scale_init_value (`float`, *optional*):
+            Initial value of a learnable scale per channel on both residual branches; none if unset.
+        use_class_token_position (`bool`, *optional*, defaults to `False`):
+            Whether the class token has a row in the position table, as in the original ViT. The paper's has none.
+        encoder_stride (`int`, *optional*):
+            Upsampling factor of the masked image modeling head; the patch size if unset.
+        apply_layernorm (`bool`, *optional*, defaults to `True`):
+            Whether the backbone normalises its feature maps.
+        reshape_hidden_states (`bool`, *optional*, defaults to `True`):
+            Whether the backbone's feature maps are (batch, channels, height, width) rather than token sequences.
+        out_features (`list[str]`, *optional*):
+            Stages the backbone returns, among `"stem", "stage1", ...`; the last one by default.
+        out_indices (`list[int]`, *optional*):
+            The same by index.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, outside its range, or sizes that do
+            not fit together.
+
+    Example:
+
+    ```python
+    >>> from dna_hf import DnAViTConfig, DnAViTModel
+
+    >>> configuration = DnAViTConfig(attention_variant="dna")
+    >>> model = DnAViTModel(configuration)
+    ```"""
+
+    model_type = "dna_vit"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-6
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int | list[int] | tuple[int, int] = 16
+    num_channels: int = 3
+    qkv_bias: bool = True
+    attention_variant: Literal["dna", "dna_shared_value", "softmax", "differential", "cog"] = "dna"
+    negative_scale_init: float | int = 0.5
+    cog_softmax_layers: list[int] | tuple[int, ...] | None = None
+    drop_path_rate: float | int = 0.0
+    drop_path_schedule: Literal["constant", "linear"] = "constant"
+    layer_scale_init_value: float | None = None
+    use_class_token_position: bool = False
+    encoder_stride: int | None = None
+    apply_layernorm: bool = True
+    reshape_hidden_states: bool = True
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.cog_softmax_layers = [0, -1] if self.cog_softmax_layers is None else list(self.cog_softmax_layers)
+        if self.encoder_stride is None:
+            self.encoder_stride = _pair(self.patch_size)[0]
+        self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, self.num_hidden_layers + 1)]
+        self.set_output_features_output_indices(
+            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
+        )
+        self.auto_map = kwargs.pop("auto_map", None) or dict(AUTO_MAP)
+        super().__post_init__(**kwargs)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image of `image_size`."""
+        height, width = _pair(self.image_size)
+        patch_height, patch_width = _pair(self.patch_size)
+        return height // patch_height, width // patch_width
+
+    def validate_architecture(self) -> None:
+        """Part of the validation by `@strict`: sizes are positive and fit together, rates are probabilities."""
+        super().validate_architecture()
+        positive = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
+                f"({self.num_attention_heads})."
+            )
+        if self.attention_variant == "differential" and self.hidden_size // self.num_attention_heads % 2:
+            raise ValueError(
+                "the differential variant splits every head in two, but hidden_size / num_attention_heads is odd "
+                f"({self.hidden_size} / {self.num_attention_heads})."
+            )
+        for image, patch in zip(_pair(self.image_size), _pair(self.patch_size), strict=True):
+            if patch < 1 or image < patch or image % patch:
+                raise ValueError(
+                    f"image_size ({self.image_size}) must be a positive multiple of patch_size ({self.patch_size})."
+                )
+        outside = [i for i in self.cog_softmax_layers if not -self.num_hidden_layers <= i < self.num_hidden_layers]
+        if outside:
+            raise ValueError(
+                f"cog_softmax_layers names layers {outside}, but num_hidden_layers is {self.num_hidden_layers}."
+            )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Save `config.json` with the complete map of Auto classes.
+
+        A configuration that came from another repository points there; the folder written now has its own code.
+        """
+        self.auto_map = dict(AUTO_MAP)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    """(height, width) of a size given as one number or two."""
+    if isinstance(size, int):
+        return size, size
+    if len(size) != 2:
+        raise ValueError(f"a size is one number or a pair (height, width), got {size}.")
+    return size[0], size[1]
+
+
+# what a checkpoint folder tells the Auto classes to load, from the code files saved beside the weights
+AUTO_MAP = {
+    "AutoConfig": "configuration_dna_vit.DnAViTConfig",
+    "AutoModel": "modeling_dna_vit.DnAViTModel",
+    "AutoModelForImageClassification": "modeling_dna_vit.DnAViTForImageClassification",
+    "AutoModelForMaskedImageModeling": "modeling_dna_vit.DnAViTForMaskedImageModeling",
+    "AutoBackbone": "modeling_dna_vit.DnAViTBackbone",
+}
+
+__all__ = ["DnAViTConfig"]

@@ -1,0 +1,526 @@
+"""DnA vision transformer: a pre-norm ViT with Denoising Attention or one of its baselines.
+
+Where it differs from transformers' own ViT, and why: the class token has no row in the position table unless
+`use_class_token_position` is set (as in the paper), the epsilon of the norms is 1e-6, the patch projection keeps
+torch's initialisation, there is stochastic depth (at a constant rate by default), optional layer scale, no pooler (the
+pooled output is the normalised class token), and both attention maps come back from `output_attentions=True`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    MaskedImageModelingOutput,
+)
+from transformers.modeling_utils import PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .attention_variants import (
+    TWO_MAP_VARIANTS,
+    AttentionMaps,
+    VariantAttention,
+    build_attention,
+    recompute_attention_maps,
+)
+from .configuration_dna_vit import DnAViTConfig
+
+
+@auto_docstring(custom_intro="Output of the base model; the pooled output is the normalised class token.")
+@dataclass
+class DnAViTModelOutput(BaseModelOutputWithPooling):
+    r"""
+    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
+        Maps of the negative branch (the second map of differential attention), one of shape `(batch_size, num_heads,
+        queries, keys)` per layer; `attentions` holds those of the positive branch. `None` for the other variants.
+    """
+
+    negative_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(custom_intro="Output of the image classifier.")
+@dataclass
+class DnAViTImageClassifierOutput(ImageClassifierOutput):
+    r"""
+    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
+        Maps of the negative branch (the second map of differential attention), one of shape `(batch_size, num_heads,
+        queries, keys)` per layer; `attentions` holds those of the positive branch. `None` for the other variants.
+    """
+
+    negative_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(custom_intro="Output of the masked image model.")
+@dataclass
+class DnAViTMaskedImageModelingOutput(MaskedImageModelingOutput):
+    r"""
+    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
+        Maps of the negative branch (the second map of differential attention), one of shape `(batch_size, num_heads,
+        queries, keys)` per layer; `attentions` holds those of the positive branch. `None` for the other variants.
+    """
+
+    negative_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(custom_intro="Output of the backbone.")
+@dataclass
+class DnAViTBackboneOutput(BackboneOutput):
+    r"""
+    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
+        Maps of the negative branch (the second map of differential attention), one of shape `(batch_size, num_heads,
+        queries, keys)` per layer; `attentions` holds those of the positive branch. `None` for the other variants.
+    """
+
+    negative_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def record_both_maps(forward: Callable) -> Callable:
+    """Let `output_attentions` ask for the maps of both branches; output capturing has one flag per recorded field."""
+
+    @wraps(forward)
+    def wrapper(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+        wanted = kwargs.get("output_attentions")
+        wanted = self.config.output_attentions if wanted is None else wanted
+        if wanted and self.config.attention_variant in TWO_MAP_VARIANTS:
+            kwargs["output_negative_attentions"] = True
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
+class DnAViTPatchEmbeddings(nn.Module):
+    """Cut an image (batch, channels, height, width) into patches and project each: (batch, patches, width)."""
+
+    def __init__(self, config: DnAViTConfig):
+        super().__init__()
+        self.num_channels = config.num_channels
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if pixel_values.shape[1] != self.num_channels:
+            raise ValueError(
+                f"pixel_values has {pixel_values.shape[1]} channels, but config.num_channels is {self.num_channels}."
+            )
+        return self.projection(pixel_values).flatten(2).transpose(1, 2)
+
+
+class DnAViTEmbeddings(nn.Module):
+    """Patch tokens with positions, behind a class token."""
+
+    def __init__(self, config: DnAViTConfig, use_mask_token: bool = False):
+        super().__init__()
+        self.config = config
+        rows, columns = config.grid_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_mask_token else None
+        self.patch_embeddings = DnAViTPatchEmbeddings(config)
+        self.position_embeddings = nn.Parameter(
+            torch.zeros(1, rows * columns + config.use_class_token_position, config.hidden_size)
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def positions(self, height: int, width: int, interpolate: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """Position of the class token, if it has one, and of the patches of a `height` x `width` image."""
+        class_rows = int(self.config.use_class_token_position)
+        class_position = self.position_embeddings[:, :class_rows] if class_rows else None
+        patch_positions = self.position_embeddings[:, class_rows:]
+        rows, columns = self.config.grid_size
+        patch_height, patch_width = self.patch_embeddings.projection.kernel_size
+        grid = (height // patch_height, width // patch_width)
+        if not interpolate:
+            expected = (rows * patch_height, columns * patch_width)
+            if (height, width) != expected:
+                raise ValueError(
+                    f"the image is {height}x{width} pixels, but the model was built for {expected[0]}x{expected[1]}: "
+                    "resize it, or pass interpolate_pos_encoding=True."
+                )
+        elif grid != (rows, columns):
+            patch_positions = patch_positions.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+            # in float32: bicubic resampling in half precision shifts the positions
+            patch_positions = nn.functional.interpolate(
+                patch_positions.float(), size=grid, mode="bicubic", align_corners=False
+            ).to(self.position_embeddings.dtype)
+            patch_positions = patch_positions.flatten(2).transpose(1, 2)
+        return class_position, patch_positions
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.BoolTensor | None = None,
+        interpolate_pos_encoding: bool = False,
+    ) -> torch.Tensor:
+        height, width = pixel_values.shape[-2:]
+        patches = self.patch_embeddings(pixel_values)
+        class_position, patch_positions = self.positions(height, width, interpolate_pos_encoding)
+        if bool_masked_pos is not None:
+            if self.mask_token is None:
+                raise ValueError("bool_masked_pos needs a mask token: build the model with use_mask_token=True.")
+            patches = torch.where(bool_masked_pos.bool().unsqueeze(-1), self.mask_token.to(patches.dtype), patches)
+        class_token = self.cls_token if class_position is None else self.cls_token + class_position
+        tokens = torch.cat((class_token.expand(patches.shape[0], -1, -1), patches + patch_positions), dim=1)
+        return self.dropout(tokens)
+
+
+class DnAViTMLP(nn.Module):
+    """The two-layer perceptron of a transformer layer."""
+
+    def __init__(self, config: DnAViTConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class DnAViTLayerScale(nn.Module):
+    """A learnable scale per channel on a residual branch. Source: arXiv:2103.17239."""
+
+    def __init__(self, config: DnAViTConfig):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((config.hidden_size,), float(config.layer_scale_init_value)))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states * self.scale
+
+
+class DnAViTDropPath(nn.Module):
+    """Stochastic depth: drop a residual branch for whole samples while training. Source: arXiv:1603.09382."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self.rate == 0 or not self.training:
+            return hidden_states
+        kept = hidden_states.new_empty((hidden_states.shape[0],) + (1,) * (hidden_states.dim() - 1))
+        return hidden_states * kept.bernoulli_(1 - self.rate) / (1 - self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+def drop_path_rate(config: DnAViTConfig, layer_idx: int) -> float:
+    """Rate of stochastic depth of one layer under `config.drop_path_schedule`."""
+    if config.drop_path_schedule == "constant":
+        return config.drop_path_rate
+    return config.drop_path_rate * layer_idx / max(config.num_hidden_layers - 1, 1)
+
+
+class DnAViTLayer(GradientCheckpointingLayer):
+    """Pre-norm transformer layer: attention, then MLP, each on a residual branch."""
+
+    def __init__(self, config: DnAViTConfig, layer_idx: int):
+        super().__init__()
+        scaled = config.layer_scale_init_value is not None
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = build_attention(config, layer_idx)
+        self.layer_scale_attention = DnAViTLayerScale(config) if scaled else nn.Identity()
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = DnAViTMLP(config)
+        self.layer_scale_mlp = DnAViTLayerScale(config) if scaled else nn.Identity()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = DnAViTDropPath(drop_path_rate(config, layer_idx))
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        residual = hidden_states
+        hidden_states = self.layernorm_before(hidden_states)
+        hidden_states, _, _ = self.attention(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.layer_scale_attention(self.dropout(hidden_states))
+        hidden_states = residual + self.drop_path(hidden_states)
+
+        residual = hidden_states
+        hidden_states = self.layernorm_after(hidden_states)
+        hidden_states = self.mlp(hidden_states)
+        hidden_states = self.layer_scale_mlp(self.dropout(hidden_states))
+        return residual + self.drop_path(hidden_states)
+
+
+@auto_docstring
+class DnAViTPreTrainedModel(PreTrainedModel):
+    config: DnAViTConfig
+    config_class = DnAViTConfig
+    base_model_prefix = "dna_vit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DnAViTEmbeddings", "DnAViTLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": DnAViTLayer,
+        "attentions": OutputRecorder(VariantAttention, index=1),
+        "negative_attentions": OutputRecorder(VariantAttention, index=2),
+    }
+    _input_embed_layer = "patch_embeddings"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as the paper does; torch's own initialisation of the patch projection is kept."""
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, DnAViTPatchEmbeddings):
+            bound = module.projection.weight[0].numel() ** -0.5
+            init.kaiming_uniform_(module.projection.weight, a=5**0.5)
+            init.uniform_(module.projection.bias, -bound, bound)
+        elif isinstance(module, DnAViTEmbeddings):
+            init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
+            init.trunc_normal_(module.cls_token, mean=0.0, std=std)
+            if module.mask_token is not None:
+                init.zeros_(module.mask_token)
+        elif isinstance(module, DnAViTLayerScale):
+            init.constant_(module.scale, self.config.layer_scale_init_value)
+        elif isinstance(module, VariantAttention):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+    def attention_maps(self, layers: list[int] | None = None, **inputs: Any) -> AttentionMaps:
+        """Form the maps of both branches under any attention implementation.
+
+        Args:
+            layers: indices of the layers; all by default.
+            inputs: arguments of `forward`, e.g. `pixel_values`.
+
+        Returns:
+            `positive` and `negative`, each a tuple with one (batch, heads, queries, keys) per layer.
+
+        Raises:
+            ValueError: for a layer that does not exist.
+        """
+        return recompute_attention_maps(self, layers, **inputs)
+
+
+@auto_docstring
+class DnAViTModel(DnAViTPreTrainedModel):
+    def __init__(self, config: DnAViTConfig, use_mask_token: bool = False):
+        r"""
+        use_mask_token (`bool`, *optional*, defaults to `False`):
+            Whether to add a mask token, for masked image modeling.
+        """
+        super().__init__(config)
+        self.embeddings = DnAViTEmbeddings(config, use_mask_token=use_mask_token)
+        self.layers = nn.ModuleList([DnAViTLayer(config, index) for index in range(config.num_hidden_layers)])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @record_both_maps
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.BoolTensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> DnAViTModelOutput:
+        r"""
+        bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
+            Which patches are replaced by the mask token (1) and which are not (0).
+        """
+        kwargs.pop("output_negative_attentions", None)
+        embedding_output = self.embeddings(
+            pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype),
+            bool_masked_pos=bool_masked_pos,
+            interpolate_pos_encoding=bool(interpolate_pos_encoding),
+        )
+        if attention_mask is not None:
+            attention_mask = create_bidirectional_mask(
+                config=self.config, inputs_embeds=embedding_output, attention_mask=attention_mask
+            )
+        hidden_states = embedding_output
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        hidden_states = self.layernorm(hidden_states)
+        return DnAViTModelOutput(last_hidden_state=hidden_states, pooler_output=hidden_states[:, 0])
+
+
+@auto_docstring(
+    custom_intro="""
+    DnA ViT with an image classification head: a linear layer on the normalised class token.
+    """
+)
+class DnAViTForImageClassification(DnAViTPreTrainedModel):
+    def __init__(self, config: DnAViTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.dna_vit = DnAViTModel(config)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> DnAViTImageClassifierOutput:
+        outputs: DnAViTModelOutput = self.dna_vit(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            **kwargs,
+        )
+        logits = self.classifier(outputs.pooler_output)
+        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
+        return DnAViTImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            negative_attentions=outputs.negative_attentions,
+        )
+
+
+@auto_docstring(
+    custom_intro="""
+    DnA ViT with a decoder that predicts the pixels of masked patches, as in
+    [SimMIM](https://huggingface.co/papers/2111.09886).
+    """
+)
+class DnAViTForMaskedImageModeling(DnAViTPreTrainedModel):
+    def __init__(self, config: DnAViTConfig):
+        super().__init__(config)
+        self.dna_vit = DnAViTModel(config, use_mask_token=True)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.hidden_size, config.encoder_stride**2 * config.num_channels, kernel_size=1),
+            nn.PixelShuffle(config.encoder_stride),
+        )
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.BoolTensor | None = None,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> DnAViTMaskedImageModelingOutput:
+        r"""
+        bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
+            Which patches are masked (1) and which are not (0). The loss is the mean absolute error over the pixels of
+            the masked patches; without it there is no loss.
+        """
+        patch_height, patch_width = self.dna_vit.embeddings.patch_embeddings.projection.kernel_size
+        if bool_masked_pos is not None and not patch_height == patch_width == self.config.encoder_stride:
+            raise ValueError(
+                "the masked loss needs reconstructed images of the size of the input: encoder_stride "
+                f"({self.config.encoder_stride}) must equal patch_size ({self.config.patch_size})."
+            )
+        outputs: DnAViTModelOutput = self.dna_vit(
+            pixel_values,
+            bool_masked_pos=bool_masked_pos,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            **kwargs,
+        )
+        grid = (pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width)
+        patches = outputs.last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, grid)
+        reconstruction = self.decoder(patches)
+
+        loss = None
+        if bool_masked_pos is not None:
+            mask = bool_masked_pos.unflatten(1, grid).repeat_interleave(patch_height, 1)
+            mask = mask.repeat_interleave(patch_width, 2).unsqueeze(1)
+            error = nn.functional.l1_loss(pixel_values, reconstruction, reduction="none")
+            loss = (error * mask).sum() / (mask.sum() + 1e-5) / self.config.num_channels
+
+        return DnAViTMaskedImageModelingOutput(
+            loss=loss,
+            reconstruction=reconstruction,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            negative_attentions=outputs.negative_attentions,
+        )
+
+
+@auto_docstring(
+    custom_intro="""
+    DnA ViT backbone, to be used with frameworks like DETR and MaskFormer.
+    """
+)
+class DnAViTBackbone(BackboneMixin, DnAViTPreTrainedModel):
+    def __init__(self, config: DnAViTConfig):
+        super().__init__(config)
+        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
+        self.dna_vit = DnAViTModel(config)
+        self.post_init()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> DnAViTBackboneOutput:
+        outputs: DnAViTModelOutput = self.dna_vit(
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            attention_mask=attention_mask,
+            **kwargs,
+        )
+        patch_height, patch_width = self.dna_vit.embeddings.patch_embeddings.projection.kernel_size
+        grid = (pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width)
+        feature_maps = []
+        for stage, hidden_state in zip(self.stage_names, outputs.hidden_states, strict=True):
+            if stage not in self.out_features:
+                continue
+            if self.config.apply_layernorm:
+                hidden_state = self.dna_vit.layernorm(hidden_state)
+            if self.config.reshape_hidden_states:
+                hidden_state = hidden_state[:, 1:].transpose(1, 2).unflatten(2, grid).contiguous()
+            feature_maps.append(hidden_state)
+        return DnAViTBackboneOutput(
+            feature_maps=tuple(feature_maps),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            negative_attentions=outputs.negative_attentions,
+        )
+
+
+__all__ = [
+    "DnAViTBackbone",
+    "DnAViTForImageClassification",
+    "DnAViTForMaskedImageModeling",
+    "DnAViTModel",
+    "DnAViTPreTrainedModel",
+]
