@@ -7,7 +7,7 @@ Every variant is called the same way and returns `(output, attention_map, negati
 | `dna` | `DenoisingAttention` | `softmax(q+ k^T / sqrt(d)) v+  +  alpha * softmin(q- k^T / sqrt(d)) v-` |
 | `dna_shared_value` | `SharedValueDenoisingAttention` | the same with `v- = v+` |
 | `softmax` | `SoftmaxAttention` | `softmax(q k^T / sqrt(d)) v` |
-| `differential` | `DifferentialAttention` | `norm((softmax(q1 k1^T / sqrt(d/2)) - lambda * softmax(q2 k2^T / sqrt(d/2))) v) * (1 - lambda_init)` |
+| `differential` | `DifferentialAttention` | `norm((A1 - lambda * A2) v) * (1 - lambda_init)`, `Ai = softmax(qi ki^T / sqrt(d/2))` |
 | `cog` | `CogAttention` | `sign(s) * softmax(abs(s)) v` with `s = q k^T / sqrt(d)` |
 
 A branch of softmax attention is one call of transformers' attention interface, so that `eager`, `sdpa`,
@@ -92,8 +92,8 @@ def denoising_attention(
 
     Because `softmin(z) = softmax(-z)`, the negative branch is ordinary attention with the query negated. The query and
     not the scores, so that a mask which `attend` adds keeps its meaning. Queries, key and values are (batch, heads,
-    tokens, head_dim), `negative_scale` (alpha) is (heads). Returns the output (batch, queries, heads, head_dim) and the
-    two maps. Source: Denoising Attention for Visual Tasks, ECCV 2026, arXiv:2606.27372.
+    tokens, head_dim), `negative_scale` (alpha) is (heads). Returns the output (batch, queries, heads, head_dim) and
+    the two maps. Source: Denoising Attention for Visual Tasks, ECCV 2026, arXiv:2606.27372.
     """
     positive, positive_map = attend(query_positive, key, value_positive)
     negative, negative_map = attend(-query_negative, key, value_negative)
@@ -137,9 +137,7 @@ def _unchanged(states: torch.Tensor) -> torch.Tensor:
     return states
 
 
-def backend_mask(
-    mask: Any, implementation: str | None, batch_size: int, num_queries: int, dtype: torch.dtype
-) -> Any:
+def backend_mask(mask: Any, implementation: str | None, batch_size: int, num_queries: int, dtype: torch.dtype) -> Any:
     """Give a 4-D mask the form in which a backend honours it; masks of other kinds are passed through.
 
     Under sdpa and flex attention a query that may attend to nothing then yields exactly 0, as under eager. Flex
@@ -265,7 +263,7 @@ class SoftmaxAttention(VariantAttention):
         super().__init__(config, layer_idx)
         self.q_proj, self.k_proj, self.v_proj = self._projection(), self._projection(), self._projection()
 
-    def branches(self, targets, sources, rotary, attend):  # noqa: D102
+    def branches(self, targets, sources, rotary, attend):
         query = rotary(self._split_heads(self.q_proj(targets)))
         key = rotary(self._split_heads(self.k_proj(sources)))
         return *attend(query, key, self._split_heads(self.v_proj(sources))), None
@@ -289,7 +287,7 @@ class DenoisingAttention(VariantAttention):
     def _values(self, sources: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self._split_heads(self.v_pos_proj(sources)), self._split_heads(self.v_neg_proj(sources))
 
-    def branches(self, targets, sources, rotary, attend):  # noqa: D102
+    def branches(self, targets, sources, rotary, attend):
         query_positive = rotary(self._split_heads(self.q_pos_proj(targets)))
         query_negative = rotary(self._split_heads(self.q_neg_proj(targets)))
         key = rotary(self._split_heads(self.k_proj(sources)))
@@ -297,7 +295,7 @@ class DenoisingAttention(VariantAttention):
             query_positive, query_negative, key, *self._values(sources), self.negative_scale, attend
         )
 
-    def reset_parameters(self) -> None:  # noqa: D102
+    def reset_parameters(self) -> None:
         init.constant_(self.negative_scale, self.config.negative_scale_init)
 
 
@@ -351,7 +349,7 @@ class DifferentialAttention(VariantAttention):
         second = (self.lambda_q2.to(dtype) * self.lambda_k2.to(dtype)).sum().exp()
         return first - second + self.lambda_init
 
-    def branches(self, targets, sources, rotary, attend):  # noqa: D102
+    def branches(self, targets, sources, rotary, attend):
         query_1, query_2 = map(rotary, self._split_halves(self.q_proj(targets)))
         key_1, key_2 = map(rotary, self._split_halves(self.k_proj(sources)))
         value = self._split_heads(self.v_proj(sources))
@@ -366,7 +364,7 @@ class DifferentialAttention(VariantAttention):
             query, key = (nn.functional.pad(states, (0, self.half_dim)) for states in (query, key))
         return super()._attend(query, key, value, **kwargs)
 
-    def reset_parameters(self) -> None:  # noqa: D102
+    def reset_parameters(self) -> None:
         for vector in (self.lambda_q1, self.lambda_k1, self.lambda_q2, self.lambda_k2):
             init.normal_(vector, mean=0.0, std=0.1)
 

@@ -1,0 +1,45 @@
+"""Shared fixtures: where the reference data lies, and what to skip without it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("DNA_HF_SHARED", ROOT.parent / "shared"))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--run-slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: run with --run-slow"))
+
+
+def shared_path(*parts):
+    """A file or folder of the reference data; skips the test, saying why, where there is none."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"reference data not present: {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The folder of reference vectors."""
+    return shared_path("golden")
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data sets and weights."""
+    return shared_path("data")
