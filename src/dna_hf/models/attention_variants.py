@@ -2,12 +2,12 @@
 
 Every variant is called the same way and returns `(output, attention_map, negative_attention_map)`:
 
-| name in the config | module | formula per head |
+| name in the config | module | per head, with `A(q, k) = softmax(q k^T / sqrt(width of q))` |
 |---|---|---|
-| `dna` | `DenoisingAttention` | `softmax(q+ k^T / sqrt(d)) v+  +  alpha * softmin(q- k^T / sqrt(d)) v-` |
+| `dna` | `DenoisingAttention` | `A(q+, k) v+  +  alpha * A(-q-, k) v-`; the second map is a softmin |
 | `dna_shared_value` | `SharedValueDenoisingAttention` | the same with `v- = v+` |
-| `softmax` | `SoftmaxAttention` | `softmax(q k^T / sqrt(d)) v` |
-| `differential` | `DifferentialAttention` | `norm((A1 - lambda * A2) v) * (1 - lambda_init)`, `Ai = softmax(qi ki^T / sqrt(d/2))` |
+| `softmax` | `SoftmaxAttention` | `A(q, k) v` |
+| `differential` | `DifferentialAttention` | `norm((A(q1, k1) - lambda * A(q2, k2)) v) * (1 - lambda_init)` |
 | `cog` | `CogAttention` | `sign(s) * softmax(abs(s)) v` with `s = q k^T / sqrt(d)` |
 
 A branch of softmax attention is one call of transformers' attention interface, so that `eager`, `sdpa`,

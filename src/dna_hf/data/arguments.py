@@ -1,0 +1,66 @@
+"""What a run reads: the `data` section of a configuration file."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataArguments:
+    """Which images a run reads, and how they become tensors."""
+
+    dataset: str = field(
+        default="fashion-mnist-mini",
+        metadata={
+            "help": "'fashion-mnist-mini' (embedded), a folder of images in class folders, a parquet file or a folder "
+            "of them, or the name of a data set on the Hub"
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "commit, tag or branch of a Hub data set"})
+    train_split: str = field(default="train", metadata={"help": "split to train on"})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "split to evaluate on; by default validation, valid, val, dev or test"}
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "part of the training split to evaluate on where there is no evaluation split"}
+    )
+    image_column: str | None = field(default=None, metadata={"help": "column of the images; found if there is one"})
+    label_column: str | None = field(default=None, metadata={"help": "column of the labels; found if there is one"})
+    class_names: list[str] | None = field(
+        default=None, metadata={"help": "class names in the order of the labels, where the data does not name them"}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "read only this many training images"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "read only this many evaluation images"})
+    streaming: bool = field(default=False, metadata={"help": "read the data as it comes, without a local copy"})
+    shuffle_buffer: int = field(default=1000, metadata={"help": "images among which a streamed epoch is shuffled"})
+    image_mean: list[float] = field(
+        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "mean per channel that is subtracted, in [0, 1]"}
+    )
+    image_std: list[float] = field(
+        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "standard deviation per channel to divide by"}
+    )
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.08, 1.0],
+        metadata={"help": "smallest and largest area of the random resized crop, as parts of the image; [1, 1]: none"},
+    )
+    crop_ratio: list[float] = field(
+        default_factory=lambda: [3 / 4, 4 / 3],
+        metadata={"help": "smallest and largest aspect ratio of the random resized crop"},
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip in training"})
+
+    def __post_init__(self) -> None:
+        for name in ("validation_fraction", "flip_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        for name in ("max_train_samples", "max_eval_samples", "shuffle_buffer"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        for name in ("crop_scale", "crop_ratio"):
+            bounds = getattr(self, name)
+            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+                raise ValueError(f"{name} is a pair of positive numbers, the smaller first, got {bounds}.")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale is a part of the image, at most 1, got {self.crop_scale}.")
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
+            raise ValueError("image_mean and image_std are three numbers each, image_std positive.")

@@ -1,0 +1,1 @@
+"""Metrics, evaluation of checkpoints and prediction."""

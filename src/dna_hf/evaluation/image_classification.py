@@ -1,0 +1,124 @@
+"""Evaluate an image classifier: loss, top-1, top-5 and accuracy per class."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, AutoModelForImageClassification, EvalPrediction, PreTrainedModel
+from transformers.data.data_collator import default_data_collator
+
+from ..data import DataArguments, DataError, ImageProcessor, load_split, torch_dataset
+from .metrics import PerClassAccuracy, TopKAccuracy
+
+
+@dataclass
+class ClassificationResult:
+    """Figures of one model on one split.
+
+    Args:
+        metrics: `loss` (mean cross entropy, nats), `top1`, `top5`, `mean_class_accuracy` (in [0, 1]) and `images`.
+        per_class: class name -> `accuracy` and `images`.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+
+
+def top_k_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`compute_metrics` of a Trainer: top-1 and top-5 accuracy from logits (images, classes)."""
+    metric = TopKAccuracy(keep_in_memory=True)
+    return metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+
+
+def load_classifier(checkpoint: str, device: str | None = None) -> tuple[PreTrainedModel, ImageProcessor]:
+    """Load a checkpoint (folder or Hub name) and its image processor for inference.
+
+    Args:
+        checkpoint: where `save_pretrained` wrote, or a name on the Hub.
+        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+
+    Raises:
+        DataError: if there is no such checkpoint, or it is no image classifier.
+    """
+    try:
+        processor = AutoImageProcessor.from_pretrained(checkpoint)
+        model = AutoModelForImageClassification.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"cannot load an image classifier from {checkpoint!r}: {reason}") from error
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor
+
+
+def evaluate_checkpoint(
+    checkpoint: str, arguments: DataArguments, split: str, *, batch_size: int = 64, device: str | None = None
+) -> ClassificationResult:
+    """Evaluate a checkpoint on a split; labels are matched to the model's classes by name.
+
+    Raises:
+        DataError: if the checkpoint or the data cannot be loaded, or the data has a class the model does not know.
+    """
+    model, processor = load_classifier(checkpoint, device)
+    images = load_split(arguments, split)
+    known = class_names(model)
+    classes = match_classes(images.class_names, known)
+    dataset = torch_dataset(images, processor)
+    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
+    logits, labels = predict_logits(model, loader)
+    return classification_result(logits, classes[labels], known)
+
+
+def class_names(model: PreTrainedModel) -> list[str]:
+    """Names of the model's classes, in the order of its logits."""
+    id2label: dict = model.config.id2label or {}
+    return [id2label[index] for index in sorted(id2label)]
+
+
+def match_classes(names: list[str], known: list[str]) -> np.ndarray:
+    """For every class of the data, the model's index of it.
+
+    Raises:
+        DataError: if the model does not know a class.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise DataError(
+            f"the model does not know {len(unknown)} of the {len(names)} classes of the data ({unknown[0]!r}); "
+            f"its classes are {', '.join(known[:5])}, ...: set class_names if only the names differ."
+        )
+    return np.array([known.index(name) for name in names])
+
+
+@torch.no_grad()
+def predict_logits(model: PreTrainedModel, loader: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Run a model over batches: logits (images, classes) in float32, and labels (images)."""
+    logits, labels = [], []
+    for batch in tqdm(loader, desc="evaluate", leave=False):
+        outputs = model(pixel_values=batch["pixel_values"].to(model.device, model.dtype))
+        logits.append(outputs.logits.float().cpu().numpy())
+        labels.append(batch["labels"].numpy())
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+def classification_result(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> ClassificationResult:
+    """Compute all figures from logits (images, classes), labels (images) and the names of the classes."""
+    log_probabilities = torch.from_numpy(logits).double().log_softmax(dim=1)
+    loss = -log_probabilities[torch.arange(len(labels)), torch.from_numpy(labels)].mean()
+    top_k = TopKAccuracy(keep_in_memory=True).compute(predictions=logits, references=labels)
+    per_class = PerClassAccuracy(keep_in_memory=True).compute(
+        predictions=logits.argmax(axis=1), references=labels, num_classes=len(names)
+    )
+    return ClassificationResult(
+        metrics={
+            "loss": float(loss),
+            **top_k,
+            "mean_class_accuracy": per_class["mean_class_accuracy"],
+            "images": len(labels),
+        },
+        per_class={
+            name: {"accuracy": accuracy, "images": count}
+            for name, accuracy, count in zip(names, per_class["accuracy"], per_class["count"], strict=True)
+        },
+    )

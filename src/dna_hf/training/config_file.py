@@ -1,0 +1,238 @@
+"""Read a run from a YAML file and command-line overrides, and refuse what it does not mean.
+
+A file has three sections: `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
+([`~dna_hf.data.DataArguments`]) and `training` (any field of `transformers.TrainingArguments`).
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.dataclasses import type_validator
+from transformers import AutoConfig, TrainingArguments
+
+from ..data import DataArguments
+
+
+SECTIONS = ("model", "data", "training")
+MODEL_TYPES = ("dna_vit",)
+POSITIVE_TRAINING_FIELDS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "learning_rate",
+)
+
+
+class ConfigurationError(ValueError):
+    """A run was described wrongly; the message names the key and the fix."""
+
+
+@dataclasses.dataclass
+class ModelArguments:
+    """What the `model` section takes beside the fields of the model's configuration."""
+
+    model_type: str = dataclasses.field(default="dna_vit", metadata={"help": "which model to build"})
+    checkpoint: str | None = dataclasses.field(
+        default=None, metadata={"help": "start from the weights of this DnA checkpoint (folder or Hub name)"}
+    )
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """A checked run: `model` holds the fields of the model's configuration that were given."""
+
+    model_arguments: ModelArguments
+    model: dict[str, Any]
+    data: DataArguments
+    training: TrainingArguments
+    # the sections as given, to be written beside the results
+    sections: dict[str, dict[str, Any]]
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the run writes."""
+        return Path(self.training.output_dir or "trainer_output")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ConfigurationError(f"key {key!r} is given twice (line {node.start_mark.line + 1} and after).")
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_value(text: str) -> Any:
+    """Read the value of a command-line override as YAML does: numbers, true, null, [lists]; else text.
+
+    Raises:
+        ConfigurationError: if it is no YAML value.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"cannot read the value {text!r}: {_problem(error)}.") from error
+
+
+def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Read the sections of a configuration file.
+
+    Raises:
+        ConfigurationError: if the file is missing, no YAML, or holds anything but the known sections.
+    """
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigurationError(f"cannot read configuration {str(path)!r}: {reason}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{str(path)!r} is no valid YAML: {_problem(error)}.") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{str(path)!r} must hold the sections {', '.join(SECTIONS)}.")
+    for name, section in content.items():
+        if name not in SECTIONS:
+            raise ConfigurationError(f"unknown section {name!r} in {str(path)!r}{_nearest(name, SECTIONS)}.")
+        if section is not None and not isinstance(section, dict):
+            raise ConfigurationError(f"section {name!r} in {str(path)!r} must hold `key: value` lines.")
+    return {name: dict(content.get(name) or {}) for name in SECTIONS}
+
+
+def model_fields(model_type: str) -> dict[str, Any]:
+    """Fields of a model's configuration, with their types.
+
+    Raises:
+        ConfigurationError: for a model type this package does not train.
+    """
+    if model_type not in MODEL_TYPES:
+        raise ConfigurationError(f"unknown model_type {model_type!r}{_nearest(model_type, MODEL_TYPES)}.")
+    return _fields(type(AutoConfig.for_model(model_type)))
+
+
+def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Check a run.
+
+    Args:
+        sections: `model`, `data` and `training`, as [`read_sections`] returns them.
+        overrides: keys of any section, or `section.key`, with new values.
+
+    Raises:
+        ConfigurationError: for an unknown key (the nearest known one is proposed), a value of the wrong type or
+            outside its range.
+    """
+    sections = {name: dict(sections.get(name, {})) for name in SECTIONS}
+    model_type = (overrides or {}).get("model_type", sections["model"].get("model_type", "dna_vit"))
+    known = {
+        "model": _fields(ModelArguments) | model_fields(model_type),
+        "data": _fields(DataArguments),
+        "training": _fields(TrainingArguments),
+    }
+    _apply(sections, overrides or {}, known)
+    for key in POSITIVE_TRAINING_FIELDS:
+        value = sections["training"].get(key)
+        if value is not None and value <= 0:
+            raise ConfigurationError(f"training.{key} must be positive, got {value}.")
+    model = {key: value for key, value in sections["model"].items() if key not in _fields(ModelArguments)}
+    model_arguments = {key: value for key, value in sections["model"].items() if key in _fields(ModelArguments)}
+    return RunConfig(
+        model_arguments=ModelArguments(**model_arguments),
+        model=model,
+        data=_build("data", DataArguments, sections["data"]),
+        training=_build("training", TrainingArguments, sections["training"]),
+        sections=sections,
+    )
+
+
+def data_arguments(overrides: dict[str, Any]) -> DataArguments:
+    """Check the keys of a `data` section alone.
+
+    Raises:
+        ConfigurationError: see [`run_config`].
+    """
+    sections: dict[str, dict[str, Any]] = {"data": {}}
+    _apply(sections, overrides, {"data": _fields(DataArguments)})
+    return _build("data", DataArguments, sections["data"])
+
+
+def _apply(sections: dict[str, dict[str, Any]], overrides: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:
+    """Put overrides into their sections, and check the keys and types of all of them."""
+    for key, value in overrides.items():
+        section, name = _locate(key, known)
+        sections[section][name] = value
+    for section, values in sections.items():
+        for key, value in values.items():
+            if key not in known[section]:
+                raise ConfigurationError(f"unknown key {key!r} in section {section!r}{_nearest(key, known[section])}.")
+            values[key] = _checked(section, key, value, known[section][key])
+
+
+def _fields(cls: type) -> dict[str, Any]:
+    """Fields of a dataclass with their types; one that is written as text is left to the dataclass to check."""
+    return {
+        field.name: Any if isinstance(field.type, str) else field.type
+        for field in dataclasses.fields(cls)
+        if field.init and not field.name.startswith("_")
+    }
+
+
+def _locate(key: str, known: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    section, _, name = key.rpartition(".")
+    if section:
+        if section not in known:
+            raise ConfigurationError(f"unknown section {section!r} in --{key}{_nearest(section, known)}.")
+        return section, name
+    owners = [section for section, fields in known.items() if key in fields]
+    if len(owners) > 1:
+        raise ConfigurationError(f"--{key} could mean {' or '.join(f'--{owner}.{key}' for owner in owners)}.")
+    if not owners:
+        raise ConfigurationError(f"unknown key --{key}{_nearest(key, [k for f in known.values() for k in f])}.")
+    return owners[0], key
+
+
+def _checked(section: str, key: str, value: Any, expected: Any) -> Any:
+    options = (
+        typing.get_args(expected) if typing.get_origin(expected) in (typing.Union, types.UnionType) else (expected,)
+    )
+    if float in options and isinstance(value, int) and not isinstance(value, bool) and int not in options:
+        value = float(value)
+    try:
+        type_validator(f"{section}.{key}", value, expected)
+    except TypeError as error:
+        names = " or ".join(getattr(option, "__name__", str(option)).replace("NoneType", "null") for option in options)
+        raise ConfigurationError(f"{section}.{key} must be {names}, got {value!r}.") from error
+    return value
+
+
+def _build(section: str, cls: type, values: dict[str, Any]) -> Any:
+    try:
+        return cls(**values)
+    except (ValueError, ImportError) as error:
+        raise ConfigurationError(f"section {section!r}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _nearest(name: Any, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f": did you mean {matches[0]!r}?" if matches else f": known are {', '.join(sorted(known)[:8])}, ..."
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return f"{problem} in line {mark.line + 1}" if mark is not None else problem

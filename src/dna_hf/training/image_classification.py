@@ -1,0 +1,209 @@
+"""Train an image classifier with transformers' Trainer."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..data import (
+    ImageProcessor,
+    LabelledImages,
+    TrainingAugmentation,
+    image_processor,
+    load_train_and_eval,
+    torch_dataset,
+)
+from ..evaluation.image_classification import top_k_metrics
+from .config_file import ConfigurationError, RunConfig
+
+
+RUN_FILE = "run.yaml"
+
+
+@dataclass
+class TrainingResult:
+    """What a finished run has to say.
+
+    Args:
+        metrics: of the last evaluation, as the Trainer names them (`eval_loss`, `eval_top1`, `eval_top5`, ...).
+        attention_variant: of the model.
+        parameters: number of parameters.
+        seconds: wall time of training, evaluations included.
+        output_dir: where model, processor and code were saved.
+    """
+
+    metrics: dict[str, float]
+    attention_variant: str
+    parameters: int
+    seconds: float
+    output_dir: Path
+
+
+def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingResult:
+    """Train, evaluate and save an image classifier.
+
+    Args:
+        run: as [`~dna_hf.training.config_file.run_config`] returns it.
+        resume: continue from the last checkpoint in `output_dir`, as if training had never stopped.
+
+    Raises:
+        ConfigurationError: before anything is written, if the run cannot work: sizes that do not fit together, an
+            output folder that holds another run, nothing to resume from.
+        DataError: if data is missing or unreadable.
+    """
+    checkpoint = find_checkpoint(run, resume)
+    set_seed(run.training.seed)
+    train_images, eval_images = load_train_and_eval(run.data, run.training.seed)
+    if run.data.streaming and run.training.max_steps < 1:
+        raise ConfigurationError("a streamed data set has no length: set training.max_steps.")
+    model, processor = build_model(run, train_images.class_names)
+    trainer = build_trainer(run, model, processor, train_images, eval_images)
+    start = time.monotonic()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    seconds = time.monotonic() - start
+    trainer.save_model()
+    metrics = trainer.evaluate()
+    trainer.save_metrics("eval", metrics)
+    trainer.save_state()
+    variant = model.config.attention_variant
+    return TrainingResult(metrics, variant, model.num_parameters(), seconds, run.output_dir)
+
+
+def find_checkpoint(run: RunConfig, resume: bool) -> str | None:
+    """The checkpoint to resume from, if any; guards the output folder.
+
+    Raises:
+        ConfigurationError: if the folder holds another run and `resume` is not set, or there is nothing to resume, or
+            the run in the folder has another model or other data.
+    """
+    output_dir = run.output_dir
+    if not resume:
+        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+            raise ConfigurationError(
+                f"output_dir {str(output_dir)!r} is not empty: pass --resume to continue the run in it, or choose "
+                "another --output_dir."
+            )
+        return None
+    checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
+    if checkpoint is None:
+        raise ConfigurationError(f"there is no checkpoint to resume from in {str(output_dir)!r}.")
+    record = output_dir / RUN_FILE
+    if not record.exists():
+        raise ConfigurationError(
+            f"{str(output_dir)!r} has checkpoints but no {RUN_FILE}: dna-hf train did not write it."
+        )
+    earlier = yaml.safe_load(record.read_text(encoding="utf-8"))
+    for section in ("model", "data"):
+        before, now = earlier[section], run.sections[section]
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if changed:
+            raise ConfigurationError(
+                f"the run in {str(output_dir)!r} has {section}.{changed[0]} = {before.get(changed[0])!r}, not "
+                f"{now.get(changed[0])!r}: a resumed run keeps its model and data."
+            )
+    return checkpoint
+
+
+def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel, ImageProcessor]:
+    """A fresh model, or one from a checkpoint with a head for the classes of the data, and its image processor.
+
+    Raises:
+        ConfigurationError: if the configuration is inconsistent, or the checkpoint does not fit it.
+    """
+    labels = {"id2label": dict(enumerate(class_names)), "label2id": {n: i for i, n in enumerate(class_names)}}
+    source = run.model_arguments.checkpoint
+    try:
+        if source is None:
+            config = AutoConfig.for_model(run.model_arguments.model_type, **run.model, **labels)
+            return AutoModelForImageClassification.from_config(config), image_processor(run.data, _image_size(config))
+        config = AutoConfig.from_pretrained(source, **run.model, **labels)
+        model, info = AutoModelForImageClassification.from_pretrained(
+            source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        processor = AutoImageProcessor.from_pretrained(source)
+    except StrictDataclassError as error:
+        raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[0]}") from error
+    # a new head is what fine-tuning is about; anything else that does not come from the checkpoint is a mistake
+    strangers = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    strangers = [key for key in strangers if not key.startswith("classifier.")]
+    if strangers:
+        raise ConfigurationError(
+            f"checkpoint {source!r} does not fit section 'model': {len(strangers)} tensors differ, first "
+            f"{sorted(strangers)[0]!r}."
+        )
+    return model, processor
+
+
+def build_trainer(
+    run: RunConfig,
+    model: PreTrainedModel,
+    processor: ImageProcessor,
+    train_images: LabelledImages,
+    eval_images: LabelledImages,
+) -> Trainer:
+    """The Trainer of a run, with its data sets, metrics and callbacks.
+
+    Raises:
+        ConfigurationError: if the Trainer refuses its arguments, e.g. for a tracker that is not installed.
+    """
+    augmentation = TrainingAugmentation(run.data, _image_size(model.config), processor.resample)  # type: ignore[union-attr]
+    train_dataset = torch_dataset(
+        train_images, processor, augmentation, seed=run.training.seed, shuffle_buffer=run.data.shuffle_buffer
+    )
+    try:
+        return Trainer(
+            model=model,
+            args=run.training,
+            train_dataset=train_dataset,
+            eval_dataset=torch_dataset(eval_images, processor),
+            processing_class=processor,
+            compute_metrics=top_k_metrics,
+            callbacks=[AugmentationEpoch(train_dataset), RunRecord(run.sections)],
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigurationError(f"section 'training': {str(error).strip().splitlines()[0]}") from error
+
+
+class AugmentationEpoch(TrainerCallback):
+    """Tells the training data which epoch it is in; the augmentation is seeded by it."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called before the first batch of an epoch is read, and again when a run resumes within one."""
+        self.dataset.set_epoch(int(state.epoch or 0))
+
+
+class RunRecord(TrainerCallback):
+    """Writes the sections of the run beside its first checkpoint, so that a resumed run can be compared with it."""
+
+    def __init__(self, sections: dict[str, dict[str, Any]]) -> None:
+        self.sections = sections
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called after a checkpoint was written."""
+        path = Path(args.output_dir, RUN_FILE)
+        if state.is_world_process_zero and not path.exists():
+            path.write_text(yaml.safe_dump(self.sections, sort_keys=False), encoding="utf-8")
+
+
+def _image_size(config: PreTrainedConfig) -> tuple[int, int]:
+    size = config.image_size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
