@@ -17,8 +17,8 @@ from . import __version__
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    from .data import DataError
-    from .training import ConfigurationError
+    from .data.errors import DataError
+    from .training.errors import ConfigurationError
 
     arguments, rest = build_parser().parse_known_args(argv)
     try:
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf train CONFIG.yaml [--key value ...]`."""
-    from .training import read_sections, run_config
+    from .training.config_file import read_sections, run_config
 
     overrides = parse_overrides(rest)
     sections = read_sections(arguments.config)
@@ -108,7 +108,7 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
 def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
     from .evaluation.image_classification import evaluate_checkpoint
-    from .training import data_arguments
+    from .training.config_file import data_arguments
 
     data = data_arguments(parse_overrides(rest))
     result = evaluate_checkpoint(
@@ -160,7 +160,8 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigurationError: for a word that belongs to no key.
     """
-    from .training import ConfigurationError, parse_value
+    from .training.config_file import parse_value
+    from .training.errors import ConfigurationError
 
     overrides: dict[str, Any] = {}
     words = list(words)
@@ -199,7 +200,7 @@ def _per_class_rows(per_class: dict[str, dict[str, float]]) -> list[tuple[str, s
 
 
 def _data_help() -> str:
-    from .data import DataArguments
+    from .data.arguments import DataArguments
 
     lines = [f"  --{field.name}  {field.metadata['help']}" for field in dataclasses.fields(DataArguments)]
     return "keys of section data:\n" + "\n".join(lines)

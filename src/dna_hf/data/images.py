@@ -18,7 +18,8 @@ from transformers.image_processing_backends import PilBackend, TorchvisionBacken
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .arguments import DataArguments
-from .sources import DataError, LabelledImages
+from .errors import DataError
+from .sources import LabelledImages
 
 
 ImageProcessor = PilBackend | TorchvisionBackend

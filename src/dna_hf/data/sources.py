@@ -10,16 +10,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from PIL import Image
 
 from .arguments import DataArguments
+from .errors import DataError
 
 
 EMBEDDED = "fashion-mnist-mini"
 EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png", "webp")
-
-
-class DataError(ValueError):
-    """The data does not fit what was asked; the message names the thing and the fix."""
 
 
 @dataclass
@@ -80,6 +77,13 @@ def load_train_and_eval(arguments: DataArguments, seed: int) -> tuple[LabelledIm
             f"splits {train.name!r} and {evaluation.name!r} name different classes ({', '.join(different[:5])}): "
             "give class_names, or make the class folders agree."
         )
+    if not arguments.streaming:
+        unseen = sorted(set(_labels(evaluation)) - set(_labels(train)))
+        if unseen:
+            raise DataError(
+                f"split {evaluation.name!r} has images of class {train.class_names[unseen[0]]!r}, but split "
+                f"{train.name!r} has none: make their classes agree."
+            )
     return _take(train, arguments.max_train_samples), _take(evaluation, arguments.max_eval_samples)
 
 
@@ -167,17 +171,20 @@ def _column(rows: Any, named: str | None, option: str, feature: type, usual: tup
 def _class_names(rows: Any, label_column: str, arguments: DataArguments) -> tuple[Any, list[str]]:
     """Class names: given, stored with the labels, or the distinct labels in order (which needs all rows)."""
     feature = rows.features[label_column]
+    is_number = isinstance(feature, datasets.Value) and "int" in feature.dtype
+    if not (is_number or _is_text(feature) or isinstance(feature, datasets.ClassLabel)):
+        raise DataError(f"column {label_column!r} holds no labels (whole numbers or text) but {feature}.")
     if isinstance(feature, datasets.ClassLabel):
         names = arguments.class_names or feature.names
         if len(names) != feature.num_classes:
             raise DataError(f"class_names has {len(names)} names, but the data has {feature.num_classes} classes.")
         return rows, list(names)
-    if arguments.class_names is not None and not _is_text(feature):
+    if arguments.class_names is not None and is_number:
         return rows, list(arguments.class_names)
     if arguments.streaming:
         raise DataError(f"column {label_column!r} does not name its classes: with streaming, give class_names.")
     distinct = sorted(rows.unique(label_column))
-    if not _is_text(feature):
+    if is_number:
         if distinct != list(range(len(distinct))):
             raise DataError(f"the labels in {label_column!r} are not 0..n-1 ({distinct[:5]}...): give class_names.")
         return rows, [str(label) for label in distinct]
@@ -194,10 +201,14 @@ def _is_text(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
+def _labels(images: LabelledImages) -> np.ndarray:
+    return images.rows.with_format("numpy", columns=[images.label_column])[:][images.label_column]
+
+
 def _check_labels(images: LabelledImages) -> None:
     if len(images.rows) == 0:
         raise DataError(f"split {images.name!r} has no images.")
-    labels = images.rows.with_format("numpy", columns=[images.label_column])[:][images.label_column]
+    labels = _labels(images)
     outside = np.flatnonzero((labels < 0) | (labels >= len(images.class_names)))
     if len(outside):
         raise DataError(

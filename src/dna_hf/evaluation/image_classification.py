@@ -10,7 +10,10 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, EvalPrediction, PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
-from ..data import DataArguments, DataError, ImageProcessor, load_split, torch_dataset
+from ..data.arguments import DataArguments
+from ..data.errors import DataError
+from ..data.images import ImageProcessor, torch_dataset
+from ..data.sources import load_split
 from .metrics import PerClassAccuracy, TopKAccuracy
 
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ..data import DataError, ImageProcessor, read_image_file
+from ..data.errors import DataError
+from ..data.images import ImageProcessor, read_image_file
 from .image_classification import class_names
 
 

@@ -144,7 +144,7 @@ def backend_mask(mask: Any, implementation: str | None, batch_size: int, num_que
     attention would add a boolean mask to the scores and index it without broadcasting, and reads one head only.
 
     Raises:
-        ValueError: for a mask that differs between heads under flex attention.
+        ValueError: under flex attention, for a mask that differs between heads, and for any on CPU.
     """
     if not isinstance(mask, torch.Tensor) or mask.dim() != 4 or implementation == "eager":
         return mask
@@ -155,6 +155,10 @@ def backend_mask(mask: Any, implementation: str | None, batch_size: int, num_que
     if mask.shape[1] != 1:
         raise ValueError(
             f"flex_attention takes one mask for all heads, got a mask of shape {tuple(mask.shape)}; use eager or sdpa."
+        )
+    if mask.device.type == "cpu":
+        raise ValueError(
+            "torch's flex_attention on CPU corrupts memory when it reads a mask tensor; use eager or sdpa."
         )
     if mask.dtype == torch.bool:
         mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf)

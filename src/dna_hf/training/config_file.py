@@ -17,7 +17,8 @@ import yaml
 from huggingface_hub.dataclasses import type_validator
 from transformers import AutoConfig, TrainingArguments
 
-from ..data import DataArguments
+from ..data.arguments import DataArguments
+from .errors import ConfigurationError
 
 
 SECTIONS = ("model", "data", "training")
@@ -29,10 +30,6 @@ POSITIVE_TRAINING_FIELDS = (
     "num_train_epochs",
     "learning_rate",
 )
-
-
-class ConfigurationError(ValueError):
-    """A run was described wrongly; the message names the key and the fix."""
 
 
 @dataclasses.dataclass
@@ -215,9 +212,15 @@ def _checked(section: str, key: str, value: Any, expected: Any) -> Any:
     try:
         type_validator(f"{section}.{key}", value, expected)
     except TypeError as error:
-        names = " or ".join(getattr(option, "__name__", str(option)).replace("NoneType", "null") for option in options)
-        raise ConfigurationError(f"{section}.{key} must be {names}, got {value!r}.") from error
+        wanted = " or ".join(map(_describe, options))
+        raise ConfigurationError(f"{section}.{key} must be {wanted}, got {value!r}.") from error
     return value
+
+
+def _describe(option: Any) -> str:
+    if typing.get_origin(option) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(option)))
+    return "null" if option is type(None) else getattr(option, "__name__", str(option))
 
 
 def _build(section: str, cls: type, values: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
@@ -19,16 +20,11 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data import (
-    ImageProcessor,
-    LabelledImages,
-    TrainingAugmentation,
-    image_processor,
-    load_train_and_eval,
-    torch_dataset,
-)
+from ..data.images import ImageProcessor, TrainingAugmentation, image_processor, torch_dataset
+from ..data.sources import LabelledImages, load_train_and_eval
 from ..evaluation.image_classification import top_k_metrics
-from .config_file import ConfigurationError, RunConfig
+from .config_file import RunConfig
+from .errors import ConfigurationError
 
 
 RUN_FILE = "run.yaml"
@@ -167,7 +163,7 @@ def build_trainer(
         train_images, processor, augmentation, seed=run.training.seed, shuffle_buffer=run.data.shuffle_buffer
     )
     try:
-        return Trainer(
+        return ReproducibleTrainer(
             model=model,
             args=run.training,
             train_dataset=train_dataset,
@@ -178,6 +174,19 @@ def build_trainer(
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigurationError(f"section 'training': {str(error).strip().splitlines()[0]}") from error
+
+
+class ReproducibleTrainer(Trainer):
+    """A Trainer whose evaluations leave the random state of training alone.
+
+    An evaluation draws loader seeds from the global generator. Where it falls between a checkpoint and the next step,
+    a run resumed from this checkpoint would otherwise shuffle and drop out differently than the uninterrupted one.
+    """
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate; see `transformers.Trainer.evaluate`."""
+        with torch.random.fork_rng():
+            return super().evaluate(*args, **kwargs)
 
 
 class AugmentationEpoch(TrainerCallback):

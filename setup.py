@@ -1,0 +1,61 @@
+"""Packaging of dna-hf."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+?)"', (here / "src/dna_hf/__init__.py").read_text(encoding="utf-8")).group(1)
+
+extras = {
+    "dev": [
+        "mypy>=1.15",
+        "parameterized",
+        "peft>=0.17",
+        "pytest>=8",
+        "pytest-xdist>=3.6",
+        "ruff>=0.9",
+        "setuptools>=77",
+        "types-PyYAML",
+        "wheel",
+    ],
+    "tracking": ["tensorboard", "trackio"],
+}
+
+setup(
+    name="dna-hf",
+    version=version,
+    description="Denoising Attention (DnA) vision transformers for the Hugging Face ecosystem",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0 AND MIT",
+    license_files=["LICENSE", "src/dna_hf/data/fashion_mnist_mini/COPYRIGHT"],
+    keywords=["attention", "vision transformer", "denoising attention", "transformers"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"dna_hf": ["py.typed"], "dna_hf.data": ["fashion_mnist_mini/*"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "accelerate>=1.15",
+        "av>=14",
+        "datasets>=5.0",
+        "evaluate>=0.4.6",
+        "huggingface_hub>=1.5",
+        "numpy>=1.26",
+        "pillow>=10.4",
+        "safetensors>=0.6",
+        "torch>=2.6",
+        "transformers>=5.17,<6",
+    ],
+    extras_require=extras,
+    entry_points={"console_scripts": ["dna-hf=dna_hf.cli:main"]},
+)

@@ -1,0 +1,5 @@
+"""What goes wrong with the description of a run."""
+
+
+class ConfigurationError(ValueError):
+    """A run was described wrongly; the message names the key and the fix."""

@@ -1,0 +1,88 @@
+"""Evaluation figures against independent computation, and the checkpoints and data they refuse."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import ViTConfig, ViTModel
+
+from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf.data.arguments import DataArguments
+from dna_hf.data.errors import DataError
+from dna_hf.data.images import image_processor
+from dna_hf.data.sources import load_split
+from dna_hf.evaluation.image_classification import classification_result, evaluate_checkpoint, match_classes
+
+
+NAMES = load_split(DataArguments(), "test").class_names
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained classifier whose classes are those of the embedded set in reverse order."""
+    torch.manual_seed(0)
+    reverse = NAMES[::-1]
+    config = DnAViTConfig(
+        image_size=28,
+        patch_size=14,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        initializer_range=0.5,
+        id2label=dict(enumerate(reverse)),
+        label2id={name: index for index, name in enumerate(reverse)},
+    )
+    folder = tmp_path_factory.mktemp("checkpoint")
+    DnAViTForImageClassification(config).save_pretrained(folder)
+    image_processor(DataArguments(), (28, 28)).save_pretrained(folder)
+    return folder
+
+
+def test_figures_from_logits():
+    logits = np.array([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.0, 3.0, 1.0]], dtype=np.float32)
+    result = classification_result(logits, np.array([0, 1, 2]), ["a", "b", "c"])
+    expected = [
+        math.log(sum(math.exp(v) for v in row)) - row[label] for row, label in zip(logits, (0, 1, 2), strict=True)
+    ]
+    assert result.metrics["loss"] == pytest.approx(sum(expected) / 3, abs=1e-12)
+    assert result.metrics["top1"] == pytest.approx(2 / 3) and result.metrics["top5"] == 1
+    assert result.metrics["mean_class_accuracy"] == pytest.approx(2 / 3) and result.metrics["images"] == 3
+    assert result.per_class["c"] == {"accuracy": 0.0, "images": 1}
+
+
+def test_labels_are_matched_by_name(checkpoint):
+    result = evaluate_checkpoint(str(checkpoint), DataArguments(), "test", batch_size=77, device="cpu")
+    model = DnAViTForImageClassification.from_pretrained(checkpoint).eval()
+    images = load_split(DataArguments(), "test")
+    processor = image_processor(DataArguments(), (28, 28))
+    import datasets
+
+    pictures = [picture.convert("RGB") for picture in images.rows.cast_column("image", datasets.Image())["image"]]
+    with torch.no_grad():
+        predicted = model(**processor(pictures, return_tensors="pt")).logits.argmax(1).tolist()
+    hits = [model.config.id2label[p] == NAMES[label] for p, label in zip(predicted, images.rows["label"], strict=True)]
+    assert result.metrics["top1"] == sum(hits) / 500
+    assert list(result.per_class) == NAMES[::-1]
+
+
+def test_a_class_the_model_does_not_know_is_named():
+    assert match_classes(["b", "a"], ["a", "b", "c"]).tolist() == [1, 0]
+    with pytest.raises(DataError, match="'zebra'"):
+        match_classes(["a", "zebra"], ["a", "b"])
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "other model", "broken config", "no weights"])
+def test_what_is_no_classifier_is_refused(tmp_path, checkpoint, kind):
+    folder = tmp_path / "checkpoint"
+    if kind != "missing":
+        folder.mkdir()
+    if kind == "other model":
+        ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(folder)
+    elif kind in ("broken config", "no weights"):
+        for name in ("config.json", "preprocessor_config.json"):
+            text = (checkpoint / name).read_text()
+            (folder / name).write_text(text[:40] if kind == "broken config" else text)
+    with pytest.raises(DataError, match="cannot load an image classifier"):
+        evaluate_checkpoint(str(folder), DataArguments(), "test")

@@ -1,0 +1,197 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from conftest import ROOT
+from dna_hf.cli import main, parse_overrides, table
+from dna_hf.training.errors import ConfigurationError
+
+
+sys.path.append(str(Path(__file__).parent / "training"))
+from tiny import SECTIONS  # noqa: E402
+
+
+def run_cli(*words, cwd=None):
+    """Run `dna-hf` in a process of its own."""
+    command = [sys.executable, "-m", "dna_hf", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a configuration and the run that `dna-hf train` made of it."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(SECTIONS))
+    result = run_cli("train", "tiny.yaml", "--max_steps", 4, "--learning-rate=1e-2", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of images, one of them in a subfolder."""
+    (tmp_path / "pictures" / "more").mkdir(parents=True)
+    for name in ("one.png", "more/two.jpg"):
+        Image.effect_noise((40, 30), 60).convert("RGB").save(tmp_path / "pictures" / name)
+    return tmp_path / "pictures"
+
+
+def test_train_saves_in_runs_and_prints_a_summary(trained):
+    folder, result = trained
+    assert (folder / "runs" / "tiny" / "model.safetensors").exists()
+    for line in ("attention variant", "parameters", "top-1", "saved in"):
+        assert line in result.stdout
+    record = yaml.safe_load((folder / "runs" / "tiny" / "run.yaml").read_text())
+    assert record["training"]["max_steps"] == 4 and record["training"]["learning_rate"] == 0.01
+
+
+def test_evaluate_prints_and_writes(trained, tmp_path, capsys):
+    output = tmp_path / "deep" / "figures.json"
+    checkpoint = trained[0] / "runs" / "tiny"
+    assert main(["evaluate", str(checkpoint), "--dataset", "fashion-mnist-mini", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "Ankle boot" in printed and "mean class accuracy" in printed
+    report = json.loads(output.read_text())
+    assert report["metrics"]["images"] == 500 and report["data"]["dataset"] == "fashion-mnist-mini"
+    assert f"{100 * report['metrics']['top1']:.2f} %" in printed
+
+
+def test_predict_files_and_folders(trained, pictures, capsys):
+    checkpoint = str(trained[0] / "runs" / "tiny")
+    single = str(pictures / "one.png")
+    assert main(["predict", checkpoint, single, str(pictures), "--top-k", "2", "--batch-size", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert len(lines) == 6
+    # the single file comes first, then the folder in order
+    assert [lines[0].split()[0], lines[2].split()[0]] == [single, str(pictures / "more" / "two.jpg")]
+    assert lines[0].split()[1:] == lines[4].split()[1:]
+
+
+def test_predict_names_what_it_cannot_read_and_classifies_the_rest(trained, pictures, capsys):
+    (pictures / "broken.png").write_bytes(b"no image")
+    assert main(["predict", str(trained[0] / "runs" / "tiny"), str(pictures)]) == 2
+    captured = capsys.readouterr()
+    assert "one.png" in captured.out and "two.jpg" in captured.out
+    errors = [line for line in captured.err.splitlines() if line.startswith("dna-hf: error: ")]
+    assert len(errors) == 1 and "cannot read image" in errors[0] and "broken.png" in errors[0]
+    assert "Traceback" not in captured.err
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_resume_continues(trained):
+    folder, _ = trained
+    refused = run_cli("train", "tiny.yaml", cwd=folder)
+    assert refused.returncode == 2 and "--resume" in refused.stderr
+    resumed = run_cli("train", "tiny.yaml", "--max_steps", 6, "--resume", cwd=folder)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((folder / "runs/tiny/trainer_state.json").read_text())["global_step"] == 6
+
+
+def test_an_unreadable_image_in_a_loader_worker_is_one_sentence(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(6):
+            Image.new("RGB", (28, 28)).save(tmp_path / "data" / label / f"{number}.png")
+    for number in range(6):
+        (tmp_path / "data" / "b" / f"{number}.png").write_bytes(b"broken")
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SECTIONS))
+    words = ("--dataset", tmp_path / "data", "--validation_fraction", 0.34, "--dataloader_num_workers", 1)
+    result = run_cli("train", "tiny.yaml", *words, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("dna-hf: error: cannot read image")
+    assert not list(tmp_path.glob("runs/tiny/*"))
+
+
+WRONG = {
+    "no config": (["train", "nowhere.yaml"], "nowhere.yaml"),
+    "unknown key": (["train", "tiny.yaml", "--learning_rat", "1"], "did you mean 'learning_rate'"),
+    "unknown variant": (["train", "tiny.yaml", "--attention_variant", "dnaa"], "dna_shared_value"),
+    "wrong type": (["train", "tiny.yaml", "--hidden_size", "big"], "model.hidden_size must be int, got 'big'"),
+    "heads": (["train", "tiny.yaml", "--num_attention_heads", "3"], "not a multiple of num_attention_heads"),
+    "image size": (["train", "tiny.yaml", "--image_size", "30"], "multiple of patch_size"),
+    "no data set": (["train", "tiny.yaml", "--dataset", "./missing"], "./missing"),
+    "no column": (["train", "tiny.yaml", "--label_column", "lable"], "lable"),
+    "loose word": (["train", "tiny.yaml", "hidden_size=3"], "--key value"),
+    "nothing to resume": (["train", "tiny.yaml", "--resume", "--output_dir", "new"], "no checkpoint to resume"),
+    "no checkpoint": (["evaluate", "missing", "--dataset", "fashion-mnist-mini"], "missing"),
+    "no split": (["evaluate", "runs/tiny", "--split", "dev"], "'dev'"),
+    "training key": (["evaluate", "runs/tiny", "--learning_rate", "1"], "learning_rate"),
+    "no image": (["predict", "runs/tiny", "missing.png"], "missing.png"),
+    "empty folder": (["predict", "runs/tiny", "nothing"], "nothing"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_mistakes_end_in_one_sentence_and_exit_code_2(trained, tmp_path, monkeypatch, capsys, name):
+    words, message = WRONG[name]
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SECTIONS))
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "runs").symlink_to(trained[0] / "runs")
+    monkeypatch.chdir(tmp_path)
+    words = [*words, "--output_dir", "out"] if words[0] == "train" and "--output_dir" not in words else words
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    sentence = error.splitlines()[-1]
+    assert sentence.startswith("dna-hf: error: ") and message in sentence
+    assert "Traceback" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nothing", "runs", "tiny.yaml"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["trian"],
+        ["train"],
+        ["predict", "runs/tiny"],
+        ["predict", "runs/tiny", "a.png", "--topk", "3"],
+        ["predict", "runs/tiny", "a.png", "--top-k", "0"],
+        ["evaluate", "runs/tiny", "--batch-size", "many"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert "dna-hf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["predict", "--help"]])
+def test_help(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+    assert "usage: dna-hf" in capsys.readouterr().out
+
+
+def test_overrides():
+    words = ["--a", "1", "--b-c=[1, x]", "--flag", "--d", "-3", "--e=", "--last"]
+    assert parse_overrides(words) == {"a": 1, "b_c": [1, "x"], "flag": True, "d": -3, "e": None, "last": True}
+    with pytest.raises(ConfigurationError, match="'loose'"):
+        parse_overrides(["--a", "1", "loose"])
+
+
+def test_table_aligns_numbers_to_the_right():
+    expected = "name  count\n----  -----\na         5\nbcd      10"
+    assert table(("name", "count"), [("a", "5"), ("bcd", "10")]) == expected
+
+
+def test_torchrun_trains_on_two_processes(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SECTIONS))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653"]
+    command += [ROOT / "scripts" / "train.py", "tiny.yaml", "--max_steps", "2"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert result.returncode == 0, result.stderr
+    state = json.loads((tmp_path / "runs/tiny/trainer_state.json").read_text())
+    # 40 images in batches of 8 on each of two processes
+    assert state["global_step"] == 2 and state["epoch"] == pytest.approx(2 / 3)
+    assert result.stdout.count("attention variant") == 1

@@ -1,0 +1,223 @@
+"""Training: what is written, that it can be repeated bit for bit, and that a stopped run continues exactly."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
+
+from conftest import shared_path
+from dna_hf import DnAViTForImageClassification
+from dna_hf.data.errors import DataError
+from dna_hf.training import image_classification as training
+from dna_hf.training.errors import ConfigurationError
+
+
+sys.path.append(str(Path(__file__).parent))
+from tiny import tiny_run  # noqa: E402
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def log(folder):
+    """Logged values without the timings."""
+    history = json.loads((Path(folder) / "trainer_state.json").read_text())["log_history"]
+    return [{k: v for k, v in entry.items() if "runtime" not in k and "per_second" not in k} for entry in history]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return training.train_image_classifier(tiny_run(folder))
+
+
+def test_a_run_leaves_a_complete_checkpoint(finished):
+    names = {path.name for path in finished.output_dir.iterdir()}
+    assert names >= {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "attention_variants.py",
+        "configuration_dna_vit.py",
+        "modeling_dna_vit.py",
+        "run.yaml",
+        "eval_results.json",
+        "trainer_state.json",
+    }
+    model = AutoModelForImageClassification.from_pretrained(finished.output_dir)
+    assert isinstance(model, DnAViTForImageClassification)
+    assert model.config.id2label[9] == "Ankle boot" and model.config.label2id["Ankle boot"] == 9
+    assert model.num_parameters() == finished.parameters
+    assert AutoImageProcessor.from_pretrained(finished.output_dir).size == {"height": 28, "width": 28}
+    assert set(finished.metrics) >= {"eval_loss", "eval_top1", "eval_top5"}
+
+
+def test_the_same_seed_gives_the_same_model_bit_for_bit(finished, tmp_path):
+    training.train_image_classifier(tiny_run(tmp_path / "again"))
+    assert_same_weights(weights(finished.output_dir), weights(tmp_path / "again"))
+    assert log(finished.output_dir) == log(tmp_path / "again")
+
+
+def test_loader_workers_change_nothing(finished, tmp_path):
+    training.train_image_classifier(tiny_run(tmp_path / "workers", dataloader_num_workers=2))
+    assert_same_weights(weights(finished.output_dir), weights(tmp_path / "workers"))
+
+
+def test_another_seed_gives_another_model(finished, tmp_path):
+    training.train_image_classifier(tiny_run(tmp_path / "other", seed=1))
+    other = weights(tmp_path / "other")
+    assert any(not torch.equal(tensor, other[name]) for name, tensor in weights(finished.output_dir).items())
+
+
+class _Interrupted(Exception):
+    pass
+
+
+class _StopAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise _Interrupted
+
+
+@pytest.mark.parametrize(
+    ("save_steps", "stop", "options"),
+    [
+        (7, 9, {}),
+        (5, 6, {}),
+        (7, 9, {"dataloader_num_workers": 2}),
+        (2, 3, {"gradient_accumulation_steps": 2}),
+    ],
+    ids=["mid-epoch", "epoch-boundary", "workers", "accumulation"],
+)
+def test_a_stopped_run_continues_exactly(tmp_path, monkeypatch, save_steps, stop, options):
+    """Five batches an epoch; the run is interrupted after `stop` steps and resumed from its last checkpoint."""
+    options = options | {"save_steps": save_steps}
+    training.train_image_classifier(tiny_run(tmp_path / "straight", **options))
+
+    build = training.build_trainer
+
+    def interrupted(*args, **kwargs):
+        trainer = build(*args, **kwargs)
+        trainer.add_callback(_StopAfter(stop))
+        return trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "build_trainer", interrupted)
+        with pytest.raises(_Interrupted):
+            training.train_image_classifier(tiny_run(tmp_path / "stopped", **options))
+    assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == [f"checkpoint-{save_steps}"]
+    training.train_image_classifier(tiny_run(tmp_path / "stopped", **options), resume=True)
+
+    assert_same_weights(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
+    evaluations = [[entry for entry in log(tmp_path / run) if "eval_loss" in entry] for run in ("straight", "stopped")]
+    # an evaluation between the checkpoint and the interruption is not in the checkpoint's log
+    assert evaluations[1] and evaluations[0][-len(evaluations[1]) :] == evaluations[1]
+
+
+def test_an_output_folder_with_another_run_is_left_alone(finished, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in finished.output_dir.rglob("*")}
+    with pytest.raises(ConfigurationError, match="not empty: pass --resume"):
+        training.train_image_classifier(tiny_run(finished.output_dir))
+    with pytest.raises(ConfigurationError, match=r"model.hidden_size = 16, not 32"):
+        training.train_image_classifier(tiny_run(finished.output_dir, hidden_size=32), resume=True)
+    with pytest.raises(ConfigurationError, match=r"data.max_train_samples"):
+        training.train_image_classifier(tiny_run(finished.output_dir, max_train_samples=41), resume=True)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.output_dir.rglob("*")}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="file"):
+        training.train_image_classifier(tiny_run(tmp_path / "file"))
+
+
+def test_nothing_to_resume_is_said(tmp_path, finished):
+    with pytest.raises(ConfigurationError, match="no checkpoint to resume"):
+        training.train_image_classifier(tiny_run(tmp_path / "new"), resume=True)
+    assert not (tmp_path / "new").exists()
+    shutil.copytree(finished.output_dir, tmp_path / "foreign")
+    (tmp_path / "foreign" / "run.yaml").unlink()
+    with pytest.raises(ConfigurationError, match=r"no run\.yaml"):
+        training.train_image_classifier(tiny_run(tmp_path / "foreign"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"num_attention_heads": 3}, "hidden_size .16. is not a multiple of num_attention_heads .3."),
+        ({"patch_size": 5}, "image_size .28. must be a positive multiple of patch_size .5."),
+        ({"hidden_size": -16}, "hidden_size"),
+        ({"report_to": "nothing_known"}, "nothing_known"),
+        ({"checkpoint": "/nowhere/checkpoint"}, "/nowhere/checkpoint"),
+        ({"eval_strategy": "steps", "load_best_model_at_end": True, "save_steps": 7, "eval_steps": 3}, "multiple"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_a_run_that_cannot_work_writes_nothing(tmp_path, overrides, message):
+    with pytest.raises(ConfigurationError, match=message):
+        training.train_image_classifier(tiny_run(tmp_path / "run", **overrides))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unreadable_image_stops_the_run_and_is_named(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for number in range(4):
+                Image.new("RGB", (28, 28)).save(tmp_path / "data" / split / label / f"{number}.png")
+    (tmp_path / "data" / "train" / "b" / "2.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"cannot read image .*b.2\.png"):
+        training.train_image_classifier(tiny_run(tmp_path / "run", dataset=str(tmp_path / "data")))
+    assert not list(tmp_path.glob("run/*"))
+
+
+def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(finished, tmp_path):
+    run = tiny_run(
+        tmp_path / "tuned",
+        checkpoint=str(finished.output_dir),
+        dataset=str(shared_path("data", "cifar10")),
+        max_steps=1,
+        learning_rate=1e-9,
+    )
+    training.train_image_classifier(run)
+    before, after = weights(finished.output_dir), weights(tmp_path / "tuned")
+    name = "dna_vit.embeddings.cls_token"
+    assert torch.allclose(before[name], after[name], atol=1e-6)
+    config = json.loads((tmp_path / "tuned" / "config.json").read_text())
+    assert config["id2label"]["0"] == "airplane"
+
+
+def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
+    run = tiny_run(tmp_path / "run", checkpoint=str(finished.output_dir), attention_variant="softmax")
+    with pytest.raises(ConfigurationError, match="does not fit"):
+        training.train_image_classifier(run)
+
+
+def test_streamed_training(tmp_path):
+    options = {"dataset": str(shared_path("data", "cifar10")), "streaming": True, "image_size": 28}
+    with pytest.raises(ConfigurationError, match="max_steps"):
+        training.train_image_classifier(tiny_run(tmp_path / "endless", **options))
+    for name in ("first", "second"):
+        training.train_image_classifier(tiny_run(tmp_path / name, max_steps=6, **options))
+    assert_same_weights(weights(tmp_path / "first"), weights(tmp_path / "second"))
+
+
+def test_trackers_write_when_asked(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    training.train_image_classifier(tiny_run(tmp_path / "run", report_to="tensorboard", max_steps=2))
+    assert list((tmp_path / "board").rglob("events.out.tfevents.*"))
