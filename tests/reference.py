@@ -6,7 +6,7 @@ gradients. Conventions, per head, with `d` the width of the queries and keys tha
     dna               softmax(q+ k^T / sqrt(d)) v+  +  alpha * softmin(q- k^T / sqrt(d)) v-
     dna_shared_value  the same with v- = v+
     softmax           softmax(q k^T / sqrt(d)) v
-    differential      rms_norm((softmax(q1 k1^T / sqrt(d)) - lambda * softmax(q2 k2^T / sqrt(d))) v) * (1 - lambda_init)
+    differential      rms_norm((A1 - lambda * A2) v) * (1 - lambda_init)  with  Ai = softmax(qi ki^T / sqrt(d))
     cog               sign(s) * softmax(abs(s)) v  with  s = q k^T / sqrt(d)
 
 A mask is given as which keys are allowed and as a bias on the logits that a softmax receives. A key that is not

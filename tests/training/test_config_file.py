@@ -31,9 +31,10 @@ def test_shipped_configurations_are_valid_and_say_what_they_are_for(path):
     assert all(word in header for word in ("# Purpose:", "# Expect:", "# Time:", "# Command:"))
 
 
-def test_numbers_in_scientific_notation_are_numbers():
+def test_values_are_what_they_look_like():
     assert parse_value("1e-4") == 1e-4 and parse_value("3E5") == 3e5 and parse_value("-2e+1") == -20
     assert parse_value("1.5e-3") == 1.5e-3 and parse_value("12") == 12 and parse_value("1e") == "1e"
+    assert parse_value("no") == "no" and parse_value("on") == "on" and parse_value("false") is False
     assert parse_value("[0.5, 1]") == [0.5, 1] and parse_value("null") is None and parse_value("true") is True
 
 

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 
@@ -141,10 +142,10 @@ def backend_mask(mask: Any, implementation: str | None, batch_size: int, num_que
     """Give a 4-D mask the form in which a backend honours it; masks of other kinds are passed through.
 
     Under sdpa and flex attention a query that may attend to nothing then yields exactly 0, as under eager. Flex
-    attention would add a boolean mask to the scores and index it without broadcasting, and reads one head only.
+    attention would add a boolean mask to the scores and index an additive one without broadcasting, for one head only.
 
     Raises:
-        ValueError: under flex attention, for a mask that differs between heads, and for any on CPU.
+        ValueError: under flex attention, for a mask that differs between heads, and for an additive one on CPU.
     """
     if not isinstance(mask, torch.Tensor) or mask.dim() != 4 or implementation == "eager":
         return mask
@@ -156,13 +157,26 @@ def backend_mask(mask: Any, implementation: str | None, batch_size: int, num_que
         raise ValueError(
             f"flex_attention takes one mask for all heads, got a mask of shape {tuple(mask.shape)}; use eager or sdpa."
         )
+    mask = mask.expand(batch_size, 1, num_queries, -1)
+    if mask.dtype == torch.bool:
+        return flex_block_mask(mask)
     if mask.device.type == "cpu":
         raise ValueError(
-            "torch's flex_attention on CPU corrupts memory when it reads a mask tensor; use eager or sdpa."
+            "flex_attention on CPU reads additive masks out of bounds and corrupts memory (torch 2.13): give a "
+            "boolean mask, or use eager or sdpa."
         )
-    if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -math.inf)
-    return mask.expand(batch_size, 1, num_queries, -1)
+    return mask
+
+
+def flex_block_mask(mask: torch.Tensor) -> BlockMask:
+    """The block mask of a boolean mask (batch, 1, queries, keys), for flex attention."""
+    batch_size, _, num_queries, num_keys = mask.shape
+
+    def allowed(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        # kernels evaluate whole blocks: what lies beyond the tokens is read inside the mask, and then ignored
+        return mask[batch, 0, query.clamp(max=num_queries - 1), key.clamp(max=num_keys - 1)]
+
+    return create_block_mask(allowed, batch_size, None, num_queries, num_keys, device=mask.device)
 
 
 class VariantAttention(nn.Module):

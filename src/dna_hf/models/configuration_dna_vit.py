@@ -4,6 +4,7 @@ import os
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -110,7 +111,7 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.cog_softmax_layers = [0, -1] if self.cog_softmax_layers is None else list(self.cog_softmax_layers)
         if self.encoder_stride is None:
-            self.encoder_stride = _pair(self.patch_size)[0]
+            self.encoder_stride = _pair(self.patch_size, "patch_size")[0]
         self.stage_names = ["stem"] + [f"stage{index}" for index in range(1, self.num_hidden_layers + 1)]
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
@@ -121,8 +122,8 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def grid_size(self) -> tuple[int, int]:
         """Rows and columns of patches of an image of `image_size`."""
-        height, width = _pair(self.image_size)
-        patch_height, patch_width = _pair(self.patch_size)
+        height, width = _pair(self.image_size, "image_size")
+        patch_height, patch_width = _pair(self.patch_size, "patch_size")
         return height // patch_height, width // patch_width
 
     def validate_architecture(self) -> None:
@@ -132,6 +133,11 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
         for name in positive:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("initializer_range", "layer_norm_eps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act {self.hidden_act!r} is not an activation function of transformers.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
@@ -145,11 +151,14 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
                 "the differential variant splits every head in two, but hidden_size / num_attention_heads is odd "
                 f"({self.hidden_size} / {self.num_attention_heads})."
             )
-        for image, patch in zip(_pair(self.image_size), _pair(self.patch_size), strict=True):
+        images, patches = _pair(self.image_size, "image_size"), _pair(self.patch_size, "patch_size")
+        for image, patch in zip(images, patches, strict=True):
             if patch < 1 or image < patch or image % patch:
                 raise ValueError(
                     f"image_size ({self.image_size}) must be a positive multiple of patch_size ({self.patch_size})."
                 )
+        if self.encoder_stride < 1:
+            raise ValueError(f"encoder_stride must be at least 1, got {self.encoder_stride}.")
         outside = [i for i in self.cog_softmax_layers if not -self.num_hidden_layers <= i < self.num_hidden_layers]
         if outside:
             raise ValueError(
@@ -165,12 +174,12 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
         return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 
-def _pair(size: Any) -> tuple[int, int]:
+def _pair(size: Any, name: str) -> tuple[int, int]:
     """(height, width) of a size given as one number or two."""
     if isinstance(size, int):
         return size, size
     if len(size) != 2:
-        raise ValueError(f"a size is one number or a pair (height, width), got {size}.")
+        raise ValueError(f"{name} is one number or a pair (height, width), got {size}.")
     return size[0], size[1]
 
 

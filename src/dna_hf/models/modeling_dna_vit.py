@@ -282,16 +282,16 @@ class DnAViTPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise as the paper does; torch's own initialisation of the patch projection is kept."""
+        """Initialise as the paper does; torch's own initialisation of convolutions is kept."""
         std = self.config.initializer_range
         if isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, mean=0.0, std=std)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, DnAViTPatchEmbeddings):
-            bound = module.projection.weight[0].numel() ** -0.5
-            init.kaiming_uniform_(module.projection.weight, a=5**0.5)
-            init.uniform_(module.projection.bias, -bound, bound)
+        elif isinstance(module, nn.Conv2d):
+            bound = module.weight[0].numel() ** -0.5
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, DnAViTEmbeddings):
             init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
             init.trunc_normal_(module.cls_token, mean=0.0, std=std)

@@ -1,0 +1,367 @@
+"""Checkpoints carry their code: the files that travel stay closed, and load where this package is not installed."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageClassification
+
+import dna_hf
+from dna_hf.models import (
+    DnAViTBackbone,
+    DnAViTConfig,
+    DnAViTForImageClassification,
+    DnAViTForMaskedImageModeling,
+    DnAViTModel,
+)
+
+
+ROOM = Path(dna_hf.__file__).parent / "models"
+PUBLISHED = sorted(path for path in ROOM.rglob("*.py") if path != ROOM / "__init__.py")
+CODE = {"attention_variants.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
+AUTO_MAP = {
+    "AutoConfig": "configuration_dna_vit.DnAViTConfig",
+    "AutoModel": "modeling_dna_vit.DnAViTModel",
+    "AutoModelForImageClassification": "modeling_dna_vit.DnAViTForImageClassification",
+    "AutoModelForMaskedImageModeling": "modeling_dna_vit.DnAViTForMaskedImageModeling",
+    "AutoBackbone": "modeling_dna_vit.DnAViTBackbone",
+}
+ALLOWED = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub"}
+
+
+# --- the rules that the files obey
+
+
+def forbidden_imports(source, siblings):
+    """Imports that do not survive the copy into a checkpoint folder, in words."""
+    found, relative_lines = [], set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            roots = [alias.name.partition(".")[0] for alias in node.names]
+            found += [f"import {root}" for root in roots if root not in ALLOWED]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            if node.module.partition(".")[0] not in ALLOWED:
+                found.append(f"from {node.module} import ...")
+        elif isinstance(node, ast.ImportFrom):
+            relative_lines.add(node.lineno)
+            if node.level > 1 or node.module is None or node.module not in siblings:
+                found.append(f"from {'.' * node.level}{node.module or ''} import ...")
+    # transformers looks for relative imports with a regular expression, which text can match, too
+    for number, line in enumerate(source.splitlines(), start=1):
+        if re.match(r"\s*from\s+\.\S*\s+import", line) and number not in relative_lines:
+            found.append(f"line {number} reads as an import: {line.strip()}")
+    return found
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.name)
+def test_published_files_import_only_what_travels(path):
+    assert not forbidden_imports(path.read_text(), {other.stem for other in PUBLISHED})
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import numpy",
+        "import dna_hf",
+        "import torchvision.transforms",
+        "from dna_hf.models import configuration_dna_vit",
+        "from . import sibling",
+        "from .. import data",
+        "from ..data import images",
+        "from .missing import Name",
+        "from .sibling.inner import Name",
+        "try:\n    import timm\nexcept ImportError:\n    pass",
+        '"""Use it so:\n\n    from .sibling import Name\n"""',
+    ],
+)
+def test_the_rules_notice(line):
+    assert forbidden_imports(line, {"sibling"})
+    assert not forbidden_imports(
+        "import math\nfrom torch import nn\nfrom .sibling import (\n    Name,\n)", {"sibling"}
+    )
+
+
+def test_published_files_are_flat_and_have_unique_names():
+    assert {path.name for path in PUBLISHED} >= CODE
+    assert all(path.parent == ROOM for path in PUBLISHED)
+    assert len({path.name.lower() for path in PUBLISHED}) == len(PUBLISHED)
+
+
+# --- checkpoints
+
+
+def save_checkpoint(model_class, folder):
+    """Save a small model with random weights, an image and what the model makes of it; returns the folder."""
+    torch.manual_seed(0)
+    config = DnAViTConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        num_labels=3,
+        id2label={0: "cat", 1: "dog", 2: "bird"},
+        label2id={"cat": 0, "dog": 1, "bird": 2},
+        out_indices=[1, 2],
+    )
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        pixel_values = torch.randn(2, 3, 32, 32)
+        output = model(pixel_values)
+    model.save_pretrained(folder / "checkpoint")
+    image_processor().save_pretrained(folder / "checkpoint")
+    first = output.feature_maps[0] if model_class is DnAViTBackbone else output[0]
+    save_file({"pixel_values": pixel_values, "output": first.contiguous()}, folder / "expected.safetensors")
+    return folder / "checkpoint"
+
+
+def image_processor():
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    return ViTImageProcessorPil(size={"height": 32, "width": 32})
+
+
+def assert_complete(folder):
+    """A checkpoint folder has the code and points to its own copy."""
+    assert {path.name for path in folder.glob("*.py")} == CODE
+    for name in CODE:
+        assert (folder / name).read_text() == (ROOM / name).read_text()
+    assert json.loads((folder / "config.json").read_text())["auto_map"] == AUTO_MAP
+
+
+def run_fresh(script, folder, *arguments):
+    """Run a script in a process that cannot import the package, has empty caches and no terminal."""
+    # installed or not, on the path or not: the import must fail
+    block = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "dna_hf":
+            raise ImportError("the package is blocked")
+
+sys.meta_path.insert(0, Block())
+try:
+    import dna_hf
+except ImportError:
+    pass
+else:
+    raise AssertionError("the package can be imported")
+"""
+    home, directory = folder / "home", folder / "empty"
+    home.mkdir(exist_ok=True)
+    directory.mkdir(exist_ok=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
+    environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", block + script, *map(str, arguments)],
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
+
+
+# arguments: the checkpoint, the expected output, the Auto class of the checkpoint, a folder to save to
+LOAD = """
+import sys
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import (
+    AutoBackbone, AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling, pipeline,
+)
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+checkpoint, expected, saved_as, again = sys.argv[1:]
+saved, expected = load_file(checkpoint + "/model.safetensors"), load_file(expected)
+
+def without_prefix(weights):
+    return {name.removeprefix("dna_vit."): tensor for name, tensor in weights.items()}
+
+def load(auto_class, folder):
+    if auto_class is AutoBackbone:  # its from_pretrained does not take local folders, whatever the model
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+        model = AutoBackbone.from_config(config, trust_remote_code=True)
+        weights = without_prefix(load_file(folder + "/model.safetensors"))
+        weights = {"dna_vit." + name: tensor for name, tensor in weights.items()}
+        model.load_state_dict(weights, strict=saved_as in ("AutoModel", "AutoBackbone"))
+        return model.eval()
+    return auto_class.from_pretrained(folder, trust_remote_code=True).eval()
+
+def check(model, is_saved_class):
+    weights = model.state_dict()
+    if is_saved_class:
+        assert weights.keys() == saved.keys()
+    weights, reference = without_prefix(weights), without_prefix(saved)
+    shared = weights.keys() & reference.keys()
+    assert len(shared) > 30
+    for name in shared:
+        assert torch.equal(weights[name], reference[name]), name
+    with torch.no_grad():
+        output = model(expected["pixel_values"])
+    output = output.feature_maps[0] if type(model).__name__ == "DnAViTBackbone" else output[0]
+    if is_saved_class:
+        assert (output - expected["output"]).abs().max() <= 1e-6
+
+config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
+assert type(config).__name__ == "DnAViTConfig" and config.model_type == "dna_vit"
+autos = [AutoModel, AutoModelForImageClassification, AutoModelForMaskedImageModeling, AutoBackbone]
+models = {auto.__name__: load(auto, checkpoint) for auto in autos}
+for name, model in models.items():
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    check(model, name == saved_as)
+
+# attention implementations and both maps, from the copied code
+model = models["AutoModelForImageClassification"]
+model.set_attn_implementation("eager")
+output = model(expected["pixel_values"], output_attentions=True)
+assert len(output.attentions) == len(output.negative_attentions) == 2
+
+try:
+    processor, options = AutoImageProcessor.from_pretrained(checkpoint), {}
+except ImportError as error:  # before transformers 5.23 it needs torchvision, whatever the processor needs
+    assert "Torchvision" in str(error), error
+    processor = ViTImageProcessorPil.from_pretrained(checkpoint)
+    options = {"image_processor": processor}
+image = Image.new("RGB", (50, 40), (200, 30, 90))
+pixel_values = processor(image, return_tensors="pt").pixel_values
+assert pixel_values.shape == (1, 3, 32, 32)
+if saved_as == "AutoModelForImageClassification":
+    classify = pipeline("image-classification", model=checkpoint, trust_remote_code=True, device="cpu", **options)
+    result = classify(image, top_k=3)
+    probabilities = model(pixel_values).logits.softmax(-1)[0]
+    assert {entry["label"] for entry in result} == {"cat", "dog", "bird"}
+    for entry in result:
+        assert abs(entry["score"] - probabilities[model.config.label2id[entry["label"]]].item()) < 1e-5
+
+# saved again by the class from the checkpoint, and loaded again from there
+auto = next(auto for auto in autos if auto.__name__ == saved_as)
+models[saved_as].save_pretrained(again)
+check(load(auto, again), True)
+assert "dna_hf" not in sys.modules
+print("all is well")
+"""
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "model_class"),
+    {
+        "AutoModel": DnAViTModel,
+        "AutoModelForImageClassification": DnAViTForImageClassification,
+        "AutoModelForMaskedImageModeling": DnAViTForMaskedImageModeling,
+        "AutoBackbone": DnAViTBackbone,
+    }.items(),
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_checkpoint_loads_without_the_package(tmp_path, auto_class, model_class):
+    checkpoint = save_checkpoint(model_class, tmp_path)
+    assert_complete(checkpoint)
+    again = tmp_path / "again"
+    output = run_fresh(LOAD, tmp_path, checkpoint, tmp_path / "expected.safetensors", auto_class, again)
+    assert "all is well" in output
+    assert_complete(again)
+
+
+# arguments: the checkpoint, whose code leaves a mark when it is run
+REFUSE = """
+import sys
+from pathlib import Path
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, pipeline
+
+checkpoint, mark = sys.argv[1:]
+attempts = [
+    lambda: AutoConfig.from_pretrained(checkpoint),
+    lambda: AutoModel.from_pretrained(checkpoint),
+    lambda: AutoModelForImageClassification.from_pretrained(checkpoint, trust_remote_code=False),
+    lambda: pipeline("image-classification", model=checkpoint),
+]
+for attempt in attempts:
+    try:
+        attempt()
+    except ValueError as error:
+        assert "trust_remote_code" in str(error), error
+    else:
+        raise AssertionError("loaded without consent")
+assert not Path(mark).exists()
+AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
+assert Path(mark).exists()
+print("all is well")
+"""
+
+
+def test_code_is_not_run_without_consent(tmp_path):
+    checkpoint = save_checkpoint(DnAViTForImageClassification, tmp_path)
+    mark = tmp_path / "mark"
+    for name in CODE:
+        with (checkpoint / name).open("a") as file:
+            file.write(f"\n\nopen({str(mark)!r}, 'w').close()\n")
+    assert "all is well" in run_fresh(REFUSE, tmp_path, checkpoint, mark)
+
+
+@pytest.mark.parametrize(
+    "loader", [DnAViTForImageClassification, AutoModelForImageClassification], ids=["own", "auto"]
+)
+def test_saving_what_came_from_another_repository(tmp_path, loader):
+    checkpoint = save_checkpoint(DnAViTForImageClassification, tmp_path)
+    for name in CODE:
+        (checkpoint / name).unlink()
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["auto_map"] = {name: f"someone/repo--{target}" for name, target in AUTO_MAP.items()}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+
+    model = loader.from_pretrained(checkpoint)
+    assert type(model) is DnAViTForImageClassification
+    model.save_pretrained(tmp_path / "again")
+    assert_complete(tmp_path / "again")
+    weights = load_file(checkpoint / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "again" / "model.safetensors").items():
+        assert torch.equal(tensor, weights[name])
+
+
+def test_saving_over_a_checkpoint_of_another_head_keeps_it_complete(tmp_path):
+    checkpoint = save_checkpoint(DnAViTForMaskedImageModeling, tmp_path)
+    DnAViTForImageClassification.from_pretrained(checkpoint).save_pretrained(checkpoint)
+    assert_complete(checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    assert config["architectures"] == ["DnAViTForImageClassification"]
+
+
+def test_importing_the_package_is_light():
+    # not accelerate, scipy, pandas and scikit-learn: transformers itself imports those it finds, for any model
+    heavy = (
+        "datasets",
+        "evaluate",
+        "transformers.trainer",
+        "transformers.pipelines",
+        "peft",
+        "matplotlib",
+        "timm",
+        "PIL.ImageFilter",
+        "PIL.ImageDraw",
+        "dna_hf.data",
+        "dna_hf.training",
+        "dna_hf.evaluation",
+    )
+    script = f"import sys, dna_hf; print([name for name in {heavy} if name in sys.modules])"
+    environment = os.environ | {"PYTHONPATH": str(ROOM.parents[1])}
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert result.stdout.strip() == "[]"
