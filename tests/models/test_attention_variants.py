@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask
 
 from dna_hf.models.attention_variants import (
     ATTENTION_VARIANTS,
@@ -223,8 +224,8 @@ def test_output_maps_and_gradients_equal_the_reference(variant, head_dim, tokens
     assert not failures, "\n".join(failures)
 
 
-# Flex attention compiles a kernel for every shape, about ten seconds each here, and on CPU it has no backward pass and
-# no additive masks: one setting per variant and dtype, odd and even numbers of tokens, narrow and wide heads.
+# Flex attention compiles a kernel for every shape, five to ten seconds each, and on CPU it has no backward pass and no
+# additive masks: one setting per variant, odd and even numbers of tokens, narrow and wide heads, one in bfloat16.
 @pytest.mark.parametrize(
     ("variant", "tokens", "head_dim", "dtype"),
     [
@@ -234,27 +235,19 @@ def test_output_maps_and_gradients_equal_the_reference(variant, head_dim, tokens
         ("differential", 64, 80, torch.float32),
         ("cog", 65, 16, torch.float32),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_flex_attention_equals_the_reference(variant, tokens, head_dim, dtype):
     case = reference_case(variant, tokens, head_dim, False)
     module = make_attention(variant, head_dim).to(dtype)
     module.load_state_dict({name: value.to(dtype) for name, value in case.parameters.items()})
-    with torch.no_grad():
-        output, *maps = module(case.inputs["targets"].to(dtype), implementation="flex_attention")
-    assert maps == [None, None]
-    assert relative_error(output, case.results["none"].output) <= OUTPUT_TOLERANCE[dtype]
-
-
-def test_flex_attention_with_a_boolean_mask_equals_the_reference():
-    case = reference_case("dna", 65, 64, False)
-    module = make_attention("dna", 64)
-    module.load_state_dict({name: value.float() for name, value in case.parameters.items()})
-    mask, _ = case.masks["empty_row"]
-    with torch.no_grad():
-        output, *_ = module(case.inputs["targets"].float(), mask, implementation="flex_attention")
-    assert relative_error(output, case.results["empty_row"].output) <= OUTPUT_TOLERANCE[torch.float32]
-    assert torch.equal(output[0, 32], module.o_proj.bias)
+    for name in ("none", "boolean", "empty_row") if variant != "cog" else ("none",):
+        mask = as_tensor(case.masks[name], dtype)
+        output, *maps = run(module, case.inputs["targets"].to(dtype), mask, implementation="flex_attention")
+        assert maps == [None, None]
+        assert relative_error(output, case.results[name].output) <= OUTPUT_TOLERANCE[dtype]
+    if variant != "cog":
+        assert torch.equal(output[0, tokens // 2], module.o_proj.bias)
 
 
 @pytest.mark.gpu
@@ -289,6 +282,22 @@ def test_flash_kernel_on_cuda_equals_the_reference(variant, dtype):
             errors = errors_of(case, "none", variant, 64, dtype, "sdpa", device="cuda")
         failures += too_large(errors, variant, dtype, tokens)
     assert not failures, "\n".join(failures)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("variant", ["dna", "dna_shared_value", "softmax", "differential"])
+def test_flex_attention_on_cuda_takes_additive_masks(variant):
+    module = random_attention(variant, head_dim=64).to("cuda", torch.bfloat16)
+    tokens = random_tokens(module, tokens=65).to("cuda", torch.bfloat16)
+    generator = torch.Generator().manual_seed(3)
+    allowed = torch.rand(BATCH, 1, 65, 65, generator=generator) > 0.3
+    allowed[0, :, 4] = False
+    mask = torch.randn(allowed.shape, generator=generator).masked_fill(~allowed, -math.inf).bfloat16().cuda()
+    output, *_ = run(module, tokens, mask, implementation="flex_attention")
+    assert torch.equal(output[0, 4], module.o_proj.bias)
+    expected, *_ = run(module.double(), tokens.double(), mask.double())
+    assert relative_error(output, expected.cpu()) <= OUTPUT_TOLERANCE[torch.bfloat16]
 
 
 def random_attention(variant, head_dim=16, seed=0, **overrides):
@@ -646,6 +655,18 @@ def test_flex_attention_receives_masks_of_full_size():
     assert boolean.shape == (2, 1, 5, 7)
     additive = backend_mask(torch.zeros(1, 1, 5, 7, device="meta"), "flex_attention", 2, 5, torch.bfloat16)
     assert (additive.shape, additive.dtype) == ((2, 1, 5, 7), torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 7), (2, 1, 1, 7), (1, 1, 5, 7), (2, 1, 5, 7)], ids=str)
+def test_flex_attention_receives_boolean_masks_as_block_masks(shape):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(4)) > 0.5
+    block_mask = backend_mask(mask, "flex_attention", 2, 5, torch.float32)
+    assert isinstance(block_mask, BlockMask)
+    assert block_mask.shape == (2, 1, 5, 7)
+    sample, query, key = torch.meshgrid(torch.arange(2), torch.arange(5), torch.arange(7), indexing="ij")
+    allowed = block_mask.mask_mod(sample, torch.tensor(0), query, key)
+    assert torch.equal(allowed, mask[:, 0].expand(2, 5, 7))
+    assert backend_mask(block_mask, "flex_attention", 2, 5, torch.float32) is block_mask
 
 
 def test_masks_that_are_not_four_dimensional_pass_through():

@@ -171,10 +171,11 @@ def backend_mask(mask: Any, implementation: str | None, batch_size: int, num_que
 def flex_block_mask(mask: torch.Tensor) -> BlockMask:
     """The block mask of a boolean mask (batch, 1, queries, keys), for flex attention."""
     batch_size, _, num_queries, num_keys = mask.shape
+    # plain indexing of a contiguous mask: with more size variables, the C++ that torch 2.13 generates does not compile
+    mask = mask.contiguous()
 
     def allowed(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        # kernels evaluate whole blocks: what lies beyond the tokens is read inside the mask, and then ignored
-        return mask[batch, 0, query.clamp(max=num_queries - 1), key.clamp(max=num_keys - 1)]
+        return mask[batch, 0, query, key]
 
     return create_block_mask(allowed, batch_size, None, num_queries, num_keys, device=mask.device)
 
