@@ -18,6 +18,7 @@ extras = {
         "pytest-xdist>=3.6",
         "ruff>=0.9",
         "setuptools>=77",
+        "tensorboard",
         "types-PyYAML",
         "wheel",
     ],
