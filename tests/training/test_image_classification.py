@@ -8,12 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainerCallback
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    TrainerCallback,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from conftest import shared_path
 from dna_hf import DnAViTForImageClassification
 from dna_hf.data.errors import DataError
 from dna_hf.training import image_classification as training
+from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
 
 
@@ -205,6 +212,13 @@ def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
     run = tiny_run(tmp_path / "run", checkpoint=str(finished.output_dir), attention_variant="softmax")
     with pytest.raises(ConfigurationError, match="does not fit"):
         training.train_image_classifier(run)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
+    with pytest.raises(ConfigurationError, match="'vit' model, not a DnA model"):
+        training.train_image_classifier(run_config({}, {"output_dir": "x", "checkpoint": str(tmp_path / "vit")}))
 
 
 def test_streamed_training(tmp_path):

@@ -23,7 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..data.images import ImageProcessor, TrainingAugmentation, image_processor, torch_dataset
 from ..data.sources import LabelledImages, load_train_and_eval
 from ..evaluation.image_classification import top_k_metrics
-from .config_file import RunConfig
+from .config_file import MODEL_TYPES, RunConfig
 from .errors import ConfigurationError
 
 
@@ -127,6 +127,8 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
             config = AutoConfig.for_model(run.model_arguments.model_type, **run.model, **labels)
             return AutoModelForImageClassification.from_config(config), image_processor(run.data, _image_size(config))
         config = AutoConfig.from_pretrained(source, **run.model, **labels)
+        if config.model_type not in MODEL_TYPES:
+            raise ValueError(f"checkpoint {source!r} holds a {config.model_type!r} model, not a DnA model.")
         model, info = AutoModelForImageClassification.from_pretrained(
             source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
         )
