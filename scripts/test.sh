@@ -29,6 +29,6 @@ rm -rf .venv-oldest
 ${PYTHON:-python3} -m venv .venv-oldest
 $python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
     >"$(.venv-oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth"
-.venv-oldest/bin/python -m pip --disable-pip-version-check --quiet install --no-deps \
+.venv-oldest/bin/python -m pip --disable-pip-version-check -qq install \
     "transformers==$oldest_transformers" "huggingface_hub==$oldest_huggingface_hub"
 .venv-oldest/bin/python -m pytest -q -n 2 tests/models "$@"
