@@ -362,10 +362,10 @@ class DifferentialAttention(VariantAttention):
         return halves[..., 0, :], halves[..., 1, :]
 
     def current_lambda(self) -> torch.Tensor:
-        """The scalar lambda of this layer, in float32 or wider."""
+        """The scalar lambda of this layer, in float32 as in the published implementations."""
         dtype = torch.promote_types(self.lambda_q1.dtype, torch.float32)
-        first = (self.lambda_q1.to(dtype) * self.lambda_k1.to(dtype)).sum().exp()
-        second = (self.lambda_q2.to(dtype) * self.lambda_k2.to(dtype)).sum().exp()
+        first = (self.lambda_q1.to(dtype) * self.lambda_k1.to(dtype)).sum().float().exp()
+        second = (self.lambda_q2.to(dtype) * self.lambda_k2.to(dtype)).sum().float().exp()
         return first - second + self.lambda_init
 
     def branches(self, targets, sources, rotary, attend):
