@@ -49,7 +49,7 @@ def load_classifier(checkpoint: str, device: str | None = None) -> tuple[PreTrai
     try:
         processor = AutoImageProcessor.from_pretrained(checkpoint)
         model = AutoModelForImageClassification.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"cannot load an image classifier from {checkpoint!r}: {reason}") from error
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor

@@ -135,7 +135,7 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
         processor = AutoImageProcessor.from_pretrained(source)
     except StrictDataclassError as error:
         raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[0]}") from error
     # a new head is what fine-tuning is about; anything else that does not come from the checkpoint is a mistake
     strangers = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
