@@ -1,7 +1,7 @@
 """Read a run from a YAML file and command-line overrides, and refuse what it does not mean.
 
 A file has three sections: `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
-([`~dna_hf.data.DataArguments`]) and `training` (any field of `transformers.TrainingArguments`).
+([`~dna_hf.data.arguments.DataArguments`]) and `training` (any field of `transformers.TrainingArguments`).
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ def parse_value(text: str) -> Any:
         ConfigurationError: if it is no YAML value.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigurationError(f"cannot read the value {text!r}: {_problem(error)}.") from error
 
@@ -102,7 +102,7 @@ def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:
         ConfigurationError: if the file is missing, no YAML, or holds anything but the known sections.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(f"cannot read configuration {str(path)!r}: {reason}.") from error
