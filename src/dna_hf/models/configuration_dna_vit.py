@@ -56,6 +56,16 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
             Initial value of a learnable scale per channel on both residual branches; none if unset.
         use_class_token_position (`bool`, *optional*, defaults to `False`):
             Whether the class token has a row in the position table, as in the original ViT. The paper's has none.
+        use_distillation_token (`bool`, *optional*, defaults to `False`):
+            Whether a distillation token follows the class token, as in DeiT. It has a row in the position table where
+            the class token has one.
+        interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+            Whether images of another size than `image_size` are welcome, the position table being resampled to their
+            grid, as in DINOv2. The argument of `forward` overrides it.
+        classifier_pooling (`str`, *optional*, defaults to `"cls"`):
+            What the classifier reads: `"cls"`: the class token; `"cls_mean"`: the class token and the mean of the
+            patch tokens, as in DINOv2; `"cls_dist"`: the class token and the distillation token, as in distilled
+            DeiT.
         encoder_stride (`int`, *optional*):
             Upsampling factor of the masked image modeling head; the patch size if unset.
         apply_layernorm (`bool`, *optional*, defaults to `True`):
@@ -102,6 +112,9 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
     drop_path_schedule: Literal["constant", "linear"] = "constant"
     layer_scale_init_value: float | None = None
     use_class_token_position: bool = False
+    use_distillation_token: bool = False
+    interpolate_pos_encoding: bool = False
+    classifier_pooling: Literal["cls", "cls_mean", "cls_dist"] = "cls"
     encoder_stride: int | None = None
     apply_layernorm: bool = True
     reshape_hidden_states: bool = True
@@ -125,6 +138,11 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
         height, width = _pair(self.image_size, "image_size")
         patch_height, patch_width = _pair(self.patch_size, "patch_size")
         return height // patch_height, width // patch_width
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens in front of the patches: the class token, and the distillation token if there is one."""
+        return 1 + self.use_distillation_token
 
     def validate_architecture(self) -> None:
         """Part of the validation by `@strict`: sizes are positive and fit together, rates are probabilities."""
@@ -157,6 +175,8 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
                 raise ValueError(
                     f"image_size ({self.image_size}) must be a positive multiple of patch_size ({self.patch_size})."
                 )
+        if self.classifier_pooling == "cls_dist" and not self.use_distillation_token:
+            raise ValueError("classifier_pooling 'cls_dist' needs use_distillation_token=True.")
         if self.encoder_stride < 1:
             raise ValueError(f"encoder_stride must be at least 1, got {self.encoder_stride}.")
         outside = [i for i in self.cog_softmax_layers if not -self.num_hidden_layers <= i < self.num_hidden_layers]

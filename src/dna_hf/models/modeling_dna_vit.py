@@ -3,7 +3,9 @@
 Where it differs from transformers' own ViT, and why: the class token has no row in the position table unless
 `use_class_token_position` is set (as in the paper), the epsilon of the norms is 1e-6, the patch projection keeps
 torch's initialisation, there is stochastic depth (at a constant rate by default), optional layer scale, no pooler (the
-pooled output is the normalised class token), and both attention maps come back from `output_attentions=True`.
+pooled output is the normalised class token), and both attention maps come back from `output_attentions=True`. The
+distillation token, layer scale, position interpolation by default and the other inputs of the classifier are there for
+models converted from DeiT and DINOv2.
 """
 
 from collections.abc import Callable
@@ -121,25 +123,26 @@ class DnAViTPatchEmbeddings(nn.Module):
 
 
 class DnAViTEmbeddings(nn.Module):
-    """Patch tokens with positions, behind a class token."""
+    """Patch tokens with positions, behind a class token and, if configured, a distillation token."""
 
     def __init__(self, config: DnAViTConfig, use_mask_token: bool = False):
         super().__init__()
         self.config = config
         rows, columns = config.grid_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.distillation_token = (
+            nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_distillation_token else None
+        )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_mask_token else None
         self.patch_embeddings = DnAViTPatchEmbeddings(config)
-        self.position_embeddings = nn.Parameter(
-            torch.zeros(1, rows * columns + config.use_class_token_position, config.hidden_size)
-        )
+        self.prefix_rows = config.num_prefix_tokens if config.use_class_token_position else 0
+        self.position_embeddings = nn.Parameter(torch.zeros(1, rows * columns + self.prefix_rows, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def positions(self, height: int, width: int, interpolate: bool) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Position of the class token, if it has one, and of the patches of a `height` x `width` image."""
-        class_rows = int(self.config.use_class_token_position)
-        class_position = self.position_embeddings[:, :class_rows] if class_rows else None
-        patch_positions = self.position_embeddings[:, class_rows:]
+        """Positions of the tokens before the patches, if they have any, and of the patches of an image."""
+        prefix_positions = self.position_embeddings[:, : self.prefix_rows] if self.prefix_rows else None
+        patch_positions = self.position_embeddings[:, self.prefix_rows :]
         rows, columns = self.config.grid_size
         patch_height, patch_width = self.patch_embeddings.projection.kernel_size
         grid = (height // patch_height, width // patch_width)
@@ -157,7 +160,7 @@ class DnAViTEmbeddings(nn.Module):
                 patch_positions.float(), size=grid, mode="bicubic", align_corners=False
             ).to(self.position_embeddings.dtype)
             patch_positions = patch_positions.flatten(2).transpose(1, 2)
-        return class_position, patch_positions
+        return prefix_positions, patch_positions
 
     def forward(
         self,
@@ -167,13 +170,17 @@ class DnAViTEmbeddings(nn.Module):
     ) -> torch.Tensor:
         height, width = pixel_values.shape[-2:]
         patches = self.patch_embeddings(pixel_values)
-        class_position, patch_positions = self.positions(height, width, interpolate_pos_encoding)
+        prefix_positions, patch_positions = self.positions(height, width, interpolate_pos_encoding)
         if bool_masked_pos is not None:
             if self.mask_token is None:
                 raise ValueError("bool_masked_pos needs a mask token: build the model with use_mask_token=True.")
             patches = torch.where(bool_masked_pos.bool().unsqueeze(-1), self.mask_token.to(patches.dtype), patches)
-        class_token = self.cls_token if class_position is None else self.cls_token + class_position
-        tokens = torch.cat((class_token.expand(patches.shape[0], -1, -1), patches + patch_positions), dim=1)
+        prefix = self.cls_token
+        if self.distillation_token is not None:
+            prefix = torch.cat((prefix, self.distillation_token), dim=1)
+        if prefix_positions is not None:
+            prefix = prefix + prefix_positions
+        tokens = torch.cat((prefix.expand(patches.shape[0], -1, -1), patches + patch_positions), dim=1)
         return self.dropout(tokens)
 
 
@@ -295,6 +302,8 @@ class DnAViTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, DnAViTEmbeddings):
             init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
             init.trunc_normal_(module.cls_token, mean=0.0, std=std)
+            if module.distillation_token is not None:
+                init.trunc_normal_(module.distillation_token, mean=0.0, std=std)
             if module.mask_token is not None:
                 init.zeros_(module.mask_token)
         elif isinstance(module, DnAViTLayerScale):
@@ -350,10 +359,12 @@ class DnAViTModel(DnAViTPreTrainedModel):
             Which patches are replaced by the mask token (1) and which are not (0).
         """
         kwargs.pop("output_negative_attentions", None)
+        if interpolate_pos_encoding is None:
+            interpolate_pos_encoding = self.config.interpolate_pos_encoding
         embedding_output = self.embeddings(
             pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype),
             bool_masked_pos=bool_masked_pos,
-            interpolate_pos_encoding=bool(interpolate_pos_encoding),
+            interpolate_pos_encoding=interpolate_pos_encoding,
         )
         if attention_mask is not None:
             attention_mask = create_bidirectional_mask(
@@ -368,7 +379,8 @@ class DnAViTModel(DnAViTPreTrainedModel):
 
 @auto_docstring(
     custom_intro="""
-    DnA ViT with an image classification head: a linear layer on the normalised class token.
+    DnA ViT with an image classification head: a linear layer on the normalised class token, or on what
+    `config.classifier_pooling` says.
     """
 )
 class DnAViTForImageClassification(DnAViTPreTrainedModel):
@@ -376,8 +388,18 @@ class DnAViTForImageClassification(DnAViTPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.dna_vit = DnAViTModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        width = config.hidden_size * (1 if config.classifier_pooling == "cls" else 2)
+        self.classifier = nn.Linear(width, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
+
+    def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the classifier reads, (batch, width) or (batch, 2 width), of the normalised tokens."""
+        class_token = hidden_states[:, 0]
+        if self.config.classifier_pooling == "cls":
+            return class_token
+        if self.config.classifier_pooling == "cls_dist":
+            return torch.cat((class_token, hidden_states[:, 1]), dim=1)
+        return torch.cat((class_token, hidden_states[:, self.config.num_prefix_tokens :].mean(dim=1)), dim=1)
 
     @can_return_tuple
     @auto_docstring
@@ -395,7 +417,7 @@ class DnAViTForImageClassification(DnAViTPreTrainedModel):
             attention_mask=attention_mask,
             **kwargs,
         )
-        logits = self.classifier(outputs.pooler_output)
+        logits = self.classifier(self.pool(outputs.last_hidden_state))
         loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
         return DnAViTImageClassifierOutput(
             loss=loss,
@@ -451,7 +473,7 @@ class DnAViTForMaskedImageModeling(DnAViTPreTrainedModel):
             **kwargs,
         )
         grid = (pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width)
-        patches = outputs.last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, grid)
+        patches = outputs.last_hidden_state[:, self.config.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
         reconstruction = self.decoder(patches)
 
         loss = None
@@ -507,7 +529,8 @@ class DnAViTBackbone(BackboneMixin, DnAViTPreTrainedModel):
             if self.config.apply_layernorm:
                 hidden_state = self.dna_vit.layernorm(hidden_state)
             if self.config.reshape_hidden_states:
-                hidden_state = hidden_state[:, 1:].transpose(1, 2).unflatten(2, grid).contiguous()
+                patches = hidden_state[:, self.config.num_prefix_tokens :]
+                hidden_state = patches.transpose(1, 2).unflatten(2, grid).contiguous()
             feature_maps.append(hidden_state)
         return DnAViTBackboneOutput(
             feature_maps=tuple(feature_maps),

@@ -1,0 +1,100 @@
+"""Read other people's checkpoint files without running anything in them."""
+
+import argparse
+import re
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from .errors import ConversionError
+
+
+PICKLE_SUFFIXES = (".pth", ".pyth", ".pt", ".bin", ".ckpt")
+# under which keys training scripts keep the weights, beside optimizer, epoch and so on
+WEIGHT_KEYS = ("model", "state_dict", "model_state")
+# what wrappers put before every name: DistributedDataParallel, an outer module, torch.compile
+PREFIXES = ("module.", "model.", "_orig_mod.")
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Read the tensors of a checkpoint file.
+
+    Args:
+        path: a `.safetensors` file, or a file of `torch.save`, which may be a whole training checkpoint.
+
+    Returns:
+        The tensors by name, without the prefixes of wrappers, and notes on what else the file holds.
+
+    Raises:
+        ConversionError: if there is no such file, it is damaged, it holds no tensors by name, or a pickle asks for
+            anything but tensors, plain values and `argparse.Namespace`; nothing in the file is run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConversionError(f"checkpoint file {str(path)!r} does not exist.")
+    if path.suffix == ".safetensors":
+        try:
+            content: Any = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ConversionError(f"{str(path)!r} is no intact safetensors file: {_first_line(error)}.") from error
+    elif path.suffix in PICKLE_SUFFIXES:
+        content = _unpickle(path)
+    else:
+        suffixes = ", ".join((".safetensors", *PICKLE_SUFFIXES))
+        raise ConversionError(f"{str(path)!r} is no checkpoint file: its name must end in one of {suffixes}.")
+    tensors, notes = _weights(content, path)
+    return _without_prefixes(tensors), notes
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols, which either work or raise
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        wanted = f"asks to run {found[1]!r}" if found else "is not made of tensors and plain values"
+        raise ConversionError(
+            f"{str(path)!r} {wanted}, which no checkpoint needs: it was not loaded, ask its author for safetensors."
+        ) from error
+    # truncated, damaged or no checkpoint at all; torch raises all of these
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise ConversionError(f"{str(path)!r} is no intact checkpoint file: {_first_line(error)}.") from error
+
+
+def _weights(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """The state dict in what a file holds."""
+    notes = []
+    if isinstance(content, dict):
+        for key in WEIGHT_KEYS:
+            if isinstance(content.get(key), dict):
+                others = sorted(str(name) for name in content if name != key)
+                if others:
+                    notes.append(f"not read: {', '.join(others)} of the training checkpoint")
+                content = content[key]
+                break
+    if not isinstance(content, dict) or not content:
+        raise ConversionError(f"{str(path)!r} holds no tensors by name.")
+    strangers = [
+        f"{name!r} is a {type(value).__name__}"
+        for name, value in content.items()
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided
+    ]
+    if strangers:
+        raise ConversionError(f"{str(path)!r} holds something else than dense tensors by name", strangers)
+    return dict(content), notes
+
+
+def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")

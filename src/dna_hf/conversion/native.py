@@ -1,0 +1,169 @@
+"""transformers' ViT, DeiT and DINOv2 to DnA."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+
+from ..models import (
+    DnAViTBackbone,
+    DnAViTConfig,
+    DnAViTForImageClassification,
+    DnAViTForMaskedImageModeling,
+    DnAViTModel,
+    DnAViTPreTrainedModel,
+)
+from .attention import NegativeInit
+from .errors import ConversionError
+from .tensors import TensorMap
+from .vit_layout import ViTNames, map_base_model, map_softmax_attention
+
+
+_LAYER = {"attention.o_proj": "attention.o_proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+_PROJECTIONS = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+_EMBEDDINGS: Any = {
+    "cls_token": "embeddings.cls_token",
+    "distillation_token": "embeddings.distillation_token",
+    "position_embeddings": "embeddings.position_embeddings",
+    "patch_projection": "embeddings.patch_embeddings.projection",
+}
+VIT_NAMES = ViTNames(
+    **_EMBEDDINGS,
+    layers="layers.",
+    layer=_LAYER | {"layernorm_before": "layernorm_before", "layernorm_after": "layernorm_after"},
+)
+DINOV2_NAMES = ViTNames(
+    **_EMBEDDINGS,
+    layers="encoder.layer.",
+    layer=_LAYER | {"norm1": "layernorm_before", "norm2": "layernorm_after"},
+    scales={"layer_scale1.lambda1": "layer_scale_attention.scale", "layer_scale2.lambda1": "layer_scale_mlp.scale"},
+)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A native class: prefix of its base model, the DnA class of the same task, what its classifier reads."""
+
+    prefix: str
+    model_class: type[DnAViTPreTrainedModel]
+    pooling: Literal["cls", "cls_mean", "cls_dist"] = "cls"
+
+
+TASKS = {
+    "ViTModel": _Task("", DnAViTModel),
+    "ViTForImageClassification": _Task("vit.", DnAViTForImageClassification),
+    "ViTForMaskedImageModeling": _Task("vit.", DnAViTForMaskedImageModeling),
+    "DeiTModel": _Task("", DnAViTModel),
+    "DeiTForImageClassification": _Task("deit.", DnAViTForImageClassification),
+    "DeiTForImageClassificationWithTeacher": _Task("deit.", DnAViTForImageClassification, "cls_dist"),
+    "DeiTForMaskedImageModeling": _Task("deit.", DnAViTForMaskedImageModeling),
+    "Dinov2Model": _Task("", DnAViTModel),
+    "Dinov2ForImageClassification": _Task("dinov2.", DnAViTForImageClassification, "cls_mean"),
+    "Dinov2Backbone": _Task("", DnAViTBackbone),
+}
+
+
+def native_task(class_name: str | None) -> _Task:
+    """What to make of a native class.
+
+    Raises:
+        ConversionError: for a class that is not converted, listing those that are.
+    """
+    if class_name not in TASKS:
+        raise ConversionError(f"cannot convert a {class_name}: known are {', '.join(TASKS)}.")
+    return TASKS[class_name]
+
+
+def dna_config(source: PreTrainedModel, image_size: Any, **fields: Any) -> DnAViTConfig:
+    """The configuration of the DnA model that has the source's sizes, labels and behaviour.
+
+    Raises:
+        ConversionError: if the source has something that the DnA ViT lacks.
+    """
+    native = source.config
+    family = native.model_type
+    if getattr(native, "use_swiglu_ffn", False):
+        raise ConversionError("cannot convert a DINOv2 with SwiGLU layers (use_swiglu_ffn): the DnA ViT has an MLP.")
+    if family == "dinov2":
+        fields |= {
+            "intermediate_size": int(native.hidden_size * native.mlp_ratio),
+            "layer_scale_init_value": float(native.layerscale_value),
+            "drop_path_rate": native.drop_path_rate,
+            "interpolate_pos_encoding": True,
+        }
+        if type(source).__name__ == "Dinov2Backbone":
+            fields |= {"apply_layernorm": native.apply_layernorm, "out_features": list(native.out_features)}
+            fields |= {"reshape_hidden_states": native.reshape_hidden_states}
+    else:
+        fields |= {"intermediate_size": native.intermediate_size, "encoder_stride": native.encoder_stride}
+    return DnAViTConfig(
+        hidden_size=native.hidden_size,
+        num_hidden_layers=native.num_hidden_layers,
+        num_attention_heads=native.num_attention_heads,
+        hidden_act=native.hidden_act,
+        hidden_dropout_prob=native.hidden_dropout_prob,
+        attention_probs_dropout_prob=native.attention_probs_dropout_prob,
+        initializer_range=native.initializer_range,
+        layer_norm_eps=native.layer_norm_eps,
+        image_size=native.image_size if image_size is None else image_size,
+        patch_size=native.patch_size,
+        num_channels=native.num_channels,
+        qkv_bias=native.qkv_bias,
+        use_class_token_position=True,
+        use_distillation_token=family == "deit",
+        classifier_pooling=native_task(type(source).__name__).pooling,
+        id2label=native.id2label,
+        label2id=native.label2id,
+        problem_type=native.problem_type,
+        **fields,
+    )
+
+
+def map_native(
+    source: PreTrainedModel, config: DnAViTConfig, negative_init: NegativeInit, warm_scale: float
+) -> TensorMap:
+    """Map every tensor of a native model."""
+    task = native_task(type(source).__name__)
+    mapping = TensorMap(source.name_or_path or type(source).__name__, source.state_dict())
+    target = "" if task.model_class is DnAViTModel else "dna_vit."
+    names = DINOV2_NAMES if source.config.model_type == "dinov2" else VIT_NAMES
+    embeddings = source.get_submodule(f"{task.prefix}embeddings")
+    grid = _grid(embeddings.patch_embeddings)
+    map_attention = map_softmax_attention(mapping, config, _PROJECTIONS, negative_init, warm_scale)
+    map_base_model(mapping, names, config, grid, map_attention, source=task.prefix, target=target)
+    _map_mask_token(mapping, f"{task.prefix}embeddings.mask_token", task)
+    if task.model_class is DnAViTForMaskedImageModeling:
+        mapping.copy_module("decoder.0", "decoder.0")
+    if task.model_class is DnAViTForImageClassification and source.config.num_labels:
+        _map_classifier(mapping, task)
+    for parameter in ("weight", "bias"):
+        if mapping.has(f"{task.prefix}pooler.dense.{parameter}"):
+            reason = "the pooled output of the DnA ViT is the normalised class token"
+            mapping.drop(f"{task.prefix}pooler.dense.{parameter}", reason)
+    return mapping
+
+
+def _map_mask_token(mapping: TensorMap, name: str, task: _Task) -> None:
+    if task.model_class is DnAViTForMaskedImageModeling:
+        mapping.copy(name, "dna_vit.embeddings.mask_token")
+    elif mapping.has(name):
+        mapping.drop(name, "used in masked image modeling alone")
+
+
+def _map_classifier(mapping: TensorMap, task: _Task) -> None:
+    if task.pooling != "cls_dist":
+        mapping.copy_module("classifier", "classifier")
+        return
+    # the mean of two linear layers on two tokens is one linear layer on both tokens, with half the weights
+    heads = ("cls_classifier", "distillation_classifier")
+    weights, biases = [f"{head}.weight" for head in heads], [f"{head}.bias" for head in heads]
+    reason = "the mean of two classifiers is one on both tokens"
+    mapping.merge(weights, "classifier.weight", lambda both: torch.cat(both, dim=1) / 2, reason)
+    mapping.merge(biases, "classifier.bias", lambda both: (both[0] + both[1]) / 2, reason)
+
+
+def _grid(patch_embeddings: Any) -> tuple[int, int]:
+    images, patches = patch_embeddings.image_size, patch_embeddings.patch_size
+    pairs = [(size, size) if isinstance(size, int) else tuple(size) for size in (images, patches)]
+    return pairs[0][0] // pairs[1][0], pairs[0][1] // pairs[1][1]

@@ -1,0 +1,315 @@
+"""Start a DnA model from a softmax vision transformer that is trained already."""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoImageProcessor, PreTrainedModel
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.utils import cached_file
+
+from ..models.attention_variants import ATTENTION_VARIANTS
+from .attention import NegativeInit, check_negative_init, initial_negative_scale
+from .errors import ConversionError
+from .files import read_tensors
+from .native import dna_config, map_native, native_task
+from .report import Conversion, ConversionReport
+from .timm import create_timm_model, is_timm_model, map_timm, timm_config, timm_model_facts
+
+
+NATIVE_FAMILIES = ("vit", "deit", "dinov2")
+# how far a conversion that preserves the function may be from the source, relative to the largest value, in float32
+EXACT_TOLERANCE = 1e-4
+# default of timm's pretrained_cfg, which its configuration files leave out
+TIMM_CROP_FRACTION = 0.875
+
+
+class _Options(NamedTuple):
+    """How to convert; see [`from_pretrained_softmax`]."""
+
+    attention_variant: str
+    negative_init: NegativeInit
+    warm_scale: float
+    negative_scale_init: float
+    image_size: int | tuple[int, int] | None
+    num_attention_heads: int | None
+
+    def config_fields(self) -> dict[str, Any]:
+        scale = initial_negative_scale(
+            self.attention_variant, self.negative_init, self.warm_scale, self.negative_scale_init
+        )
+        return {"attention_variant": self.attention_variant, "negative_scale_init": scale}
+
+    @property
+    def keeps_function(self) -> bool:
+        """Whether the converted model computes what the source computes."""
+        if self.attention_variant in ("dna", "dna_shared_value"):
+            return self.negative_init == "zero"
+        return self.attention_variant == "softmax"
+
+
+def from_pretrained_softmax(
+    name_or_model: str | Path | nn.Module,
+    *,
+    attention_variant: str = "dna",
+    negative_init: NegativeInit = "warm",
+    warm_scale: float = 1e-4,
+    negative_scale_init: float = 0.5,
+    image_size: int | tuple[int, int] | None = None,
+    num_attention_heads: int | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> Conversion:
+    """Make a DnA model of a vision transformer with softmax attention, of the same task.
+
+    Query, key, value and output projection become those of the positive branch, everything else is copied, and the
+    negative branch is new. Labels, heads and preprocessing come along.
+
+    Args:
+        name_or_model: transformers' ViT, DeiT or DINOv2 (folder, name on the Hub, or model), a timm
+            `VisionTransformer` (folder, name on the Hub, name in timm if that is installed, or model), or a file with
+            a state dict in timm's layout.
+        attention_variant: `"dna"`, or a baseline to compare it with. `"softmax"` computes what the source computes;
+            `"differential"` and `"cog"` take its projections, but compute something else with them.
+        negative_init: how the negative branch begins. `"warm"`: `q- = warm_scale * q` and `v- = warm_scale * v`,
+            nearly the source, as the authors do (their TimeSformer gives `v-` the opposite sign). `"zero"`: the same
+            with `v- = 0`, exactly the source; the gradient of `v-` is not zero, and after the first step neither are
+            those of `q-` and alpha. `"random"`: both as in a fresh model. With shared values there is no `v-`, and
+            alpha starts at `warm_scale` or 0 instead.
+        warm_scale: see `negative_init`.
+        negative_scale_init: initial alpha of every head.
+        image_size: resample the position table for images of this size (pixels); by default the source's.
+        num_attention_heads: needed for a state dict in timm's layout, which does not tell it.
+        dtype: of the result; by default that of the source.
+        revision: commit, tag or branch on the Hub.
+
+    Returns:
+        The model, in evaluation mode, and a report on every tensor: `model, report = from_pretrained_softmax(...)`.
+
+    Raises:
+        ConversionError: if the source does not exist, is of another kind, has tensors that are missing, unexpected,
+            misshaped or not finite, or if a conversion that should keep the function does not.
+    """
+    if attention_variant not in ATTENTION_VARIANTS:
+        known = ", ".join(ATTENTION_VARIANTS)
+        raise ConversionError(f"unknown attention_variant {attention_variant!r}: choose one of {known}.")
+    check_negative_init(negative_init, warm_scale)
+    options = _Options(
+        attention_variant, negative_init, warm_scale, negative_scale_init, image_size, num_attention_heads
+    )
+    try:
+        conversion = _convert(name_or_model, options, revision)
+    except StrictDataclassError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ConversionError(f"cannot convert {_name(name_or_model)!r}: {reason}") from error
+    return conversion if dtype is None else conversion._replace(model=conversion.model.to(dtype))  # type: ignore[arg-type]
+
+
+def _convert(source: str | Path | nn.Module, options: _Options, revision: str | None) -> Conversion:
+    if isinstance(source, PreTrainedModel):
+        folder = source.name_or_path
+        processor = _image_processor(folder, None) if folder and Path(folder).is_dir() else None
+        return _convert_native(source, options, processor)
+    if is_timm_model(source):
+        assert isinstance(source, nn.Module)
+        return _convert_timm_model(source, type(source).__name__, options)
+    if not isinstance(source, (str, Path)):
+        raise ConversionError(f"cannot convert a {type(source).__name__}: give a name, a path, or a model.")
+    name = str(source)
+    if Path(name).is_file():
+        tensors, notes = read_tensors(name)
+        return _convert_timm_tensors(name, tensors, options, notes=notes)
+    timm_model = None if Path(name).is_dir() else create_timm_model(name)
+    if timm_model is not None:
+        return _convert_timm_model(timm_model, name, options)
+    config = _read_config(name, revision)
+    if "architecture" in config and "model_type" not in config:
+        return _convert_timm_checkpoint(name, config, options, revision)
+    return _convert_native(_load_native(name, config, revision), options, _image_processor(name, revision))
+
+
+def _convert_native(source: PreTrainedModel, options: _Options, processor: Any) -> Conversion:
+    task = native_task(type(source).__name__)
+    config = dna_config(source, options.image_size, **options.config_fields())
+    mapping = map_native(source, config, options.negative_init, options.warm_scale)
+    model = mapping.build(task.model_class, config)
+    report = ConversionReport(mapping.name, source.config.model_type, mapping.records, image_processor=processor)
+    if processor is None:
+        report.notes.append("the source has no image processor")
+    _compare(report, source, model, options)
+    return Conversion(model, report)
+
+
+def _convert_timm_model(source: nn.Module, name: str, options: _Options) -> Conversion:
+    facts = timm_model_facts(source)
+    conversion = _convert_timm_tensors(
+        name,
+        dict(source.state_dict()),
+        options._replace(num_attention_heads=facts["num_attention_heads"]),
+        pretrained_cfg=facts["pretrained_cfg"],
+        grid=facts["grid"],
+        layer_norm_eps=facts["layer_norm_eps"],
+    )
+    _compare(conversion.report, source, conversion.model, options)
+    return conversion
+
+
+def _convert_timm_checkpoint(name: str, config: dict[str, Any], options: _Options, revision: str | None) -> Conversion:
+    """A repository or folder as timm publishes it: `config.json` and `model.safetensors`."""
+    path = _cached_file(name, "model.safetensors", revision)
+    tensors, notes = read_tensors(path)
+    return _convert_timm_tensors(name, tensors, options, pretrained_cfg=config.get("pretrained_cfg", {}), notes=notes)
+
+
+def _convert_timm_tensors(
+    name: str,
+    tensors: Mapping[str, torch.Tensor],
+    options: _Options,
+    *,
+    pretrained_cfg: dict[str, Any] | None = None,
+    grid: tuple[int, int] | None = None,
+    layer_norm_eps: float = 1e-6,
+    notes: list[str] | None = None,
+) -> Conversion:
+    labels = (pretrained_cfg or {}).get("label_names")
+    config, grid = timm_config(
+        name,
+        dict(tensors),
+        num_attention_heads=options.num_attention_heads,
+        image_size=options.image_size,
+        grid=grid,
+        layer_norm_eps=layer_norm_eps,
+        **options.config_fields(),
+    )
+    if labels and len(labels) == config.num_labels:
+        config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    mapping, model_class = map_timm(name, dict(tensors), config, grid, options.negative_init, options.warm_scale)
+    model = mapping.build(model_class, config)
+    report = ConversionReport(name, "timm", mapping.records, list(notes or []))
+    report.image_processor = _timm_image_processor(pretrained_cfg, config.image_size)
+    if report.image_processor is None:
+        report.notes.append("the source does not say how images are preprocessed: the model has no image processor")
+    return Conversion(model, report)
+
+
+def _timm_image_processor(pretrained_cfg: dict[str, Any] | None, image_size: Any) -> BitImageProcessorPil | None:
+    """timm's evaluation transform: resize the short side, centre crop, normalise."""
+    if not pretrained_cfg or "mean" not in pretrained_cfg or "std" not in pretrained_cfg:
+        return None
+    resample = {"nearest": 0, "bilinear": 2, "bicubic": 3}.get(pretrained_cfg.get("interpolation", "bicubic"))
+    if resample is None or pretrained_cfg.get("crop_mode", "center") != "center":
+        return None
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    fraction = pretrained_cfg.get("crop_pct") or TIMM_CROP_FRACTION
+    return BitImageProcessorPil(
+        size={"shortest_edge": int(min(height, width) / fraction)},
+        crop_size={"height": height, "width": width},
+        image_mean=list(pretrained_cfg["mean"]),
+        image_std=list(pretrained_cfg["std"]),
+        resample=resample,
+    )
+
+
+def _load_native(name: str, config: dict[str, Any], revision: str | None) -> PreTrainedModel:
+    """Load the native model that a checkpoint was saved from; old and new names of its tensors are transformers' job.
+
+    Raises:
+        ConversionError: if it is of another family, or its tensors are not exactly those of the model.
+    """
+    family = config.get("model_type")
+    if family not in NATIVE_FAMILIES:
+        raise ConversionError(f"cannot convert {name!r}, a {family!r} model: known are {', '.join(NATIVE_FAMILIES)}.")
+    architectures = config.get("architectures") or [None]
+    native_task(architectures[0])
+    model_class = getattr(transformers, architectures[0])
+    try:
+        model, info = model_class.from_pretrained(name, revision=revision, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConversionError(f"cannot load {name!r}: {_first_line(error)}") from error
+    problems = [f"{key!r} is missing" for key in sorted(info["missing_keys"])]
+    problems += [f"{key!r} is misshaped" for key, *_ in sorted(info["mismatched_keys"])]
+    problems += [f"{key!r} is unexpected" for key in sorted(info["unexpected_keys"])]
+    if problems:
+        raise ConversionError(f"{name!r} is not the {architectures[0]} that its config.json says", problems)
+    return model
+
+
+@torch.no_grad()
+def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel, options: _Options) -> None:
+    """Run source and result on one random image, and note the difference; refuse one that should not be there.
+
+    Raises:
+        ConversionError: if the conversion should keep the function and does not.
+    """
+    if options.image_size is not None and not model.config.interpolate_pos_encoding:
+        return  # the source cannot see images of the new size
+    size = model.config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    image = torch.randn(1, model.config.num_channels, height, width, generator=torch.Generator().manual_seed(0))
+    # copies: the caller's model keeps its mode and dtype
+    outputs = [copy.deepcopy(each).float().eval()(image) for each in (source, model)]
+    expected, found = map(_main_output, outputs)
+    if is_timm_model(source) and found.shape != expected.shape:
+        found = outputs[1].last_hidden_state[:, 0]
+    report.max_difference = (found - expected).abs().max().item()
+    report.compared = "the source and the model, in float32"
+    if options.keeps_function and not report.max_difference <= EXACT_TOLERANCE * max(1.0, expected.abs().max().item()):
+        raise ConversionError(
+            f"the converted model differs from {report.source!r} by {report.max_difference:.1e}: it has something "
+            "that this conversion does not know; please report it."
+        )
+
+
+def _main_output(output: Any) -> torch.Tensor:
+    """Logits, reconstruction, last feature map or hidden states of a model output."""
+    if isinstance(output, torch.Tensor):
+        return output
+    for name in ("logits", "reconstruction", "feature_maps", "last_hidden_state"):
+        if (value := output.get(name)) is not None:
+            return value[-1] if isinstance(value, tuple) else value
+    raise TypeError(f"{type(output).__name__} holds no tensor to compare.")
+
+
+def _read_config(name: str, revision: str | None) -> dict[str, Any]:
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise ConversionError(f"folder {name!r} has no config.json: it is no checkpoint of transformers or timm.")
+    try:
+        text = Path(_cached_file(name, "config.json", revision)).read_text(encoding="utf-8")
+        config = json.loads(text)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConversionError(f"config.json of {name!r} is no valid JSON: {_first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise ConversionError(f"config.json of {name!r} is no JSON object.")
+    return config
+
+
+def _cached_file(name: str, file: str, revision: str | None) -> str:
+    try:
+        path = cached_file(name, file, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"cannot read {file} of {name!r}: {_first_line(error)}") from error
+    return str(path)
+
+
+def _image_processor(name: str, revision: str | None) -> Any:
+    """The image processor of a checkpoint, `None` if it has none."""
+    try:
+        return AutoImageProcessor.from_pretrained(name, revision=revision)
+    except OSError:
+        return None
+    except (ValueError, ImportError) as error:
+        raise ConversionError(f"cannot load the image processor of {name!r}: {_first_line(error)}") from error
+
+
+def _name(source: Any) -> str:
+    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,95 @@
+"""The result of a conversion: a model, and an account of every tensor."""
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from transformers import PreTrainedModel
+
+
+REPORT_FILE = "conversion.json"
+Action = Literal["copied", "split", "merged", "resampled", "new", "dropped"]
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """What became of one source tensor, or where one new tensor comes from.
+
+    Args:
+        action: `"copied"`, `"split"` (into several), `"merged"` (of several), `"resampled"` (to another grid of
+            patches), `"dropped"` (no target) or `"new"` (no source).
+        source: name in the source, `None` for a new tensor.
+        targets: names in the DnA model, empty for a dropped tensor.
+        reason: why it was dropped, how a new tensor is made, what was done to the values.
+    """
+
+    action: Action
+    source: str | None
+    targets: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass
+class ConversionReport:
+    """An account of every tensor of a source and of the model made from it.
+
+    Args:
+        source: what was converted.
+        family: which kind of source it is: `"vit"`, `"deit"`, `"dinov2"`, `"timm"` or `"authors-vit"`.
+        records: one for each source tensor and each new tensor.
+        notes: what else the user should know, e.g. what a file held beside tensors.
+        max_difference: largest difference between what the converted model and an evaluation of the source make of one
+            random image (see `compared`); `None` where the source could not be run.
+        compared: what `max_difference` compares.
+        image_processor: the image processor that belongs to the model, if the source has one.
+    """
+
+    source: str
+    family: str
+    records: list[TensorRecord]
+    notes: list[str] = field(default_factory=list)
+    max_difference: float | None = None
+    compared: str = ""
+    image_processor: Any = None
+
+    def count(self, action: Action) -> int:
+        """Number of records with an action."""
+        return sum(record.action == action for record in self.records)
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Table rows (tensors, source, action, targets, reason); tensors that differ in the layer share a row."""
+        groups: dict[tuple[str, str, str, str], int] = {}
+        for record in self.records:
+            names = (record.source or "-", ", ".join(record.targets) or "-")
+            source, targets = (re.sub(r"\.\d+\.", ".*.", name) for name in names)
+            key = (source, record.action, targets, re.sub(r"\.\d+\.", ".*.", record.reason))
+            groups[key] = groups.get(key, 0) + 1
+        return [(str(count), *key) for key, count in groups.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the image processor, as plain types."""
+        return {
+            "source": self.source,
+            "family": self.family,
+            "notes": self.notes,
+            "max_difference": self.max_difference,
+            "compared": self.compared,
+            "tensors": [asdict(record) for record in self.records],
+        }
+
+
+class Conversion(NamedTuple):
+    """What a conversion returns: `model, report = from_pretrained_softmax(...)`."""
+
+    model: PreTrainedModel
+    report: ConversionReport
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a complete checkpoint folder: weights, configuration, code, image processor and `conversion.json`."""
+        self.model.save_pretrained(folder)
+        if self.report.image_processor is not None:
+            self.report.image_processor.save_pretrained(folder)
+        text = json.dumps(self.report.to_dict(), indent=2) + "\n"
+        Path(folder, REPORT_FILE).write_text(text, encoding="utf-8")
