@@ -1,4 +1,4 @@
-"""The command line: `dna-hf train`, `evaluate` and `predict`.
+"""The command line: `dna-hf train`, `evaluate`, `predict`, `convert` and `publish`.
 
 What a user did wrong ends in one sentence on stderr and exit code 2; anything else is a bug and shows its traceback.
 Heavy imports happen inside the commands.
@@ -15,15 +15,20 @@ from typing import Any
 from . import __version__
 
 
+FAMILIES = ("vit", "deit", "dinov2", "timm", "authors-vit")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    from .conversion.errors import ConversionError
     from .data.errors import DataError
+    from .hub.errors import PublishError
     from .training.errors import ConfigurationError
 
     arguments, rest = build_parser().parse_known_args(argv)
     try:
         return arguments.command(arguments, rest)
-    except (ConfigurationError, DataError) as error:
+    except (ConfigurationError, ConversionError, DataError, PublishError) as error:
         return _fail(error)
     except KeyboardInterrupt:
         print("\ndna-hf: interrupted", file=sys.stderr)
@@ -32,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Keys of a configuration are not options here: they are checked where they belong."""
-    parser = argparse.ArgumentParser(prog="dna-hf", description="Denoising Attention: train, evaluate, predict.")
+    parser = argparse.ArgumentParser(
+        prog="dna-hf", description="Denoising Attention: train, evaluate, predict, convert, publish."
+    )
     parser.add_argument("--version", action="version", version=f"dna-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -41,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="train a model as a YAML file describes",
         description="Train a model as a YAML file describes. Any key of the file can be overridden: --key value.",
         epilog="keys of section model: attention_variant, hidden_size, image_size, ... (all fields of DnAViTConfig), "
-        "checkpoint\nkeys of section training: all fields of transformers.TrainingArguments\n" + _data_help(),
+        "checkpoint, checkpoint_revision\nkeys of section training: all fields of transformers.TrainingArguments\n"
+        + _data_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -58,10 +66,14 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    evaluate.add_argument("--revision", help="commit, tag or branch on the Hub")
     evaluate.add_argument("--split", default="test", help="split to evaluate on (default: %(default)s)")
     evaluate.add_argument("--batch-size", type=_positive, default=64, help="images at a time (default: %(default)s)")
     evaluate.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
     evaluate.add_argument("--output", metavar="FILE.json", type=Path, help="also write the figures to this file")
+    evaluate.add_argument(
+        "--record", action="store_true", help="also keep the figures in the checkpoint folder, for its model card"
+    )
     evaluate.set_defaults(command=evaluate_command)
 
     predict = commands.add_parser(
@@ -72,11 +84,77 @@ def build_parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
     predict.add_argument("images", metavar="IMAGE", nargs="+", help="image file or folder")
+    predict.add_argument("--revision", help="commit, tag or branch on the Hub")
     predict.add_argument("--top-k", type=_positive, default=5, help="classes to show (default: %(default)s)")
     predict.add_argument("--batch-size", type=_positive, default=32, help="images at a time (default: %(default)s)")
     predict.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
     predict.set_defaults(command=predict_command)
+    _add_convert(commands)
+    _add_publish(commands)
     return parser
+
+
+def _add_convert(commands: Any) -> None:
+    convert = commands.add_parser(
+        "convert",
+        help="make a DnA model of a checkpoint you have",
+        description="Make a DnA model of a vision transformer (transformers' ViT, DeiT or DINOv2, timm, a file "
+        "of the authors' code) and write it to a folder that loads, trains and publishes.",
+        allow_abbrev=False,
+    )
+    convert.add_argument("source", metavar="SOURCE", help="folder, file, name on the Hub, or name in timm")
+    convert.add_argument("output", metavar="OUT", type=Path, help="folder to write")
+    convert.add_argument("--from", dest="family", choices=FAMILIES, help="kind of source (default: found out)")
+    convert.add_argument(
+        "--attention-variant", default="dna", metavar="NAME", help="attention of the result (default: %(default)s)"
+    )
+    convert.add_argument(
+        "--negative-init",
+        choices=("warm", "zero", "random"),
+        default="warm",
+        help="how the negative branch begins: warm: a small multiple of the positive one; zero: the result computes "
+        "exactly what the source computes; random (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--warm-scale", type=float, default=1e-4, metavar="S", help="this multiple (default: %(default)s)"
+    )
+    convert.add_argument("--image-size", type=_positive, metavar="N", help="resample positions for NxN pixels")
+    convert.add_argument(
+        "--num-attention-heads", type=_positive, metavar="N", help="for a file that does not tell the number of heads"
+    )
+    convert.add_argument(
+        "--negative-sign",
+        choices=("+1", "-1"),
+        help="sign before the negative branch in the authors' program that wrote the file (default: +1)",
+    )
+    convert.add_argument(
+        "--image-processor", metavar="NAME", help="take the image processor of this folder or name on the Hub"
+    )
+    convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the result")
+    convert.add_argument("--revision", help="commit, tag or branch on the Hub")
+    convert.add_argument("--seed", type=int, default=0, help="of new random weights (default: %(default)s)")
+    convert.add_argument("--dry-run", action="store_true", help="convert and report, write nothing")
+    convert.set_defaults(command=convert_command)
+
+
+def _add_publish(commands: Any) -> None:
+    publish = commands.add_parser(
+        "publish",
+        help="publish a checkpoint folder on the Hub",
+        description="Publish a checkpoint folder in one commit: weights, configuration, code, image processor, "
+        "model card and measured figures; then load it from there and compare. An incomplete folder is refused.",
+        allow_abbrev=False,
+    )
+    publish.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train or convert wrote")
+    publish.add_argument("repo_id", metavar="USER/NAME", help="name of the repository")
+    publish.add_argument("--private", action="store_true", help="create a private repository")
+    publish.add_argument("--revision", metavar="BRANCH", help="branch to publish to (default: main)")
+    publish.add_argument("--licence", "--license", metavar="NAME", help="licence of the weights, e.g. apache-2.0")
+    publish.add_argument(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="of a weights file (default: %(default)s)"
+    )
+    publish.add_argument("--dry-run", action="store_true", help="make and check everything, upload nothing")
+    publish.set_defaults(command=publish_command)
 
 
 def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -90,6 +168,13 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     from .training.image_classification import train_image_classifier
 
+    # publishing is one commit of a finished and measured model; the Trainer's own would push many of unfinished ones
+    push = run.training.push_to_hub
+    run.training.push_to_hub = False
+    if push:
+        from .hub.publish import check_access
+
+        check_access(run.training.hub_token)
     result = train_image_classifier(run, resume=arguments.resume)
     if run.training.process_index == 0:
         rows = [
@@ -102,17 +187,36 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
             ("saved in", str(result.output_dir)),
         ]
         print("\n" + table(("evaluation", run.data.dataset), rows))
+        if push:
+            from .hub.publish import publish
+
+            published = publish(
+                result.output_dir,
+                run.training.hub_model_id or result.output_dir.resolve().name,
+                private=bool(run.training.hub_private_repo),
+                revision=run.training.hub_revision,
+                token=run.training.hub_token,
+            )
+            print("\n" + _published_table(published))
     return 0
 
 
 def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
-    from .evaluation.image_classification import evaluate_checkpoint
+    from .evaluation.image_classification import evaluate_checkpoint, record_evaluation
     from .training.config_file import data_arguments
+    from .training.errors import ConfigurationError
 
     data = data_arguments(parse_overrides(rest))
+    if arguments.record and not Path(arguments.checkpoint).is_dir():
+        raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
     result = evaluate_checkpoint(
-        arguments.checkpoint, data, arguments.split, batch_size=arguments.batch_size, device=arguments.device
+        arguments.checkpoint,
+        data,
+        arguments.split,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        revision=arguments.revision,
     )
     print(table(("class", "images", "accuracy"), _per_class_rows(result.per_class)))
     metrics = result.metrics
@@ -129,7 +233,78 @@ def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         report |= dataclasses.asdict(result)
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if arguments.record:
+        record_evaluation(arguments.checkpoint, result)
     return 0
+
+
+def convert_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf convert SOURCE OUT`."""
+    from .conversion.command import convert_source
+    from .conversion.errors import ConversionError
+
+    _no_more(rest)
+    output: Path = arguments.output
+    if not arguments.dry_run and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConversionError(f"output folder {str(output)!r} is not empty: choose another one.")
+    model, report = conversion = convert_source(
+        arguments.source,
+        family=arguments.family,
+        negative_sign=None if arguments.negative_sign is None else int(arguments.negative_sign),
+        image_processor=arguments.image_processor,
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+        num_attention_heads=arguments.num_attention_heads,
+        attention_variant=arguments.attention_variant,
+        negative_init=arguments.negative_init,
+        warm_scale=arguments.warm_scale,
+        image_size=arguments.image_size,
+        revision=arguments.revision,
+    )
+    print(table(("tensors", "source", "", "target", "how"), report.rows()))
+    facts = [("model", type(model).__name__), ("attention variant", model.config.attention_variant)]
+    facts += [("parameters", f"{model.num_parameters():,}")]
+    if report.max_difference is not None:
+        facts.append(("largest difference", f"{report.max_difference:.1e} ({report.compared}, one random image)"))
+    facts += [("note", note) for note in report.notes]
+    if not arguments.dry_run:
+        conversion.save_pretrained(output)
+    facts.append(("saved in", "nowhere (dry run)" if arguments.dry_run else str(output)))
+    print("\n" + table((f"from {report.family}", report.source), facts))
+    return 0
+
+
+def publish_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf publish CHECKPOINT USER/NAME`."""
+    from .hub.publish import publish
+
+    _no_more(rest)
+    published = publish(
+        arguments.checkpoint,
+        arguments.repo_id,
+        private=arguments.private,
+        revision=arguments.revision,
+        licence=arguments.licence,
+        max_shard_size=arguments.max_shard_size,
+        dry_run=arguments.dry_run,
+    )
+    if arguments.dry_run:
+        print(published.card)
+    print(_published_table(published))
+    return 0
+
+
+def _published_table(published: Any) -> str:
+    rows = [(name, f"{size:,}") for name, size in published.files.items()]
+    files = table(("file", "bytes"), rows)
+    if not published.commit:
+        return f"{files}\n\ndry run: nothing was uploaded"
+    facts = [
+        ("commit", published.commit),
+        ("tag", published.tag),
+        ("loaded without dna-hf", f"differs by {published.max_difference:.1e} from the local model"),
+    ]
+    return f"{files}\n\n{table(('published', published.repo_id), facts)}"
 
 
 def predict_command(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -137,10 +312,9 @@ def predict_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     from .evaluation.image_classification import load_classifier
     from .evaluation.predict import classify, image_files
 
-    if rest:
-        build_parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    _no_more(rest)
     files = image_files(arguments.images)
-    model, processor = load_classifier(arguments.checkpoint, arguments.device)
+    model, processor = load_classifier(arguments.checkpoint, arguments.device, arguments.revision)
     rows, unreadable = [], []
     for prediction in classify(model, processor, files, top_k=arguments.top_k, batch_size=arguments.batch_size):
         if prediction.error is not None:
@@ -204,6 +378,11 @@ def _data_help() -> str:
 
     lines = [f"  --{field.name}  {field.metadata['help']}" for field in dataclasses.fields(DataArguments)]
     return "keys of section data:\n" + "\n".join(lines)
+
+
+def _no_more(rest: list[str]) -> None:
+    if rest:
+        build_parser().error(f"unrecognized arguments: {' '.join(rest)}")
 
 
 def _positive(text: str) -> int:

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
+from ..comparison import random_image
 from ..models import DnAViTConfig, DnAViTForImageClassification, DnAViTModel
 from .authors_check import evaluate_authors_vit
 from .errors import ConversionError
@@ -165,6 +166,11 @@ def export_authors_checkpoint(
         torch.save({"model": tensors}, path)
 
 
+def is_authors_state_dict(tensors: dict[str, torch.Tensor]) -> bool:
+    """Whether tensors have names that only the authors' code gives."""
+    return any(re.match(r"blocks\.\d+\.attn\.(qqkvv|qqkv|q_neg|v_neg|neg_scalers)", name) for name in tensors)
+
+
 def attention_layout(name: str, tensors: dict[str, torch.Tensor]) -> Layout:
     """Which layout the attention of a state dict has; strangers are found later, by name.
 
@@ -279,8 +285,7 @@ def _self_check(model: PreTrainedModel, tensors: dict[str, torch.Tensor], sign: 
     """Largest difference between the model and the tensors it was made from, on one random image, in float64."""
     config = model.config
     dtype = model.dtype
-    size = (1, config.num_channels, config.image_size, config.image_size)
-    pixel_values = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    pixel_values = random_image(config, torch.float64)
     expected = evaluate_authors_vit(tensors, pixel_values, config.num_attention_heads, sign)
     try:
         output = model.double()(pixel_values)

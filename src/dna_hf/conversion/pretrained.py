@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.utils import cached_file
 
+from ..comparison import main_output, random_image
 from ..models.attention_variants import ATTENTION_VARIANTS
 from .attention import NegativeInit, check_negative_init, initial_negative_scale
 from .errors import ConversionError
@@ -249,12 +250,10 @@ def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel
     """
     if options.image_size is not None and not model.config.interpolate_pos_encoding:
         return  # the source cannot see images of the new size
-    size = model.config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
-    image = torch.randn(1, model.config.num_channels, height, width, generator=torch.Generator().manual_seed(0))
+    image = random_image(model.config)
     # copies: the caller's model keeps its mode and dtype
     outputs = [copy.deepcopy(each).float().eval()(image) for each in (source, model)]
-    expected, found = map(_main_output, outputs)
+    expected, found = map(main_output, outputs)
     if is_timm_model(source) and found.shape != expected.shape:
         found = outputs[1].last_hidden_state[:, 0]
     report.max_difference = (found - expected).abs().max().item()
@@ -264,16 +263,6 @@ def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel
             f"the converted model differs from {report.source!r} by {report.max_difference:.1e}: it has something "
             "that this conversion does not know; please report it."
         )
-
-
-def _main_output(output: Any) -> torch.Tensor:
-    """Logits, reconstruction, last feature map or hidden states of a model output."""
-    if isinstance(output, torch.Tensor):
-        return output
-    for name in ("logits", "reconstruction", "feature_maps", "last_hidden_state"):
-        if (value := output.get(name)) is not None:
-            return value[-1] if isinstance(value, tuple) else value
-    raise TypeError(f"{type(output).__name__} holds no tensor to compare.")
 
 
 def _read_config(name: str, revision: str | None) -> dict[str, Any]:

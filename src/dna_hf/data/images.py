@@ -34,6 +34,19 @@ def image_processor(arguments: DataArguments, image_size: tuple[int, int]) -> Pi
     )
 
 
+def output_size(processor: Any) -> tuple[int, int]:
+    """Height and width of what an image processor makes of any image, in pixels.
+
+    Raises:
+        DataError: if the size depends on the image.
+    """
+    cropped = processor.crop_size if getattr(processor, "do_center_crop", False) else None
+    for size in (cropped, processor.size):
+        if size is not None and size.get("height") and size.get("width"):
+            return size["height"], size["width"]
+    raise DataError(f"the image processor makes images of different sizes ({processor.size}): set do_center_crop.")
+
+
 def read_image(source: dict[str, Any], name: str) -> Image.Image:
     """Decode an image `{"bytes", "path"}` to RGB, turned as its EXIF orientation says.
 
@@ -119,8 +132,8 @@ class _Samples:
                 self.augmentation(picture, np.random.default_rng((self.seed, int(self._epoch), number)))
                 for picture, number in zip(pictures, numbers, strict=True)
             ]
-        # the augmentation has resized already
-        options = {} if self.augmentation is None else {"do_resize": False}
+        # the augmentation has resized and cropped already
+        options = {} if self.augmentation is None else {"do_resize": False, "do_center_crop": False}
         pixel_values = self.processor(pictures, return_tensors="pt", **options)["pixel_values"]
         return [{"pixel_values": pixels, "labels": label} for pixels, label in zip(pixel_values, labels, strict=True)]
 

@@ -130,7 +130,10 @@ def _embedded() -> datasets.DatasetDict:
 
     def split(images: np.ndarray, labels: np.ndarray) -> datasets.Dataset:
         columns = {"image": [Image.fromarray(image) for image in images], "label": labels.tolist()}
-        return datasets.Dataset.from_dict(columns, features=features)
+        info = datasets.DatasetInfo(
+            features=features, license="MIT", homepage="https://github.com/zalandoresearch/fashion-mnist"
+        )
+        return datasets.Dataset.from_dict(columns, info=info)
 
     return datasets.DatasetDict(
         train=split(arrays["x_train"], arrays["y_train"]), test=split(arrays["x_test"], arrays["y_test"])

@@ -1,6 +1,7 @@
 """Evaluate an image classifier: loss, top-1, top-5 and accuracy per class."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from transformers.data.data_collator import default_data_collator
 from ..data.arguments import DataArguments
 from ..data.errors import DataError
 from ..data.images import ImageProcessor, torch_dataset
+from ..data.provenance import provenance
 from ..data.sources import load_split
 from .metrics import PerClassAccuracy, TopKAccuracy
+from .records import Measurement, command_line, environment, now, record_measurement, weights_digest
 
 
 @dataclass
@@ -24,31 +27,37 @@ class ClassificationResult:
     Args:
         metrics: `loss` (mean cross entropy, nats), `top1`, `top5`, `mean_class_accuracy` (in [0, 1]) and `images`.
         per_class: class name -> `accuracy` and `images`.
+        measurement: the figures, tied to the weights they were measured on.
     """
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    measurement: Measurement | None = None
 
 
 def top_k_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """`compute_metrics` of a Trainer: top-1 and top-5 accuracy from logits (images, classes)."""
+    """`compute_metrics` of a Trainer: top-1 and top-5 accuracy from logits (images, classes), and number of images."""
     metric = TopKAccuracy(keep_in_memory=True)
-    return metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+    accuracy = metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
+    return accuracy | {"images": len(prediction.label_ids)}
 
 
-def load_classifier(checkpoint: str, device: str | None = None) -> tuple[PreTrainedModel, ImageProcessor]:
+def load_classifier(
+    checkpoint: str, device: str | None = None, revision: str | None = None
+) -> tuple[PreTrainedModel, ImageProcessor]:
     """Load a checkpoint (folder or Hub name) and its image processor for inference.
 
     Args:
         checkpoint: where `save_pretrained` wrote, or a name on the Hub.
         device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        revision: commit, tag or branch on the Hub.
 
     Raises:
         DataError: if there is no such checkpoint, or it is no image classifier.
     """
     try:
-        processor = AutoImageProcessor.from_pretrained(checkpoint)
-        model = AutoModelForImageClassification.from_pretrained(checkpoint)
+        processor = AutoImageProcessor.from_pretrained(checkpoint, revision=revision)
+        model = AutoModelForImageClassification.from_pretrained(checkpoint, revision=revision)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"cannot load an image classifier from {checkpoint!r}: {reason}") from error
@@ -56,21 +65,46 @@ def load_classifier(checkpoint: str, device: str | None = None) -> tuple[PreTrai
 
 
 def evaluate_checkpoint(
-    checkpoint: str, arguments: DataArguments, split: str, *, batch_size: int = 64, device: str | None = None
+    checkpoint: str,
+    arguments: DataArguments,
+    split: str,
+    *,
+    batch_size: int = 64,
+    device: str | None = None,
+    revision: str | None = None,
 ) -> ClassificationResult:
     """Evaluate a checkpoint on a split; labels are matched to the model's classes by name.
 
     Raises:
         DataError: if the checkpoint or the data cannot be loaded, or the data has a class the model does not know.
     """
-    model, processor = load_classifier(checkpoint, device)
+    model, processor = load_classifier(checkpoint, device, revision)
     images = load_split(arguments, split)
     known = class_names(model)
     classes = match_classes(images.class_names, known)
     dataset = torch_dataset(images, processor)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
     logits, labels = predict_logits(model, loader)
-    return classification_result(logits, classes[labels], known)
+    result = classification_result(logits, classes[labels], known)
+    result.measurement = Measurement(
+        task="image-classification",
+        dataset=provenance(arguments, images),
+        split=split,
+        metrics={name: value for name, value in result.metrics.items() if name != "images"},
+        samples=len(labels),
+        command=command_line(),
+        seed=None,
+        date=now(),
+        environment=environment(),
+        weights=weights_digest(model.state_dict()),
+    )
+    return result
+
+
+def record_evaluation(folder: str | Path, result: ClassificationResult) -> None:
+    """Keep figures in the checkpoint folder that they were measured on, for its model card."""
+    if result.measurement is not None:
+        record_measurement(folder, result.measurement)
 
 
 def class_names(model: PreTrainedModel) -> list[str]:

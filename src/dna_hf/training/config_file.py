@@ -40,6 +40,9 @@ class ModelArguments:
     checkpoint: str | None = dataclasses.field(
         default=None, metadata={"help": "start from the weights of this DnA checkpoint (folder or Hub name)"}
     )
+    checkpoint_revision: str | None = dataclasses.field(
+        default=None, metadata={"help": "commit, tag or branch of a checkpoint on the Hub"}
+    )
 
 
 @dataclasses.dataclass

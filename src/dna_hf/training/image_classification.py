@@ -20,9 +20,21 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..data.images import ImageProcessor, TrainingAugmentation, image_processor, torch_dataset
+from ..data.images import ImageProcessor, TrainingAugmentation, image_processor, output_size, torch_dataset
+from ..data.provenance import provenance
 from ..data.sources import LabelledImages, load_train_and_eval
 from ..evaluation.image_classification import top_k_metrics
+from ..evaluation.records import (
+    Measurement,
+    TrainingRun,
+    command_line,
+    environment,
+    now,
+    record_measurement,
+    record_training,
+    weights_digest,
+    without_secrets,
+)
 from .config_file import MODEL_TYPES, RunConfig
 from .errors import ConfigurationError
 
@@ -75,6 +87,8 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
     metrics = trainer.evaluate()
     trainer.save_metrics("eval", metrics)
     trainer.save_state()
+    if trainer.is_world_process_zero():
+        _write_records(run, trainer, train_images, eval_images, metrics, seconds)
     variant = model.config.attention_variant
     return TrainingResult(metrics, variant, model.num_parameters(), seconds, run.output_dir)
 
@@ -126,17 +140,29 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
         if source is None:
             config = AutoConfig.for_model(run.model_arguments.model_type, **run.model, **labels)
             return AutoModelForImageClassification.from_config(config), image_processor(run.data, _image_size(config))
-        config = AutoConfig.from_pretrained(source, **run.model, **labels)
+        revision = run.model_arguments.checkpoint_revision
+        config = AutoConfig.from_pretrained(source, revision=revision, **run.model, **labels)
         if config.model_type not in MODEL_TYPES:
             raise ValueError(f"checkpoint {source!r} holds a {config.model_type!r} model, not a DnA model.")
+        # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
         model, info = AutoModelForImageClassification.from_pretrained(
-            source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            source,
+            config=config,
+            revision=revision,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
-        processor = AutoImageProcessor.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, revision=revision)
     except StrictDataclassError as error:
         raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
     except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[0]}") from error
+    if not config.interpolate_pos_encoding and output_size(processor) != _image_size(config):
+        raise ConfigurationError(
+            f"the image processor of {source!r} makes images of {output_size(processor)} pixels, but the model takes "
+            f"{_image_size(config)}: convert it with --image-size."
+        )
     # a new head is what fine-tuning is about; anything else that does not come from the checkpoint is a mistake
     strangers = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
     strangers = [key for key in strangers if not key.startswith("classifier.")]
@@ -146,6 +172,41 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
             f"{sorted(strangers)[0]!r}."
         )
     return model, processor
+
+
+def _write_records(
+    run: RunConfig,
+    trainer: Trainer,
+    train_images: LabelledImages,
+    eval_images: LabelledImages,
+    metrics: dict[str, float],
+    seconds: float,
+) -> None:
+    """Write down how the saved weights were made and what was measured on them, for their model card."""
+    common: dict[str, Any] = {
+        "command": command_line(),
+        "seed": run.training.seed,
+        "date": now(),
+        "environment": environment(),
+        "weights": weights_digest(trainer.accelerator.unwrap_model(trainer.model).state_dict()),
+    }
+    training = TrainingRun(
+        dataset=provenance(run.data, train_images),
+        settings=without_secrets(run.sections),
+        seconds=round(seconds, 1),
+        processes=run.training.world_size,
+        **common,
+    )
+    measurement = Measurement(
+        task="image-classification",
+        dataset=provenance(run.data, eval_images),
+        split=eval_images.name,
+        metrics={name: metrics[f"eval_{name}"] for name in ("top1", "top5", "loss")},
+        samples=int(metrics["eval_images"]),
+        **common,
+    )
+    record_training(run.output_dir, training)
+    record_measurement(run.output_dir, measurement)
 
 
 def build_trainer(
@@ -160,7 +221,7 @@ def build_trainer(
     Raises:
         ConfigurationError: if the Trainer refuses its arguments, e.g. for a tracker that is not installed.
     """
-    augmentation = TrainingAugmentation(run.data, _image_size(model.config), processor.resample)  # type: ignore[union-attr]
+    augmentation = TrainingAugmentation(run.data, output_size(processor), processor.resample)  # type: ignore[union-attr]
     train_dataset = torch_dataset(
         train_images, processor, augmentation, seed=run.training.seed, shuffle_buffer=run.data.shuffle_buffer
     )
@@ -212,7 +273,7 @@ class RunRecord(TrainerCallback):
         """Called after a checkpoint was written."""
         path = Path(args.output_dir, RUN_FILE)
         if state.is_world_process_zero and not path.exists():
-            path.write_text(yaml.safe_dump(self.sections, sort_keys=False), encoding="utf-8")
+            path.write_text(yaml.safe_dump(without_secrets(self.sections), sort_keys=False), encoding="utf-8")
 
 
 def _image_size(config: PreTrainedConfig) -> tuple[int, int]:

@@ -1,0 +1,60 @@
+"""Where data came from, as far as it says so itself."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .arguments import DataArguments
+
+
+if TYPE_CHECKING:
+    from .sources import LabelledImages
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """Where data came from.
+
+    Args:
+        name: as it was asked for: a name on the Hub, a path's last part, or the embedded data set.
+        config: configuration of a Hub data set.
+        revision: of a Hub data set.
+        licence: as the data set states it, `None` where it does not.
+        homepage: the same.
+        splits: split name -> number of rows read, `None` where it was streamed.
+    """
+
+    name: str
+    config: str | None = None
+    revision: str | None = None
+    licence: str | None = None
+    homepage: str | None = None
+    splits: dict[str, int | None] = field(default_factory=dict)
+
+
+def provenance(arguments: DataArguments, *splits: "LabelledImages") -> DatasetRecord:
+    """Write down where splits came from.
+
+    Args:
+        arguments: what was asked for.
+        splits: what was read.
+    """
+    info = splits[0].rows.info
+    path = Path(arguments.dataset)
+    return DatasetRecord(
+        # of a local path the last part: where it lay is nobody else's business
+        name=path.resolve().name if path.exists() else arguments.dataset,
+        config=arguments.dataset_config,
+        revision=arguments.dataset_revision,
+        licence=info.license or None,
+        homepage=info.homepage or None,
+        splits={split.name: _rows(split) for split in splits},
+    )
+
+
+def _rows(split: "LabelledImages") -> int | None:
+    """Number of rows, unknown for a stream."""
+    try:
+        return len(split.rows)
+    except TypeError:
+        return None

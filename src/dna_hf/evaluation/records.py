@@ -1,0 +1,242 @@
+"""What happened to weights: figures that were measured and the run that trained them, kept beside the weights.
+
+A figure is stated as measured only as long as it can be tied to the weights: every record holds a digest of the
+weights and one of itself, so that neither may change without the record becoming void. Model cards read nothing else.
+"""
+
+import hashlib
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from .. import __version__
+from ..data.provenance import DatasetRecord
+
+
+MEASUREMENTS_FILE = "measurements.json"
+TRAINING_FILE = "training.json"
+Record = TypeVar("Record", bound="WeightsRecord")
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors")
+
+
+class RecordError(Exception):
+    """A record of what happened to weights is damaged, was edited, or belongs to other weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsRecord:
+    """Something that happened to one set of weights.
+
+    Args:
+        command: the command that did it.
+        seed: of the run, if it had one.
+        date: in UTC.
+        environment: machine and versions of the packages.
+        weights: digest of the weights, see [`weights_digest`].
+        digest: of all other fields.
+    """
+
+    command: str
+    seed: int | None
+    date: str
+    environment: dict[str, str]
+    weights: str
+    digest: str = ""
+
+    def signed(self: Record) -> Record:
+        """The same with its digest."""
+        return replace(self, digest=_record_digest(self))
+
+    def verify(self, weights: str) -> None:
+        """Check that nothing has changed since.
+
+        Args:
+            weights: digest of the weights that this is to be stated about.
+
+        Raises:
+            RecordError: if the record was edited, or belongs to other weights.
+        """
+        if self.digest != _record_digest(self):
+            raise RecordError(f"{self.what()} was changed by hand: do it again.")
+        if self.weights != weights:
+            raise RecordError(f"{self.what()} belongs to other weights than these: do it again.")
+
+    def what(self) -> str:
+        """What this is a record of, for messages."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(WeightsRecord):
+    """Figures of one set of weights on one split of a data set.
+
+    Args:
+        task: as the Hub names it, e.g. `"image-classification"`.
+        dataset: what was measured on.
+        split: which part of it.
+        metrics: name -> value, e.g. `top1` in [0, 1].
+        samples: how many samples the figures are means of.
+    """
+
+    task: str
+    dataset: DatasetRecord
+    split: str
+    metrics: dict[str, float]
+    samples: int
+
+    def what(self) -> str:
+        """What this is a record of, for messages."""
+        return f"the measurement on {self.dataset.name} ({self.split})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(WeightsRecord):
+    """The run that made one set of weights.
+
+    Args:
+        dataset: what was trained on.
+        settings: sections of the configuration, as given.
+        seconds: wall time of training, evaluations included.
+        processes: how many processes trained together.
+    """
+
+    dataset: DatasetRecord
+    settings: dict[str, dict[str, Any]]
+    seconds: float
+    processes: int = 1
+
+    def what(self) -> str:
+        """What this is a record of, for messages."""
+        return f"the training run on {self.dataset.name}"
+
+
+def record_measurement(folder: str | Path, measurement: Measurement) -> None:
+    """Add figures to a checkpoint folder; figures of the same split of the same data, or of other weights, go."""
+    kept = [
+        other
+        for other in read_measurements(folder)
+        if other.weights == measurement.weights
+        and (other.dataset.name, other.dataset.config, other.split)
+        != (measurement.dataset.name, measurement.dataset.config, measurement.split)
+    ]
+    _write(Path(folder, MEASUREMENTS_FILE), [asdict(each) for each in (*kept, measurement.signed())])
+
+
+def read_measurements(folder: str | Path) -> list[Measurement]:
+    """Read the figures of a checkpoint folder; none if there are none. They are not verified yet.
+
+    Raises:
+        RecordError: if the file is damaged.
+    """
+    entries = _read(Path(folder, MEASUREMENTS_FILE), list) or []
+    return [_parse(Measurement, entry, folder) for entry in entries]
+
+
+def record_training(folder: str | Path, run: TrainingRun) -> None:
+    """Write down the run that made the weights of a checkpoint folder."""
+    _write(Path(folder, TRAINING_FILE), asdict(run.signed()))
+
+
+def read_training(folder: str | Path) -> TrainingRun | None:
+    """Read the run that made the weights of a checkpoint folder, not verified yet; `None` if there is no record.
+
+    Raises:
+        RecordError: if the file is damaged.
+    """
+    entry = _read(Path(folder, TRAINING_FILE), dict)
+    return None if entry is None else _parse(TrainingRun, entry, folder)
+
+
+def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of a state dict, whatever files it is spread over."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, str]:
+    """The machine and the versions of the packages, as a card states them."""
+    facts = {"machine": _machine(), "python": platform.python_version(), "dna-hf": __version__}
+    return facts | {package: version(package) for package in PACKAGES}
+
+
+def command_line() -> str:
+    """The command that is running, without secrets."""
+    program = Path(sys.argv[0]).name
+    words = ["dna-hf" if program == "__main__.py" else program, *sys.argv[1:]]
+    for index, word in enumerate(words):
+        if _is_secret(word.partition("=")[0]):
+            if "=" in word:
+                words[index] = word.partition("=")[0] + "=..."
+            elif index + 1 < len(words):
+                words[index + 1] = "..."
+    return shlex.join(words)
+
+
+def without_secrets(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Sections of a configuration without tokens, to be written down."""
+    return {
+        name: {key: value for key, value in section.items() if not _is_secret(key)}
+        for name, section in settings.items()
+    }
+
+
+def now() -> str:
+    """Date and time in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _is_secret(name: str) -> bool:
+    return name.endswith("token")
+
+
+def _machine() -> str:
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{cpu}, {torch.get_num_threads()} threads"
+
+
+def _record_digest(record: WeightsRecord) -> str:
+    content = asdict(record)
+    del content["digest"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(path: Path, kind: type) -> Any:
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(f"{str(path)!r} is damaged: remove it.") from error
+    if not isinstance(content, kind):
+        raise RecordError(f"{str(path)!r} is damaged: remove it.")
+    return content
+
+
+def _parse(cls: type[Record], entry: Any, folder: str | Path) -> Record:
+    try:
+        return cls(**entry | {"dataset": DatasetRecord(**entry["dataset"])})
+    except (TypeError, KeyError) as error:
+        raise RecordError(f"a record of {cls.__name__} in {str(folder)!r} is damaged: remove it.") from error

@@ -1,0 +1,215 @@
+"""Model cards: what a checkpoint is, how it was made, and what was measured on it.
+
+A figure appears as measured only through a [`~dna_hf.evaluation.records.Measurement`] that holds for the very weights
+of the card. Figures from elsewhere are of another type, and the template sets them apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..evaluation.records import Measurement, TrainingRun, weights_digest
+
+
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+# task as the Hub names it and Auto class, by the part of the class name after the model's
+TASKS = {
+    "ForImageClassification": ("image-classification", "AutoModelForImageClassification"),
+    "ForMaskedImageModeling": (None, "AutoModelForMaskedImageModeling"),
+    "Backbone": ("image-feature-extraction", "AutoBackbone"),
+    "Model": ("image-feature-extraction", "AutoModel"),
+}
+METRIC_NAMES = {
+    "top1": ("accuracy", "Top-1 accuracy"),
+    "top5": ("accuracy", "Top-5 accuracy"),
+    "mean_class_accuracy": ("accuracy", "Mean class accuracy"),
+    "loss": ("loss", "Cross entropy"),
+}
+FORMULAS = {
+    "dna": "softmax(q⁺kᵀ/√d) v⁺ + α · softmin(q⁻kᵀ/√d) v⁻",
+    "dna_shared_value": "(softmax(q⁺kᵀ/√d) + α · softmin(q⁻kᵀ/√d)) v",
+    "softmax": "softmax(qkᵀ/√d) v",
+    "differential": "(softmax(q₁k₁ᵀ/√d) − λ · softmax(q₂k₂ᵀ/√d)) v",
+    "cog": "sign(s) · softmax(|s|) v with s = qkᵀ/√d",
+}
+VARIANT_NAMES = {
+    "dna": "Denoising Attention",
+    "dna_shared_value": "Denoising Attention with shared values",
+    "softmax": "softmax attention",
+    "differential": "differential attention",
+    "cog": "Cog attention",
+}
+
+
+@dataclass(frozen=True)
+class ReportedFigure:
+    """A figure that somebody reported, about other weights than those of the card.
+
+    Args:
+        name: what was measured, e.g. `"ImageNet-1k validation, top-1"`.
+        value: as printed, with its unit.
+        source: where it is printed.
+    """
+
+    name: str
+    value: str
+    source: str
+
+
+def model_card(
+    model: PreTrainedModel,
+    repo_id: str,
+    *,
+    measurements: Sequence[Measurement] = (),
+    training: TrainingRun | None = None,
+    reported: Sequence[ReportedFigure] = (),
+    converted_from: str | None = None,
+    licence: str | None = None,
+    revision: str | None = None,
+) -> ModelCard:
+    """Write the model card of a checkpoint.
+
+    Args:
+        model: the model; on the meta device for a card without weights (then nothing can be measured).
+        repo_id: name of the repository.
+        measurements: figures of these weights.
+        training: the run that made these weights.
+        reported: figures of others, which are stated as such and never enter the metadata.
+        converted_from: what the weights were converted from.
+        licence: licence of the weights, in the Hub's spelling.
+        revision: tag or commit that the card tells its readers to pin.
+
+    Raises:
+        RecordError: if a record was edited or belongs to other weights.
+    """
+    digest = "" if model.device.type == "meta" else weights_digest(model.state_dict())
+    for record in (*measurements, *([training] if training else [])):
+        record.verify(digest)
+    task, auto_class = task_of(model.config)
+    name = repo_id.rpartition("/")[2]
+    started_from = training.settings.get("model", {}).get("checkpoint") if training else None
+    origin = started_from or converted_from
+    data = ModelCardData(
+        license=licence,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=["denoising-attention", "vision", "custom_code", *([task] if task else [])],
+        datasets=[training.dataset.name] if training and training.dataset.name.count("/") == 1 else None,
+        base_model=origin if origin and _is_repository(origin) else None,
+        model_name=name,
+        eval_results=[result for measurement in measurements for result in _eval_results(measurement)] or None,
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        name=name,
+        repo_id=repo_id,
+        revision=revision,
+        auto_class=auto_class,
+        model_class=type(model).__name__,
+        config=model.config,
+        variant_name=VARIANT_NAMES[model.config.attention_variant],
+        formula=FORMULAS[model.config.attention_variant],
+        parameters=model.num_parameters(),
+        macs=_count(count_macs(model)),
+        scales=scale_statistics(model),
+        has_scales=model.config.attention_variant in ("dna", "dna_shared_value"),
+        has_weights=bool(digest),
+        training=training,
+        settings=yaml.safe_dump(training.settings, sort_keys=False, allow_unicode=True).strip() if training else "",
+        started_from=started_from,
+        converted_from=converted_from,
+        measurements=[(each, _metric_rows(each)) for each in measurements],
+        reported=reported,
+        licence=licence,
+        shapes=_sizes(model.config),
+    )
+
+
+def task_of(config: PreTrainedConfig) -> tuple[str | None, str]:
+    """Task and Auto class of a checkpoint, by the class that was saved."""
+    architecture = (config.architectures or ["Model"])[0]
+    return next(facts for suffix, facts in TASKS.items() if architecture.endswith(suffix))
+
+
+def count_macs(model: PreTrainedModel) -> int:
+    """Multiply-accumulates of one image of the configured size: half of what torch's `FlopCounterMode` counts."""
+    config = model.config
+    height, width = _pair(config.image_size)
+    with torch.device("meta"), torch.no_grad():
+        twin = type(model)(type(config).from_dict(config.to_dict())).eval()
+        twin.set_attn_implementation("eager")
+        with FlopCounterMode(display=False) as counter:
+            twin(torch.empty(1, config.num_channels, height, width))
+    return counter.get_total_flops() // 2
+
+
+def scale_statistics(model: PreTrainedModel) -> dict[str, float] | None:
+    """Mean, standard deviation, minimum and maximum of alpha over all layers and heads; `None` without alpha."""
+    scales = [value.detach() for name, value in model.state_dict().items() if name.endswith(".negative_scale")]
+    if not scales or scales[0].device.type == "meta":
+        return None
+    alpha = torch.cat(scales).double()
+    return {
+        "mean": alpha.mean().item(),
+        "std": alpha.std(correction=0).item(),
+        "min": alpha.min().item(),
+        "max": alpha.max().item(),
+        "count": len(alpha),
+    }
+
+
+def _eval_results(measurement: Measurement) -> list[EvalResult]:
+    data = measurement.dataset
+    return [
+        EvalResult(
+            task_type=measurement.task,
+            dataset_type=data.name,
+            dataset_name=data.name,
+            dataset_config=data.config,
+            dataset_revision=data.revision,
+            dataset_split=measurement.split,
+            metric_type=METRIC_NAMES[name][0],
+            metric_name=METRIC_NAMES[name][1],
+            metric_value=value,
+        )
+        for name, value in measurement.metrics.items()
+    ]
+
+
+def _metric_rows(measurement: Measurement) -> list[tuple[str, str]]:
+    return [
+        (METRIC_NAMES[name][1], f"{value:.4f}" if METRIC_NAMES[name][0] == "loss" else f"{100 * value:.2f} %")
+        for name, value in measurement.metrics.items()
+    ]
+
+
+def _sizes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
+    return [
+        ("image size", "{}x{} pixels".format(*_pair(config.image_size))),
+        ("patch size", "{}x{} pixels".format(*_pair(config.patch_size))),
+        ("layers", config.num_hidden_layers),
+        ("heads", config.num_attention_heads),
+        ("width", config.hidden_size),
+        ("MLP width", config.intermediate_size),
+    ]
+
+
+def _count(number: int) -> str:
+    """A number with its SI prefix, as parameters and multiply-accumulates are stated."""
+    return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _is_repository(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
