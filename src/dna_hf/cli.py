@@ -105,19 +105,14 @@ def _add_convert(commands: Any) -> None:
     convert.add_argument("source", metavar="SOURCE", help="folder, file, name on the Hub, or name in timm")
     convert.add_argument("output", metavar="OUT", type=Path, help="folder to write")
     convert.add_argument("--from", dest="family", choices=FAMILIES, help="kind of source (default: found out)")
-    convert.add_argument(
-        "--attention-variant", default="dna", metavar="NAME", help="attention of the result (default: %(default)s)"
-    )
+    convert.add_argument("--attention-variant", metavar="NAME", help="attention of the result (default: dna)")
     convert.add_argument(
         "--negative-init",
         choices=("warm", "zero", "random"),
-        default="warm",
         help="how the negative branch begins: warm: a small multiple of the positive one; zero: the result computes "
-        "exactly what the source computes; random (default: %(default)s)",
+        "exactly what the source computes; random (default: warm)",
     )
-    convert.add_argument(
-        "--warm-scale", type=float, default=1e-4, metavar="S", help="this multiple (default: %(default)s)"
-    )
+    convert.add_argument("--warm-scale", type=float, metavar="S", help="this multiple (default: 1e-4)")
     convert.add_argument("--image-size", type=_positive, metavar="N", help="resample positions for NxN pixels")
     convert.add_argument(
         "--num-attention-heads", type=_positive, metavar="N", help="for a file that does not tell the number of heads"

@@ -1,5 +1,6 @@
 """From softmax attention to the attention variants: which tensor goes where, and what is new."""
 
+import math
 from typing import Literal, get_args
 
 from ..models import DnAViTConfig
@@ -19,7 +20,7 @@ def projection_names(variant: str) -> tuple[str, str, str]:
     return QUERY_NAMES.get(variant, "q_proj"), "k_proj", VALUE_NAMES.get(variant, "v_proj")
 
 
-def check_negative_init(negative_init: str, warm_scale: float) -> None:
+def check_negative_init(negative_init: str, **scales: float) -> None:
     """Refuse what [`add_new_tensors`] cannot do.
 
     Raises:
@@ -28,8 +29,9 @@ def check_negative_init(negative_init: str, warm_scale: float) -> None:
     if negative_init not in get_args(NegativeInit):
         known = ", ".join(get_args(NegativeInit))
         raise ConversionError(f"unknown negative_init {negative_init!r}: choose one of {known}.")
-    if not abs(warm_scale) < float("inf"):
-        raise ConversionError(f"warm_scale must be a finite number, got {warm_scale}.")
+    for name, scale in scales.items():
+        if not isinstance(scale, (int, float)) or not math.isfinite(scale):
+            raise ConversionError(f"{name} must be a finite number, got {scale!r}.")
 
 
 def add_new_tensors(

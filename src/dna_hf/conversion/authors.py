@@ -210,10 +210,11 @@ def _config(
         ("pos_embed", positions, 3),
         ("blocks.0.mlp.fc1.weight", mlp, 2),
         *([("blocks.0.attn.neg_scalers", scales, 1)] if layout != "softmax" else []),
+        *([("head.weight", tensors["head.weight"], 2)] if "head.weight" in tensors else []),
     ):
         if tensor is None:
             problems.append(f"{key!r} is missing")
-        elif tensor.dim() != dim:
+        elif tensor.dim() != dim or not tensor.numel():
             problems.append(f"{key!r} has shape {tuple(tensor.shape)}")
     if problems or patch is None or positions is None or mlp is None:
         raise ConversionError(f"{name!r} is no ViT of the authors' code", problems)
@@ -234,7 +235,11 @@ def _config(
             "row for its class token."
         )
     if num_attention_heads < 1 or width % num_attention_heads:
-        raise ConversionError(f"{num_attention_heads} heads do not divide the width {width} of {name!r}.")
+        source = "of 'blocks.0.attn.neg_scalers' " if scales is not None else ""
+        raise ConversionError(
+            f"the {num_attention_heads} heads {source}in {name!r} do not divide the width {width} of "
+            "'patch_embed.proj.weight'."
+        )
     if patch.shape[2] != patch.shape[3]:
         raise ConversionError(f"'patch_embed.proj.weight' of {name!r} has patches that are not square.")
     head = tensors.get("head.weight")
@@ -325,6 +330,8 @@ def _check_exportable(model: PreTrainedModel) -> None:
         wrong.append("it has a mask token")
     if config.grid_size[0] != config.grid_size[1]:
         wrong.append("its images are not square")
+    if not isinstance(config.patch_size, int) and config.patch_size[0] != config.patch_size[1]:
+        wrong.append("its patches are not square")
     if wrong:
         raise ConversionError("the authors' ViT cannot hold this model", wrong)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import struct
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +20,18 @@ PICKLE_SUFFIXES = (".pth", ".pyth", ".pt", ".bin", ".ckpt")
 WEIGHT_KEYS = ("model", "state_dict", "model_state")
 # what wrappers put before every name: DistributedDataParallel, an outer module, torch.compile
 PREFIXES = ("module.", "model.", "_orig_mod.")
+# what torch raises for files that are truncated, damaged or no checkpoint at all
+DAMAGE = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -36,7 +49,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ConversionError(f"checkpoint file {str(path)!r} does not exist.")
+        what = "is no file but a folder" if path.is_dir() else "does not exist"
+        raise ConversionError(f"checkpoint file {str(path)!r} {what}.")
     if path.suffix == ".safetensors":
         try:
             content: Any = load_file(path)
@@ -62,8 +76,7 @@ def _unpickle(path: Path) -> Any:
         raise ConversionError(
             f"{str(path)!r} {wanted}, which no checkpoint needs: it was not loaded, ask its author for safetensors."
         ) from error
-    # truncated, damaged or no checkpoint at all; torch raises all of these
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+    except DAMAGE as error:
         raise ConversionError(f"{str(path)!r} is no intact checkpoint file: {_first_line(error)}.") from error
 
 
@@ -81,13 +94,22 @@ def _weights(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[st
     if not isinstance(content, dict) or not content:
         raise ConversionError(f"{str(path)!r} holds no tensors by name.")
     strangers = [
-        f"{name!r} is a {type(value).__name__}"
+        f"{name!r} is a {_kind(value)}"
         for name, value in content.items()
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor) or value.layout != torch.strided
+        if not isinstance(name, str)
+        or not isinstance(value, torch.Tensor)
+        or value.layout != torch.strided
+        or value.is_nested
     ]
     if strangers:
         raise ConversionError(f"{str(path)!r} holds something else than dense tensors by name", strangers)
     return dict(content), notes
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, torch.Tensor) and value.layout != torch.strided:
+        return f"tensor of layout {value.layout}"
+    return type(value).__name__
 
 
 def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

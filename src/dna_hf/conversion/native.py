@@ -71,7 +71,7 @@ def native_task(class_name: str | None) -> _Task:
         ConversionError: for a class that is not converted, listing those that are.
     """
     if class_name not in TASKS:
-        raise ConversionError(f"cannot convert a {class_name}: known are {', '.join(TASKS)}.")
+        raise ConversionError(f"cannot convert a model of class {class_name!r}: known are {', '.join(TASKS)}.")
     return TASKS[class_name]
 
 
@@ -121,11 +121,15 @@ def dna_config(source: PreTrainedModel, image_size: Any, **fields: Any) -> DnAVi
 
 
 def map_native(
-    source: PreTrainedModel, config: DnAViTConfig, negative_init: NegativeInit, warm_scale: float
+    source: PreTrainedModel,
+    config: DnAViTConfig,
+    negative_init: NegativeInit,
+    warm_scale: float,
+    dtype: torch.dtype | None,
 ) -> TensorMap:
     """Map every tensor of a native model."""
     task = native_task(type(source).__name__)
-    mapping = TensorMap(source.name_or_path or type(source).__name__, source.state_dict())
+    mapping = TensorMap(source.name_or_path or type(source).__name__, source.state_dict(), dtype)
     target = "" if task.model_class is DnAViTModel else "dna_vit."
     names = DINOV2_NAMES if source.config.model_type == "dinov2" else VIT_NAMES
     embeddings = source.get_submodule(f"{task.prefix}embeddings")

@@ -9,24 +9,27 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.utils import cached_file
 
 from ..comparison import main_output, random_image
+from ..models import DnAViTModel
 from ..models.attention_variants import ATTENTION_VARIANTS
 from .attention import NegativeInit, check_negative_init, initial_negative_scale
 from .errors import ConversionError
 from .files import read_tensors
 from .native import dna_config, map_native, native_task
 from .report import Conversion, ConversionReport
-from .timm import create_timm_model, is_timm_model, map_timm, timm_config, timm_model_facts
+from .timm import check_timm_pooling, create_timm_model, is_timm_model, map_timm, timm_config, timm_model_facts
 
 
 NATIVE_FAMILIES = ("vit", "deit", "dinov2")
-# how far a conversion that preserves the function may be from the source, relative to the largest value, in float32
-EXACT_TOLERANCE = 1e-4
+# how far a conversion that preserves the function may be from the source, relative to the largest value: in float32,
+# and in half precision, where resampled positions are rounded
+EXACT_TOLERANCE = {True: 1e-4, False: 1e-2}
 # default of timm's pretrained_cfg, which its configuration files leave out
 TIMM_CROP_FRACTION = 0.875
 
@@ -40,6 +43,7 @@ class _Options(NamedTuple):
     negative_scale_init: float
     image_size: int | tuple[int, int] | None
     num_attention_heads: int | None
+    dtype: torch.dtype | None
 
     def config_fields(self) -> dict[str, Any]:
         scale = initial_negative_scale(
@@ -100,16 +104,15 @@ def from_pretrained_softmax(
     if attention_variant not in ATTENTION_VARIANTS:
         known = ", ".join(ATTENTION_VARIANTS)
         raise ConversionError(f"unknown attention_variant {attention_variant!r}: choose one of {known}.")
-    check_negative_init(negative_init, warm_scale)
+    check_negative_init(negative_init, warm_scale=warm_scale, negative_scale_init=negative_scale_init)
     options = _Options(
-        attention_variant, negative_init, warm_scale, negative_scale_init, image_size, num_attention_heads
+        attention_variant, negative_init, warm_scale, negative_scale_init, image_size, num_attention_heads, dtype
     )
     try:
-        conversion = _convert(name_or_model, options, revision)
+        return _convert(name_or_model, options, revision)
     except StrictDataclassError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ConversionError(f"cannot convert {_name(name_or_model)!r}: {reason}") from error
-    return conversion if dtype is None else conversion._replace(model=conversion.model.to(dtype))  # type: ignore[arg-type]
 
 
 def _convert(source: str | Path | nn.Module, options: _Options, revision: str | None) -> Conversion:
@@ -138,11 +141,13 @@ def _convert(source: str | Path | nn.Module, options: _Options, revision: str | 
 def _convert_native(source: PreTrainedModel, options: _Options, processor: Any) -> Conversion:
     task = native_task(type(source).__name__)
     config = dna_config(source, options.image_size, **options.config_fields())
-    mapping = map_native(source, config, options.negative_init, options.warm_scale)
+    mapping = map_native(source, config, options.negative_init, options.warm_scale, options.dtype)
     model = mapping.build(task.model_class, config)
     report = ConversionReport(mapping.name, source.config.model_type, mapping.records, image_processor=processor)
     if processor is None:
         report.notes.append("the source has no image processor")
+    elif options.image_size is not None:
+        _resize(processor, config.image_size, report)
     _compare(report, source, model, options)
     return Conversion(model, report)
 
@@ -163,9 +168,13 @@ def _convert_timm_model(source: nn.Module, name: str, options: _Options) -> Conv
 
 def _convert_timm_checkpoint(name: str, config: dict[str, Any], options: _Options, revision: str | None) -> Conversion:
     """A repository or folder as timm publishes it: `config.json` and `model.safetensors`."""
-    path = _cached_file(name, "model.safetensors", revision)
-    tensors, notes = read_tensors(path)
-    return _convert_timm_tensors(name, tensors, options, pretrained_cfg=config.get("pretrained_cfg", {}), notes=notes)
+    pretrained_cfg = dict(config.get("pretrained_cfg") or {})
+    if "label_names" in config:
+        pretrained_cfg["label_names"] = config["label_names"]
+    for settings in (config, config.get("model_args") or {}, pretrained_cfg):
+        check_timm_pooling(settings.get("global_pool"))
+    tensors, notes = read_tensors(_cached_file(name, "model.safetensors", revision))
+    return _convert_timm_tensors(name, tensors, options, pretrained_cfg=pretrained_cfg, notes=notes)
 
 
 def _convert_timm_tensors(
@@ -190,7 +199,9 @@ def _convert_timm_tensors(
     )
     if labels and len(labels) == config.num_labels:
         config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    mapping, model_class = map_timm(name, dict(tensors), config, grid, options.negative_init, options.warm_scale)
+    mapping, model_class = map_timm(
+        name, dict(tensors), config, grid, options.negative_init, options.warm_scale, options.dtype
+    )
     model = mapping.build(model_class, config)
     report = ConversionReport(name, "timm", mapping.records, list(notes or []))
     report.image_processor = _timm_image_processor(pretrained_cfg, config.image_size)
@@ -226,18 +237,31 @@ def _load_native(name: str, config: dict[str, Any], revision: str | None) -> Pre
     family = config.get("model_type")
     if family not in NATIVE_FAMILIES:
         raise ConversionError(f"cannot convert {name!r}, a {family!r} model: known are {', '.join(NATIVE_FAMILIES)}.")
-    architectures = config.get("architectures") or [None]
-    native_task(architectures[0])
-    model_class = getattr(transformers, architectures[0])
+    architectures = config.get("architectures")
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else architectures
+    native_task(architecture if isinstance(architectures, list) else None)
+    model_class = getattr(transformers, str(architecture))
+
+    def load(**options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        # misshaped tensors are refused below, by name
+        return model_class.from_pretrained(
+            name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+
     try:
-        model, info = model_class.from_pretrained(name, revision=revision, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConversionError(f"cannot load {name!r}: {_first_line(error)}") from error
+        model, info = load()
+        # the base models have two optional parts, and no configuration says whether the file has them
+        if info["missing_keys"] and all(key.startswith("pooler.") for key in info["missing_keys"]):
+            model, info = load(add_pooling_layer=False)
+        elif set(info["unexpected_keys"]) == {"embeddings.mask_token"}:
+            model, info = load(use_mask_token=True)
+    except (OSError, ValueError, RuntimeError, ArithmeticError, KeyError, TypeError, SafetensorError) as error:
+        raise ConversionError(f"cannot load {name!r}: {type(error).__name__}, {_first_line(error)}") from error
     problems = [f"{key!r} is missing" for key in sorted(info["missing_keys"])]
     problems += [f"{key!r} is misshaped" for key, *_ in sorted(info["mismatched_keys"])]
     problems += [f"{key!r} is unexpected" for key in sorted(info["unexpected_keys"])]
     if problems:
-        raise ConversionError(f"{name!r} is not the {architectures[0]} that its config.json says", problems)
+        raise ConversionError(f"{name!r} is not the {architecture} that its config.json says", problems)
     return model
 
 
@@ -252,13 +276,16 @@ def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel
         return  # the source cannot see images of the new size
     image = random_image(model.config)
     # copies: the caller's model keeps its mode and dtype
-    outputs = [copy.deepcopy(each).float().eval()(image) for each in (source, model)]
-    expected, found = map(main_output, outputs)
-    if is_timm_model(source) and found.shape != expected.shape:
-        found = outputs[1].last_hidden_state[:, 0]
+    twin = copy.deepcopy(source).float().eval()
+    if is_timm_model(source) and isinstance(model, DnAViTModel):
+        expected = twin.forward_features(image)  # type: ignore[operator]
+    else:
+        expected = main_output(twin(image))
+    found = main_output(copy.deepcopy(model).float()(image))
     report.max_difference = (found - expected).abs().max().item()
     report.compared = "the source and the model, in float32"
-    if options.keeps_function and not report.max_difference <= EXACT_TOLERANCE * max(1.0, expected.abs().max().item()):
+    tolerance = EXACT_TOLERANCE[torch.finfo(model.dtype).bits >= 32] * max(1.0, expected.abs().max().item())
+    if options.keeps_function and not report.max_difference <= tolerance:
         raise ConversionError(
             f"the converted model differs from {report.source!r} by {report.max_difference:.1e}: it has something "
             "that this conversion does not know; please report it."
@@ -289,11 +316,32 @@ def _cached_file(name: str, file: str, revision: str | None) -> str:
 def _image_processor(name: str, revision: str | None) -> Any:
     """The image processor of a checkpoint, `None` if it has none."""
     try:
+        found = [
+            cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+            for file in ("preprocessor_config.json", "processor_config.json")
+        ]
+        if not any(found):
+            return None
         return AutoImageProcessor.from_pretrained(name, revision=revision)
-    except OSError:
-        return None
-    except (ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ConversionError(f"cannot load the image processor of {name!r}: {_first_line(error)}") from error
+
+
+def _resize(processor: Any, image_size: Any, report: ConversionReport) -> None:
+    """Let an image processor make images of another size, cutting off the same part of the border."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
+    shortest = processor.size.get("shortest_edge")
+    if crop is not None and shortest is not None:
+        edge = round(shortest * min(height, width) / min(crop["height"], crop["width"]))
+        processor.size = {"shortest_edge": edge}
+        processor.crop_size = {"height": height, "width": width}
+        note = f"resizes the shorter side to {edge} and crops {height}x{width} pixels"
+    else:
+        processor.size = {"height": height, "width": width}
+        processor.do_center_crop = False
+        note = f"resizes to {height}x{width} pixels"
+    report.notes.append(f"the image processor now {note}")
 
 
 def _name(source: Any) -> str:

@@ -10,15 +10,21 @@ from .errors import ConversionError
 from .report import Action, TensorRecord
 
 
+# what checkpoints hold; others have no arithmetic of their own
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
 class TensorMap:
     """Collects the tensors of a target, and what became of every tensor of a source.
 
-    Nothing fails at once: what is missing or wrong is collected, so that the user sees all of it in one error.
+    Nothing fails at once: what is missing or wrong is collected, so that the user sees all of it in one error. With a
+    `dtype`, everything is computed in it.
     """
 
-    def __init__(self, name: str, source: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, name: str, source: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> None:
         self.name = name
         self.source = dict(source)
+        self.dtype = dtype
         self.records: list[TensorRecord] = []
         self.problems: list[str] = []
         # None stands for what a fresh model has there
@@ -35,13 +41,16 @@ class TensorMap:
         if tensor is None:
             self.problems.append(f"{source!r} is missing")
             return None
-        if not tensor.is_floating_point():
+        if tensor.dtype not in DTYPES:
             self.problems.append(f"{source!r} holds no floating-point numbers but {tensor.dtype}")
+            return None
+        if tensor.is_meta:
+            self.problems.append(f"{source!r} has no values")
             return None
         if not tensor.isfinite().all():
             self.problems.append(f"{source!r} holds a number that is not finite")
             return None
-        return tensor
+        return tensor if self.dtype is None else tensor.to(self.dtype)
 
     def copy(
         self,
@@ -116,13 +125,13 @@ class TensorMap:
         Raises:
             ConversionError: listing whatever is missing, unexpected, misshaped or not finite.
         """
-        self.check()
         with torch.device("meta"):
             expected = model_class(config).state_dict()
         sources = {target: record.source for record in self.records for target in record.targets}
         for target, tensor in expected.items():
             if target not in self.tensors:
-                self.problems.append(f"nothing gives {target!r}")
+                if target not in sources:
+                    self.problems.append(f"nothing gives {target!r}")
                 continue
             given = self.tensors[target]
             if given is not None and given.shape != tensor.shape:

@@ -71,6 +71,16 @@ def create_timm_model(name: str) -> nn.Module | None:
         raise ConversionError(f"timm has no weights for {name!r}: {str(error).splitlines()[0]}") from error
 
 
+def check_timm_pooling(global_pool: str | None, has_head: bool = True) -> None:
+    """Refuse a model that pools otherwise than by its class token.
+
+    Raises:
+        ConversionError: for another `global_pool`.
+    """
+    if global_pool not in (None, "token") and not (global_pool == "" and not has_head):
+        raise ConversionError(f"cannot convert a timm model with global_pool={global_pool!r}: only 'token' is known.")
+
+
 def timm_model_facts(model: nn.Module) -> dict[str, Any]:
     """What the tensors of a timm model do not tell.
 
@@ -85,9 +95,8 @@ def timm_model_facts(model: nn.Module) -> dict[str, Any]:
         raise ConversionError(f"cannot convert a timm model with layers of type {type(block).__name__}.")
     if type(block.attn).__name__ != "Attention":
         raise ConversionError(f"cannot convert a timm model with attention of type {type(block.attn).__name__}.")
-    pooling, act = getattr(model, "global_pool", "token"), block.mlp.act
-    if pooling not in ("token", ""):
-        raise ConversionError(f"cannot convert a timm model with global_pool={pooling!r}: only 'token' is known.")
+    act = block.mlp.act
+    check_timm_pooling(getattr(model, "global_pool", "token"), has_head=bool(getattr(model, "num_classes", 0)))
     if not isinstance(act, nn.GELU) or act.approximate != "none":
         raise ConversionError(f"cannot convert a timm model with the activation {act}: only exact GELU is known.")
     if block.attn.scale != block.attn.head_dim**-0.5 or getattr(model, "norm_pre", None).__class__ is nn.LayerNorm:
@@ -128,7 +137,8 @@ def timm_config(
             f"{name!r} is no vision transformer in timm's layout", [f"{k!r} is missing" for k in missing]
         )
     patch, positions = tensors["patch_embed.proj.weight"], tensors["pos_embed"]
-    misshaped = [key for key, dim in (("patch_embed.proj.weight", 4), ("pos_embed", 3)) if tensors[key].dim() != dim]
+    dimensions = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2, "head.weight": 2}
+    misshaped = [key for key, dim in dimensions.items() if key in tensors and tensors[key].dim() != dim]
     if misshaped:
         raise ConversionError(
             f"{name!r} is no vision transformer in timm's layout",
@@ -155,7 +165,7 @@ def timm_config(
         layer_scale_init_value=1e-5 if "blocks.0.ls1.gamma" in tensors else None,
         use_class_token_position=with_prefix,
         use_distillation_token=distilled,
-        classifier_pooling="cls_dist" if "head_dist.weight" in tensors else "cls",
+        classifier_pooling="cls_dist" if distilled and "head_dist.weight" in tensors else "cls",
         num_labels=tensors["head.weight"].shape[0] if "head.weight" in tensors else 2,  # type: ignore[call-arg]
         **fields,
     )
@@ -169,9 +179,10 @@ def map_timm(
     grid: tuple[int, int],
     negative_init: NegativeInit,
     warm_scale: float,
+    dtype: torch.dtype | None,
 ) -> tuple[TensorMap, type[DnAViTModel] | type[DnAViTForImageClassification]]:
     """Map every tensor of a state dict in timm's layout; without a head the target is the base model."""
-    mapping = TensorMap(name, tensors)
+    mapping = TensorMap(name, tensors, dtype)
     has_head = any(
         mapping.has(f"{head}.{parameter}") for head in ("head", "head_dist") for parameter in ("weight", "bias")
     )

@@ -103,7 +103,7 @@ def model_card(
         tags=["denoising-attention", "vision", "custom_code", *([task] if task else [])],
         datasets=[training.dataset.name] if training and training.dataset.name.count("/") == 1 else None,
         base_model=origin if origin and _is_repository(origin) else None,
-        model_name=name,
+        model_name=name if measurements else None,
         eval_results=[result for measurement in measurements for result in _eval_results(measurement)] or None,
     )
     return ModelCard.from_template(

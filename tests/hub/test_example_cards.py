@@ -1,0 +1,39 @@
+"""The rendered example cards are those that the code renders, and state the paper's figures as reported alone."""
+
+import importlib.util
+
+import pytest
+from huggingface_hub import ModelCard
+
+from conftest import ROOT
+
+
+spec = importlib.util.spec_from_file_location("render_model_cards", ROOT / "scripts" / "render_model_cards.py")
+cards = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cards)
+
+VARIANTS = ("dna", "dna_shared_value", "softmax", "differential", "cog")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_card_is_up_to_date(variant):
+    path = ROOT / "model_cards" / f"{cards.file_name(variant)}.md"
+    assert path.read_text() == cards.render(variant), "run scripts/render_model_cards.py"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_reported_figures_are_stated_as_reported(variant):
+    card = ModelCard.load(ROOT / "model_cards" / f"{cards.file_name(variant)}.md")
+    assert card.data.eval_results is None
+    measured, _, rest = card.text.partition("## Measured")[2].partition("##")
+    assert measured.strip() == "Nothing: there are no weights."
+    reported = rest.partition("## Training")[0] if variant in cards.REPORTED else ""
+    for value in cards.REPORTED.get(variant, ()):
+        assert f"| {value} % | the authors" in reported
+        assert f"{value} %" not in card.text.replace(reported, "")
+
+
+def test_template_is_the_one_in_use():
+    from dna_hf.hub.model_card import TEMPLATE
+
+    assert (ROOT / "model_cards" / "template.md").read_text() == TEMPLATE.read_text()
