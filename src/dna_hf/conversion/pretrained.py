@@ -238,8 +238,8 @@ def _load_native(name: str, config: dict[str, Any], revision: str | None) -> Pre
     if family not in NATIVE_FAMILIES:
         raise ConversionError(f"cannot convert {name!r}, a {family!r} model: known are {', '.join(NATIVE_FAMILIES)}.")
     architectures = config.get("architectures")
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else architectures
-    native_task(architecture if isinstance(architectures, list) else None)
+    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
+    native_task(architecture)
     model_class = getattr(transformers, str(architecture))
 
     def load(**options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
