@@ -479,6 +479,16 @@ class FakeHub:
         tokens = {"HF_TOKEN": token or "", "HUGGING_FACE_HUB_TOKEN": ""}
         return {"HF_ENDPOINT": self.endpoint} | switches | tokens | {key: str(path) for key, path in folders.items()}
 
+    def add(self, repo_id: str, folder: Path):
+        """Put the files of a folder into a new public repository, whoever owns the name."""
+        repo = Repo(repo_id, private=False)
+        first = repo.branches["main"]
+        files = {path.name: File(path.read_bytes(), path.suffix == ".safetensors") for path in folder.iterdir()}
+        repo.lfs |= {file.sha256: file.data for file in files.values() if file.lfs}
+        repo.branches["main"] = Commit(first.files | files, "add files", parent=first)
+        with self._lock:
+            self.repos[repo_id] = repo
+
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
         """The content of a repository at a branch, tag or hash."""
         with self._lock:

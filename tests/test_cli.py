@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 from conftest import ROOT
 from dna_hf.cli import main, parse_overrides, table
+from dna_hf.evaluation.records import read_measurements, read_training, weights_digest
 from dna_hf.training.errors import ConfigurationError
 
 
@@ -51,6 +54,35 @@ def test_train_saves_in_runs_and_prints_a_summary(trained):
         assert line in result.stdout
     record = yaml.safe_load((folder / "runs" / "tiny" / "run.yaml").read_text())
     assert record["training"]["max_steps"] == 4 and record["training"]["learning_rate"] == 0.01
+
+
+def test_train_records_what_a_card_may_say(trained):
+    folder = trained[0] / "runs" / "tiny"
+    (measurement,) = read_measurements(folder)
+    training = read_training(folder)
+    digest = weights_digest(load_file(folder / "model.safetensors"))
+    measurement.verify(digest)
+    training.verify(digest)
+    figures = json.loads((folder / "eval_results.json").read_text())
+    assert measurement.metrics == {name: figures[f"eval_{name}"] for name in ("top1", "top5", "loss")}
+    assert (measurement.samples, measurement.split) == (20, "test")
+    assert training.dataset.licence == "MIT" and training.dataset.splits == {"train": 40}
+    assert training.settings["training"]["max_steps"] == 4
+    assert training.command == "dna-hf train tiny.yaml --max_steps 4 --learning-rate=1e-2"
+
+
+def test_evaluate_keeps_figures_for_the_card(trained, tmp_path, capsys):
+    checkpoint = shutil.copytree(trained[0] / "runs" / "tiny", tmp_path / "checkpoint")
+    words = ["evaluate", str(checkpoint), "--dataset", "fashion-mnist-mini"]
+    before = (checkpoint / "measurements.json").read_text()
+    assert main(words) == 0
+    assert (checkpoint / "measurements.json").read_text() == before
+    assert main([*words, "--record"]) == 0
+    (measurement,) = read_measurements(checkpoint)
+    measurement.verify(weights_digest(load_file(checkpoint / "model.safetensors")))
+    assert measurement.samples == 500 and "mean_class_accuracy" in measurement.metrics
+    assert main(["evaluate", "user/name", "--dataset", "fashion-mnist-mini", "--record"]) == 2
+    assert "--record writes into the checkpoint folder" in capsys.readouterr().err
 
 
 def test_evaluate_prints_and_writes(trained, tmp_path, capsys):

@@ -1,15 +1,22 @@
 """What the README says holds."""
 
+import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import Dinov2Config, Dinov2Model
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from conftest import ROOT
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from fake_hub import FakeHub
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,11 +38,73 @@ def test_table_of_variants(variant, parameters, macs):
     assert f"{counter.get_total_flops() / 2e9:.2f}" == macs
 
 
-def test_python_snippet_runs(tmp_path):
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    result = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("torch.Size([1, 4, 17, 17])") == 2
+def run(command, folder, **environment):
+    """Run a command in a folder; returns what it printed."""
+    result = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, timeout=600, env=os.environ | environment
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def snippet(start):
+    """The Python snippet that begins so."""
+    (found,) = [text for text in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if text.startswith(start)]
+    return found
+
+
+def test_snippet_of_a_fresh_model(tmp_path):
+    output = run([sys.executable, "-c", snippet("import torch\nfrom dna_hf")], tmp_path)
+    assert output.count("torch.Size([1, 4, 17, 17])") == 2
+
+
+def test_snippet_of_a_conversion(tmp_path):
+    difference, copied, new = run(
+        [sys.executable, "-c", snippet("from transformers import ViTConfig")], tmp_path
+    ).split()
+    assert float(difference) <= 1e-5
+    assert int(copied) > 100
+    assert int(new) == 12 * 5
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A Hub that has a small model of random weights under the name of DINOv2-small."""
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2, image_size=70, patch_size=14
+    )
+    folder = tmp_path / "dinov2-small"
+    Dinov2Model(config).save_pretrained(folder)
+    BitImageProcessorPil(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224}).save_pretrained(folder)
+    with FakeHub() as hub:
+        hub.add("facebook/dinov2-small", folder)
+        yield hub
+
+
+def test_convert_train_publish_load(tmp_path, hub):
+    """The commands of the README, one after the other, with smaller data and another user."""
+    (block,) = re.findall(r"```bash\n(dna-hf convert .*?)```", README, flags=re.DOTALL)
+    commands = [shlex.split(line.replace("your-name/", "user/")) for line in block.strip().splitlines()]
+    assert [command[1] for command in commands] == ["convert", "train", "publish"]
+    small = {"dataset": "fashion-mnist-mini", "max_train_samples": 40, "max_eval_samples": 20, "num_train_epochs": 1}
+    commands[1] += [word for key, value in small.items() for word in (f"--{key}", str(value))]
+    folder = tmp_path / "work"
+    folder.mkdir()
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    for command in commands:
+        run([sys.executable, "-m", "dna_hf", *command[1:]], folder, **hub.environment(tmp_path / "mine", hub.token))
+
+    Image.new("RGB", (40, 30), (200, 30, 90)).save(folder / "picture.png")
+    # the reader of the published model has neither dna-hf nor a token
+    script = "import sys; sys.modules['dna_hf'] = None\n" + snippet("from transformers import pipeline")
+    output = run(
+        [sys.executable, "-c", script.replace("your-name/", "user/")], folder, **hub.environment(tmp_path / "theirs")
+    )
+    assert output.count("'label'") == 5
+    card = hub.files("user/dinov2-small-dna-cifar10")["README.md"].decode()
+    assert "license: apache-2.0" in card
+    assert "base_model: facebook/dinov2-small" in card
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"scripts/\w+\.(?:sh|py)|configs/\w+\.yaml", README))))

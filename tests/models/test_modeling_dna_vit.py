@@ -537,6 +537,57 @@ def test_backbone_feature_maps(height, width, normed):
                 assert torch.equal(feature_map[:, :, row, column], token)
 
 
+# --- what models converted from DeiT and DINOv2 need
+
+
+@pytest.mark.parametrize("class_position", [False, True])
+def test_distillation_token(class_position):
+    model = tiny_model(
+        use_distillation_token=True, use_class_token_position=class_position, classifier_pooling="cls_dist"
+    )
+    embeddings = model.dna_vit.embeddings
+    assert embeddings.position_embeddings.shape[1] == TOKENS - 1 + 2 * class_position
+    pixel_values = images()
+    tokens = embeddings(pixel_values)
+    assert tokens.shape[1] == TOKENS + 1
+    position = embeddings.position_embeddings[0, 1] if class_position else 0
+    torch.testing.assert_close(tokens[0, 1], embeddings.distillation_token[0, 0] + position)
+    hidden = model.dna_vit(pixel_values).last_hidden_state
+    expected = model.classifier(torch.cat((hidden[:, 0], hidden[:, 1]), dim=1))
+    torch.testing.assert_close(model(pixel_values).logits, expected)
+    model(pixel_values, labels=torch.tensor([0, 1])).loss.backward()
+    assert embeddings.distillation_token.grad.abs().min() > 0
+
+
+def test_distillation_token_is_no_patch():
+    pixel_values = images()
+    backbone = tiny_model(DnAViTBackbone, use_distillation_token=True)
+    tokens = backbone.dna_vit(pixel_values).last_hidden_state
+    (feature_map,) = backbone(pixel_values).feature_maps
+    torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), tokens[:, 2:])
+    masked = tiny_model(DnAViTForMaskedImageModeling, use_distillation_token=True)
+    mask = torch.zeros(2, TOKENS - 1, dtype=torch.bool)
+    assert masked(pixel_values, bool_masked_pos=mask).reconstruction.shape == pixel_values.shape
+
+
+def test_classifier_reads_the_mean_of_the_patches():
+    model = tiny_model(classifier_pooling="cls_mean", use_distillation_token=True)
+    pixel_values = images()
+    hidden = model.dna_vit(pixel_values).last_hidden_state
+    expected = model.classifier(torch.cat((hidden[:, 0], hidden[:, 2:].mean(dim=1)), dim=1))
+    torch.testing.assert_close(model(pixel_values).logits, expected)
+
+
+def test_positions_are_interpolated_where_the_configuration_says_so():
+    pixel_values = images(height=40, width=24)
+    welcoming, strict = tiny_model(interpolate_pos_encoding=True), tiny_model()
+    torch.testing.assert_close(
+        welcoming(pixel_values).logits, strict(pixel_values, interpolate_pos_encoding=True).logits
+    )
+    with pytest.raises(ValueError, match="40x24"):
+        welcoming(pixel_values, interpolate_pos_encoding=False)
+
+
 def test_backbone_returns_the_last_stage_by_default_and_tokens_on_request():
     model = tiny_model(DnAViTBackbone, reshape_hidden_states=False)
     assert model.out_features == ["stage3"]
@@ -831,6 +882,10 @@ INVALID_VALUES = [
     ("drop_path_schedule", "cosine"),
     ("layer_scale_init_value", "small"),
     ("use_class_token_position", 2),
+    ("use_distillation_token", "yes"),
+    ("interpolate_pos_encoding", None),
+    ("classifier_pooling", "mean"),
+    ("classifier_pooling", "cls_dist"),  # without a distillation token
     ("encoder_stride", 0),
     ("encoder_stride", 8.5),
     ("apply_layernorm", "no"),

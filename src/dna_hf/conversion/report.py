@@ -80,6 +80,15 @@ class ConversionReport:
         }
 
 
+def conversion_source(folder: str | Path) -> str | None:
+    """What the checkpoint in a folder was converted from; of a local path the last part. `None` if it was not."""
+    path = Path(folder, REPORT_FILE)
+    if not path.is_file():
+        return None
+    source = json.loads(path.read_text(encoding="utf-8"))["source"]
+    return Path(source).name if Path(source).is_absolute() or Path(source).exists() else source
+
+
 class Conversion(NamedTuple):
     """What a conversion returns: `model, report = from_pretrained_softmax(...)`."""
 

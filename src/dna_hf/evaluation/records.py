@@ -106,12 +106,14 @@ class TrainingRun(WeightsRecord):
         dataset: what was trained on.
         settings: sections of the configuration, as given.
         seconds: wall time of training, evaluations included.
+        started_from: checkpoint that the weights started from, as a name on the Hub where it has one; `None`: fresh.
         processes: how many processes trained together.
     """
 
     dataset: DatasetRecord
     settings: dict[str, dict[str, Any]]
     seconds: float
+    started_from: str | None = None
     processes: int = 1
 
     def what(self) -> str:

@@ -94,8 +94,7 @@ def model_card(
         record.verify(digest)
     task, auto_class = task_of(model.config)
     name = repo_id.rpartition("/")[2]
-    started_from = training.settings.get("model", {}).get("checkpoint") if training else None
-    origin = started_from or converted_from
+    origin = training.started_from if training and training.started_from else converted_from
     data = ModelCardData(
         license=licence,
         library_name="transformers",
@@ -124,7 +123,6 @@ def model_card(
         has_weights=bool(digest),
         training=training,
         settings=yaml.safe_dump(training.settings, sort_keys=False, allow_unicode=True).strip() if training else "",
-        started_from=started_from,
         converted_from=converted_from,
         measurements=[(each, _metric_rows(each)) for each in measurements],
         reported=reported,

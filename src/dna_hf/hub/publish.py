@@ -1,7 +1,6 @@
 """Publish a checkpoint folder: all of it or nothing, and then look at what others will get."""
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
 from ..comparison import main_output, random_image
-from ..conversion.report import REPORT_FILE
+from ..conversion.report import REPORT_FILE, conversion_source
 from ..evaluation.records import (
     MEASUREMENTS_FILE,
     TRAINING_FILE,
@@ -230,7 +229,7 @@ def _write_card(
         repo_id,
         measurements=measurements,
         training=training,
-        converted_from=_converted_from(checkpoint),
+        converted_from=conversion_source(checkpoint),
         **facts,
     )
     card.save(staging / CARD)
@@ -258,14 +257,6 @@ def _check_claims(path: Path, measurements: list[Measurement]) -> None:
                 f"{claim.dataset_name}, which {MEASUREMENTS_FILE} does not hold: measure it with `dna-hf evaluate "
                 "--record`, or take it out of the metadata."
             )
-
-
-def _converted_from(checkpoint: Path) -> str | None:
-    path = checkpoint / REPORT_FILE
-    if not path.is_file():
-        return None
-    source = json.loads(path.read_text(encoding="utf-8"))["source"]
-    return Path(source).name if Path(source).is_absolute() or Path(source).exists() else source
 
 
 def _upload(

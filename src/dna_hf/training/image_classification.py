@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..conversion.report import conversion_source
 from ..data.images import ImageProcessor, TrainingAugmentation, image_processor, output_size, torch_dataset
 from ..data.provenance import provenance
 from ..data.sources import LabelledImages, load_train_and_eval
@@ -193,6 +194,7 @@ def _write_records(
     training = TrainingRun(
         dataset=provenance(run.data, train_images),
         settings=without_secrets(run.sections),
+        started_from=_origin(run.model_arguments.checkpoint),
         seconds=round(seconds, 1),
         processes=run.training.world_size,
         **common,
@@ -207,6 +209,13 @@ def _write_records(
     )
     record_training(run.output_dir, training)
     record_measurement(run.output_dir, measurement)
+
+
+def _origin(checkpoint: str | None) -> str | None:
+    """The name under which others know a checkpoint."""
+    if checkpoint is None or not Path(checkpoint).exists():
+        return checkpoint
+    return conversion_source(checkpoint) or Path(checkpoint).resolve().name
 
 
 def build_trainer(
