@@ -23,7 +23,7 @@ export OMP_NUM_THREADS=1 DNA_HF_REQUIRE_COMMON_TESTS=1
 echo "== tests, transformers $($python -c 'import transformers; print(transformers.__version__)')"
 $python -m pytest -q -n 2 "$@"
 
-echo "== model tests, transformers $oldest_transformers"
+echo "== models and conversion, transformers $oldest_transformers"
 # the same packages, with older transformers laid over them
 rm -rf .venv-oldest
 ${PYTHON:-python3} -m venv .venv-oldest
@@ -31,4 +31,4 @@ $python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
     >"$(.venv-oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth"
 .venv-oldest/bin/python -m pip --disable-pip-version-check -qq install \
     "transformers==$oldest_transformers" "huggingface_hub==$oldest_huggingface_hub"
-.venv-oldest/bin/python -m pytest -q -n 2 tests/models "$@"
+.venv-oldest/bin/python -m pytest -q -n 2 tests/models tests/conversion "$@"

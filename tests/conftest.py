@@ -1,9 +1,12 @@
 """Shared fixtures: where the reference data lies, and what to skip without it."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import transformers
+from packaging import version
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,11 +21,14 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--run-slow"):
-        return
+    skips = {}
+    if not config.getoption("--run-slow"):
+        skips["slow"] = "slow: run with --run-slow"
+    if version.parse(transformers.__version__) < version.parse("5.23") and not find_spec("torchvision"):
+        skips["auto_image_processor"] = "before transformers 5.23, AutoImageProcessor needs torchvision"
     for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: run with --run-slow"))
+        for name in skips.keys() & set(item.keywords):
+            item.add_marker(pytest.mark.skip(reason=skips[name]))
 
 
 def shared_path(*parts):

@@ -338,6 +338,14 @@ def create_branch(request, id, name):
     return {}
 
 
+@route("DELETE", "/api/models/{id}/branch/{name}")
+def delete_branch(request, id, name):
+    repo = request.repo(id, write=True)
+    repo.branch(name)
+    del repo.branches[name]
+    return Answer()
+
+
 @route("POST", "/api/models/{id}/tag/{revision}")
 def create_tag(request, id, revision):
     repo, tag = request.repo(id, write=True), request.json()["tag"]

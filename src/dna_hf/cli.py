@@ -167,9 +167,9 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     push = run.training.push_to_hub
     run.training.push_to_hub = False
     if push:
-        from .hub.publish import check_access
+        from .hub.upload import sign_in
 
-        check_access(run.training.hub_token)
+        sign_in(run.training.hub_token)
     result = train_image_classifier(run, resume=arguments.resume)
     if run.training.process_index == 0:
         rows = [

@@ -819,6 +819,7 @@ def test_saved_folder(tmp_path, sign):
     assert settings["resample"] == 3
 
 
+@pytest.mark.auto_image_processor
 def test_saved_folder_without_head(tmp_path):
     conversion = convert(write(tmp_path / "weights.pth", pack(draw("softmax", head=False), "softmax")))
     conversion.save_pretrained(tmp_path / "saved")

@@ -58,6 +58,7 @@ def refused(capsys, *words):
     return sentence
 
 
+@pytest.mark.auto_image_processor
 def test_writes_a_complete_checkpoint_and_prints_the_report(tmp_path, capsys, vit):
     out = tmp_path / "out"
     code, output, _ = convert(capsys, vit, out, "--negative-init", "zero", "--from", "vit")
@@ -81,6 +82,7 @@ def test_writes_a_complete_checkpoint_and_prints_the_report(tmp_path, capsys, vi
     assert {record["source"] for record in report["tensors"]} - {None} == source.state_dict().keys()
 
 
+@pytest.mark.auto_image_processor
 def test_dry_run_writes_nothing(tmp_path, capsys, vit):
     code, output, _ = convert(capsys, vit, tmp_path / "out", "--dry-run")
     assert code == 0 and "dry run" in output
@@ -113,12 +115,14 @@ def test_baseline_of_the_authors_has_to_be_named(tmp_path, capsys):
     assert "from authors-vit" in convert(capsys, *words, "--from", "authors-vit")[1]
 
 
+@pytest.mark.auto_image_processor
 def test_image_processor_of_another_checkpoint(tmp_path, capsys, authors, vit):
     code, *_ = convert(capsys, authors[0], tmp_path / "out", "--image-processor", vit)
     assert code == 0
     assert type(AutoImageProcessor.from_pretrained(tmp_path / "out")) is ViTImageProcessorPil
 
 
+@pytest.mark.auto_image_processor
 def test_seed_of_random_weights(tmp_path, capsys, vit):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         assert convert(capsys, vit, tmp_path / name, "--negative-init", "random", "--seed", seed)[0] == 0
@@ -127,6 +131,7 @@ def test_seed_of_random_weights(tmp_path, capsys, vit):
     assert torch.equal(a[name], b[name]) and not torch.equal(a[name], c[name])
 
 
+@pytest.mark.auto_image_processor
 def test_refusals(tmp_path, capsys, vit, authors):
     out = tmp_path / "out"
     full = tmp_path / "full"

@@ -363,6 +363,7 @@ class TestFolders:
         assert from_pretrained_softmax(tmp_path).model.config.id2label == labels
 
 
+@pytest.mark.auto_image_processor
 class TestImageProcessor:
     PROCESSORS = [
         ViTImageProcessorPil(size={"height": 32, "width": 32}, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]),
@@ -532,9 +533,18 @@ class TestOtherVariants:
         base = getattr(native, "vit", native)
         layers = base.layers if hasattr(base, "layers") else base.encoder.layer
         for attention, layer in zip(attentions(model), layers, strict=True):
-            for projection in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            names = {name: name for name in ("q_proj", "k_proj", "v_proj", "o_proj")}
+            if not hasattr(layer.attention, "q_proj"):  # DINOv2 before transformers renamed its attention
+                names = {
+                    "q_proj": "attention.query",
+                    "k_proj": "attention.key",
+                    "v_proj": "attention.value",
+                    "o_proj": "output.dense",
+                }
+            for projection, native_name in names.items():
                 assert_same_tensors(
-                    getattr(attention, projection).state_dict(), getattr(layer.attention, projection).state_dict()
+                    getattr(attention, projection).state_dict(),
+                    layer.attention.get_submodule(native_name).state_dict(),
                 )
         found = {record.targets[0].partition(".attention.")[2] for record in report.records if record.action == "new"}
         assert found == new
@@ -859,6 +869,7 @@ class TestRefusedFolders:
         self.refused(folder / "model.safetensors", "cls_token")
 
 
+@pytest.mark.auto_image_processor
 class TestRealWeights:
     @pytest.fixture(scope="class")
     def folder(self, shared_data):

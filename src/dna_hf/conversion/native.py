@@ -1,6 +1,6 @@
 """transformers' ViT, DeiT and DINOv2 to DnA."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -38,6 +38,16 @@ DINOV2_NAMES = ViTNames(
     layers="encoder.layer.",
     layer=_LAYER | {"norm1": "layernorm_before", "norm2": "layernorm_after"},
     scales={"layer_scale1.lambda1": "layer_scale_attention.scale", "layer_scale2.lambda1": "layer_scale_mlp.scale"},
+)
+
+
+# DINOv2 in transformers before its attention was renamed
+_OLD_PROJECTIONS = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
+_OLD_OUTPUT = "attention.output.dense"
+OLD_DINOV2_NAMES = replace(
+    DINOV2_NAMES,
+    layer={_OLD_OUTPUT: "attention.o_proj"}
+    | {name: place for name, place in DINOV2_NAMES.layer.items() if place != "attention.o_proj"},
 )
 
 
@@ -131,10 +141,14 @@ def map_native(
     task = native_task(type(source).__name__)
     mapping = TensorMap(source.name_or_path or type(source).__name__, source.state_dict(), dtype)
     target = "" if task.model_class is DnAViTModel else "dna_vit."
-    names = DINOV2_NAMES if source.config.model_type == "dinov2" else VIT_NAMES
+    names, projections = VIT_NAMES, _PROJECTIONS
+    if source.config.model_type == "dinov2":
+        names = DINOV2_NAMES
+        if mapping.has(f"{task.prefix}encoder.layer.0.{_OLD_OUTPUT}.weight"):
+            names, projections = OLD_DINOV2_NAMES, _OLD_PROJECTIONS
     embeddings = source.get_submodule(f"{task.prefix}embeddings")
     grid = _grid(embeddings.patch_embeddings)
-    map_attention = map_softmax_attention(mapping, config, _PROJECTIONS, negative_init, warm_scale)
+    map_attention = map_softmax_attention(mapping, config, projections, negative_init, warm_scale)
     map_base_model(mapping, names, config, grid, map_attention, source=task.prefix, target=target)
     _map_mask_token(mapping, f"{task.prefix}embeddings.mask_token", task)
     if task.model_class is DnAViTForMaskedImageModeling:

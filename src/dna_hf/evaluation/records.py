@@ -216,7 +216,8 @@ def _machine() -> str:
 
 
 def _record_digest(record: WeightsRecord) -> str:
-    content = asdict(record)
+    # as it will be read again: JSON has no numbers as keys, and no tuples
+    content = json.loads(json.dumps(asdict(record)))
     del content["digest"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..evaluation.records import Measurement, TrainingRun, weights_digest
+from ..evaluation.records import Measurement, RecordError, TrainingRun, weights_digest
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -89,10 +89,13 @@ def model_card(
     Raises:
         RecordError: if a record was edited or belongs to other weights.
     """
-    digest = "" if model.device.type == "meta" else weights_digest(model.state_dict())
+    has_weights = model.device.type != "meta"
+    digest = weights_digest(model.state_dict()) if has_weights else ""
     for record in (*measurements, *([training] if training else [])):
+        if not has_weights:
+            raise RecordError(f"{record.what()} cannot be of a model without weights.")
         record.verify(digest)
-    task, auto_class = task_of(model.config)
+    task, auto_class = task_of(type(model))
     name = repo_id.rpartition("/")[2]
     origin = training.started_from if training and training.started_from else converted_from
     data = ModelCardData(
@@ -103,7 +106,7 @@ def model_card(
         datasets=[training.dataset.name] if training and training.dataset.name.count("/") == 1 else None,
         base_model=origin if origin and _is_repository(origin) else None,
         model_name=name if measurements else None,
-        eval_results=[result for measurement in measurements for result in _eval_results(measurement)] or None,
+        eval_results=[result for measurement in measurements for result in eval_results(measurement)] or None,
     )
     return ModelCard.from_template(
         data,
@@ -120,7 +123,7 @@ def model_card(
         macs=_count(count_macs(model)),
         scales=scale_statistics(model),
         has_scales=model.config.attention_variant in ("dna", "dna_shared_value"),
-        has_weights=bool(digest),
+        has_weights=has_weights,
         training=training,
         settings=yaml.safe_dump(training.settings, sort_keys=False, allow_unicode=True).strip() if training else "",
         converted_from=converted_from,
@@ -131,10 +134,9 @@ def model_card(
     )
 
 
-def task_of(config: PreTrainedConfig) -> tuple[str | None, str]:
-    """Task and Auto class of a checkpoint, by the class that was saved."""
-    architecture = (config.architectures or ["Model"])[0]
-    return next(facts for suffix, facts in TASKS.items() if architecture.endswith(suffix))
+def task_of(model_class: type[PreTrainedModel]) -> tuple[str | None, str]:
+    """Task, as the Hub names it, and Auto class of a model class."""
+    return next(facts for suffix, facts in TASKS.items() if model_class.__name__.endswith(suffix))
 
 
 def count_macs(model: PreTrainedModel) -> int:
@@ -164,7 +166,8 @@ def scale_statistics(model: PreTrainedModel) -> dict[str, float] | None:
     }
 
 
-def _eval_results(measurement: Measurement) -> list[EvalResult]:
+def eval_results(measurement: Measurement) -> list[EvalResult]:
+    """The entries of a card's metadata for figures that were measured."""
     data = measurement.dataset
     return [
         EvalResult(
@@ -174,17 +177,22 @@ def _eval_results(measurement: Measurement) -> list[EvalResult]:
             dataset_config=data.config,
             dataset_revision=data.revision,
             dataset_split=measurement.split,
-            metric_type=METRIC_NAMES[name][0],
-            metric_name=METRIC_NAMES[name][1],
+            metric_type=_metric(name)[0],
+            metric_name=_metric(name)[1],
             metric_value=value,
         )
         for name, value in measurement.metrics.items()
     ]
 
 
+def _metric(name: str) -> tuple[str, str]:
+    """Type and title of a metric."""
+    return METRIC_NAMES.get(name, (name, name))
+
+
 def _metric_rows(measurement: Measurement) -> list[tuple[str, str]]:
     return [
-        (METRIC_NAMES[name][1], f"{value:.4f}" if METRIC_NAMES[name][0] == "loss" else f"{100 * value:.2f} %")
+        (_metric(name)[1], f"{100 * value:.2f} %" if _metric(name)[0] == "accuracy" else f"{value:.4f}")
         for name, value in measurement.metrics.items()
     ]
 

@@ -2,20 +2,18 @@
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from huggingface_hub import HfApi, ModelCard, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
+import yaml
+from huggingface_hub import EvalResult, ModelCard, constants, get_token
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -36,19 +34,16 @@ from ..evaluation.records import (
     weights_digest,
 )
 from .errors import PublishError
-from .model_card import model_card, task_of
+from .model_card import eval_results, model_card, task_of
+from .upload import first_line, sign_in, upload
 
 
 CARD = "README.md"
 # files of a checkpoint folder that go along as they are
 EXTRA_FILES = (MEASUREMENTS_FILE, TRAINING_FILE, REPORT_FILE)
-# what an earlier commit may have left in the repository and this one must not be mixed with
-REPLACED = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.py"]
-TRANSIENT = (408, 409, 412, 429, 500, 502, 503, 504)
-# seconds before another attempt
-WAITS: tuple[float, ...] = (2, 10, 30)
 LOGITS_TOLERANCE = 1e-5
-Result = TypeVar("Result")
+# in the card until the tag is known
+TAG_PLACEHOLDER = "content-000000000000"
 
 
 @dataclass(frozen=True)
@@ -108,36 +103,48 @@ def publish(
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise PublishError(f"{repo_id!r} is no name of a repository: {_first_line(error)}") from error
+        raise PublishError(f"{repo_id!r} is no name of a repository: {first_line(error)}.") from error
     model, processor = load_checkpoint(Path(checkpoint))
     measurements, training = _records(Path(checkpoint), model)
+    source = _conversion_source(Path(checkpoint))
+    own_card = Path(checkpoint, CARD)
+    if own_card.is_file():
+        _check_claims(own_card, measurements)
     with tempfile.TemporaryDirectory() as temporary:
         staging = Path(temporary, "repository")
         _stage(model, processor, Path(checkpoint), staging, max_shard_size)
+        if not dry_run:
+            user = _user(token)
+            repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
+        if own_card.is_file():
+            shutil.copyfile(own_card, staging / CARD)
+        else:
+            card = model_card(
+                model,
+                repo_id,
+                measurements=measurements,
+                training=training,
+                converted_from=source,
+                licence=licence,
+                revision=TAG_PLACEHOLDER,
+            )
+            card.save(staging / CARD)
         tag = _tag(staging)
-        _write_card(staging, Path(checkpoint), model, repo_id, measurements, training, licence=licence, revision=tag)
+        text = (staging / CARD).read_text(encoding="utf-8").replace(TAG_PLACEHOLDER, tag)
+        (staging / CARD).write_text(text, encoding="utf-8")
         files = {path.name: path.stat().st_size for path in sorted(staging.iterdir())}
-        card = (staging / CARD).read_text(encoding="utf-8")
         if dry_run:
-            return Published(repo_id, "", tag, files, card, None)
-        repo_id, commit = _upload(staging, repo_id, tag, private=private, revision=revision, token=token)
+            return Published(repo_id, "", tag, files, text, None)
+        commit = upload(staging, repo_id, tag, private=private, revision=revision, token=token)
         difference = _verify(repo_id, commit, model, Path(temporary, "verify"), token)
-    return Published(repo_id, commit, tag, files, card, difference)
+    return Published(repo_id, commit, tag, files, text, difference)
 
 
-def check_access(token: str | None = None) -> None:
-    """Check that the Hub can be reached and knows the token, before work is spent on something to publish.
-
-    Raises:
-        PublishError: saying what is wrong.
-    """
+def _user(token: str | None) -> str:
     try:
-        _attempt(HfApi(token=token).whoami)
-    except Exception as error:
-        reason = _reason(error, "")
-        if reason is None:
-            raise
-        raise PublishError(reason) from error
+        return sign_in(token)
+    except PublishError as error:
+        raise PublishError(f"{error} Nothing was published.") from error
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
@@ -157,15 +164,20 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
             f"{str(folder)!r} has no preprocessor_config.json: save the image processor of the model in it."
         )
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         architecture = (config.architectures or [""])[0]
         model_class = getattr(models, architecture, None)
-        if model_class is None:
+        if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
             raise PublishError(f"{str(folder)!r} holds a {architecture or config.model_type}, no DnA model.")
-        model, info = model_class.from_pretrained(folder, output_loading_info=True)
-        processor = AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise PublishError(f"cannot load {str(folder)!r}: {_first_line(error)}") from error
+        # misshaped tensors are refused below, by name
+        loaded: Any = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
+        model, info = loaded
+        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    except StrictDataclassError as error:
+        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        raise PublishError(f"config.json in {str(folder)!r} is wrong: {reason}.") from error
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+        raise PublishError(f"cannot load {str(folder)!r}: {first_line(error)}.") from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
     if wrong:
         raise PublishError(
@@ -210,31 +222,6 @@ def _tag(staging: Path) -> str:
     return f"content-{digest.hexdigest()[:12]}"
 
 
-def _write_card(
-    staging: Path,
-    checkpoint: Path,
-    model: PreTrainedModel,
-    repo_id: str,
-    measurements: list[Measurement],
-    training: TrainingRun | None,
-    **facts: Any,
-) -> None:
-    own = checkpoint / CARD
-    if own.is_file():
-        _check_claims(own, measurements)
-        shutil.copyfile(own, staging / CARD)
-        return
-    card = model_card(
-        model,
-        repo_id,
-        measurements=measurements,
-        training=training,
-        converted_from=conversion_source(checkpoint),
-        **facts,
-    )
-    card.save(staging / CARD)
-
-
 def _check_claims(path: Path, measurements: list[Measurement]) -> None:
     """Refuse a card whose metadata has a figure that no measurement holds.
 
@@ -243,15 +230,11 @@ def _check_claims(path: Path, measurements: list[Measurement]) -> None:
     """
     try:
         claims = ModelCard.load(path).data.eval_results or []
-    except ValueError as error:
-        raise PublishError(f"the metadata of {str(path)!r} is wrong: {_first_line(error)}") from error
-    measured = {
-        (measurement.dataset.name, measurement.split, float(value))
-        for measurement in measurements
-        for value in measurement.metrics.values()
-    }
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise PublishError(f"the metadata of {str(path)!r} is wrong: {first_line(error)}.") from error
+    measured = [_claim(result) for measurement in measurements for result in eval_results(measurement)]
     for claim in claims:
-        if (claim.dataset_type, claim.dataset_split, claim.metric_value) not in measured:
+        if _claim(claim) not in measured:
             raise PublishError(
                 f"{str(path)!r} claims {claim.metric_name or claim.metric_type} {claim.metric_value} on "
                 f"{claim.dataset_name}, which {MEASUREMENTS_FILE} does not hold: measure it with `dna-hf evaluate "
@@ -259,136 +242,17 @@ def _check_claims(path: Path, measurements: list[Measurement]) -> None:
             )
 
 
-def _upload(
-    staging: Path, repo_id: str, tag: str, *, private: bool, revision: str | None, token: str | None
-) -> tuple[str, str]:
-    """Create the repository if need be, commit, and tag the commit: all or nothing.
+def _claim(result: EvalResult) -> tuple:
+    """What a figure in a card's metadata says."""
+    data = (result.task_type, result.dataset_type, result.dataset_config, result.dataset_split)
+    return (*data, result.metric_type, result.metric_name, result.metric_value)
 
-    Returns:
-        The full name of the repository, and the hash of the commit.
 
-    Raises:
-        PublishError: saying what the Hub refused and what is left there.
-    """
-    api = HfApi(token=token)
-    created = False
+def _conversion_source(folder: Path) -> str | None:
     try:
-        _attempt(lambda: api.whoami())
-        created, repo_id = _create(api, repo_id, private)
-        if revision is not None:
-            _attempt(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
-        # of a repeated attempt whose predecessor did get through, the client makes no second commit
-        commit = _attempt(
-            lambda: api.upload_folder(
-                repo_id=repo_id,
-                folder_path=staging,
-                revision=revision,
-                delete_patterns=REPLACED,
-                commit_message="Publish a DnA model",
-            )
-        ).oid
-        _attempt(lambda: api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True))
-    except KeyboardInterrupt:
-        _clean_up(api, repo_id, created)
-        raise
-    except Exception as error:
-        reason = _reason(error, repo_id)
-        if reason is None:
-            raise
-        raise PublishError(f"{reason} {_clean_up(api, repo_id, created)}") from error
-    return repo_id, commit
-
-
-def _create(api: HfApi, repo_id: str, private: bool) -> tuple[bool, str]:
-    """Create the repository; whether it is new, and its full name."""
-    try:
-        return True, _attempt(lambda: api.create_repo(repo_id, private=private, exist_ok=False), _retry_create).repo_id
-    except HfHubHTTPError as error:
-        if _status(error) != 409:
-            raise
-    full_name = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
-    if private and not _attempt(lambda: api.model_info(full_name)).private:
-        raise PublishError(f"repository {full_name!r} exists and is public: make it private on the Hub first.")
-    return False, full_name
-
-
-def _clean_up(api: HfApi, repo_id: str, created: bool) -> str:
-    """After a failure: remove a repository that was made for this, and say what is left."""
-    if not created:
-        return "Nothing was published."
-    try:
-        _attempt(lambda: api.delete_repo(repo_id, missing_ok=True))
-    except Exception as error:
-        if _reason(error, repo_id) is None:
-            raise
-        return f"Nothing was published, but the new repository {repo_id!r} could not be removed again: delete it."
-    return "Nothing was published."
-
-
-def _attempt(call: Callable[[], Result], again: Callable[[Exception], bool] | None = None) -> Result:
-    """Call the Hub, and again after errors that pass."""
-    for wait in WAITS:
-        try:
-            return call()
-        except Exception as error:
-            if not (again or _passes)(error):
-                raise
-            time.sleep(_retry_after(error, wait))
-    return call()
-
-
-def _passes(error: Exception) -> bool:
-    """Whether an error may be gone after a while."""
-    if isinstance(error, OfflineModeIsEnabled):
-        return False
-    status = _status(error)
-    return status in TRANSIENT if status is not None else _is_connection_error(error)
-
-
-def _retry_create(error: Exception) -> bool:
-    """As [`_passes`], but here a conflict says that the repository exists."""
-    return _status(error) != 409 and _passes(error)
-
-
-def _is_connection_error(error: Exception) -> bool:
-    """Whether the connection failed; the client's HTTP library differs between its versions."""
-    names = {cls.__name__ for cls in type(error).__mro__}
-    # the client wraps the error of an upload of large files
-    cause = error.__cause__
-    return bool(names & {"TransportError", "ConnectionError"}) or (isinstance(cause, Exception) and _passes(cause))
-
-
-def _status(error: Exception) -> int | None:
-    response = getattr(error, "response", None)
-    return getattr(response, "status_code", None)
-
-
-def _retry_after(error: Exception, wait: float) -> float:
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    text = headers.get("Retry-After", "")
-    return min(float(text), 60.0) if text.isdecimal() else wait
-
-
-def _reason(error: Exception, repo_id: str) -> str | None:
-    """One sentence for what the Hub or the way to it did; `None` for a defect of this program."""
-    if isinstance(error, PublishError):
-        return str(error)
-    if isinstance(error, LocalTokenNotFoundError):
-        return "There is no token for the Hub: run `hf auth login`, or set HF_TOKEN to a token that may write."
-    if isinstance(error, OfflineModeIsEnabled):
-        return "The Hub client is offline: unset HF_HUB_OFFLINE."
-    status = _status(error)
-    if status is None and isinstance(error.__cause__, Exception):
-        status = _status(error.__cause__)
-    if status == 401:
-        return "The Hub refused the token: run `hf auth login`, or set HF_TOKEN to a valid token that may write."
-    if status == 403:
-        return f"The token may not write to {repo_id!r}: use one with write access, and a name of yours."
-    if status is not None:
-        return f"The Hub answered with status {status} ({_first_line(error)}), also when asked again; try later."
-    if _is_connection_error(error):
-        return f"The Hub at {constants.ENDPOINT} cannot be reached ({_first_line(error)})."
-    return f"The upload failed ({_first_line(error)})." if isinstance(error, OSError) else None
+        return conversion_source(folder)
+    except (ValueError, KeyError, TypeError) as error:
+        raise PublishError(f"{REPORT_FILE} in {str(folder)!r} is damaged: remove it.") from error
 
 
 @torch.no_grad()
@@ -412,7 +276,7 @@ def _verify(repo_id: str, commit: str, model: PreTrainedModel, folder: Path, tok
     arguments = [
         repo_id,
         commit,
-        task_of(config)[1],
+        task_of(type(model))[1],
         str(folder / "input.safetensors"),
         str(folder / "output.safetensors"),
     ]
@@ -422,7 +286,9 @@ def _verify(repo_id: str, commit: str, model: PreTrainedModel, folder: Path, tok
     )
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise PublishError(f"{where} was published, but does not load in a process without dna-hf: {last}")
+        raise PublishError(
+            f"{where} was published, but does not load in a process without dna-hf: {last.rstrip('.')}."
+        )
     found = load_file(folder / "output.safetensors")
     output = found.pop("output")
     if weights_digest(found) != weights_digest(model.state_dict()):
@@ -432,7 +298,3 @@ def _verify(repo_id: str, commit: str, model: PreTrainedModel, folder: Path, tok
     if not difference <= LOGITS_TOLERANCE * max(1.0, expected.abs().max().item()):
         raise PublishError(f"{where} was published, but computes something else: it differs by {difference:.1e}.")
     return difference
-
-
-def _first_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", (str(error) or type(error).__name__).strip().splitlines()[0]).rstrip(".")
