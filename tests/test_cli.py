@@ -56,6 +56,13 @@ def test_train_saves_in_runs_and_prints_a_summary(trained):
     assert record["training"]["max_steps"] == 4 and record["training"]["learning_rate"] == 0.01
 
 
+def test_unfinished_models_are_not_published(trained, tmp_path, capsys):
+    words = ["train", str(trained[0] / "tiny.yaml"), "--push_to_hub", "--output_dir", str(tmp_path / "out")]
+    assert main([*words, "--hub_strategy", "every_save"]) == 2
+    assert "hub_strategy must be end" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_train_records_what_a_card_may_say(trained):
     folder = trained[0] / "runs" / "tiny"
     (measurement,) = read_measurements(folder)

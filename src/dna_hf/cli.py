@@ -155,6 +155,7 @@ def _add_publish(commands: Any) -> None:
 def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf train CONFIG.yaml [--key value ...]`."""
     from .training.config_file import read_sections, run_config
+    from .training.errors import ConfigurationError
 
     overrides = parse_overrides(rest)
     sections = read_sections(arguments.config)
@@ -169,6 +170,8 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     if push:
         from .hub.upload import sign_in
 
+        if run.sections["training"].get("hub_strategy", "end") != "end":
+            raise ConfigurationError("dna-hf publishes a finished model alone: training.hub_strategy must be end.")
         sign_in(run.training.hub_token)
     result = train_image_classifier(run, resume=arguments.resume)
     if run.training.process_index == 0:

@@ -642,7 +642,6 @@ def mutations():
     key = "blocks.0.attn.qqkvv.weight"
     yield "float8", "packed", changed(key, lambda tensor: tensor.to(torch.float8_e4m3fn)), key
     yield "meta", "packed", changed(key, lambda tensor: tensor.to("meta")), key
-    yield "quantised", "packed", changed(key, quantised), key
 
     for old, new, named in (
         ("norm1", "ln1", "norm1"),
@@ -678,10 +677,6 @@ def cut_scales(state, heads):
     return {key: tensor[:heads] if key.endswith("neg_scalers") else tensor for key, tensor in state.items()}
 
 
-def quantised(tensor):
-    return torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.qint8)
-
-
 MUTATIONS = {f"{layout}: {name}": (layout, change, named) for name, layout, change, named in mutations()}
 
 
@@ -693,7 +688,6 @@ def refusal(path, **options):
     return " ".join([message, *caught.value.problems])
 
 
-@pytest.mark.filterwarnings("ignore:.*quantize:UserWarning")
 @pytest.mark.parametrize(("layout", "change", "named"), MUTATIONS.values(), ids=MUTATIONS)
 def test_mutated_file_is_refused(tmp_path, layout, change, named):
     path = tmp_path / "weights.pth"

@@ -22,6 +22,7 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import dna_hf
+from clean_process import WITHOUT_PACKAGE
 from dna_hf import DnAViTBackbone, DnAViTConfig, DnAViTForImageClassification, DnAViTModel
 from dna_hf.cli import main
 from dna_hf.data.provenance import DatasetRecord
@@ -301,14 +302,7 @@ def test_push_to_hub_of_transformers_has_the_code(published):
 
 # arguments: a file with [repository, revisions, Auto class, local folder] of each model, its weights and an output
 PULL = """
-import json, sys
-
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "dna_hf":
-            raise ImportError("the package is blocked")
-
-sys.meta_path.insert(0, Block())
+import json
 import torch, transformers
 from PIL import Image
 from safetensors.torch import load_file
@@ -354,7 +348,7 @@ def pull(hub, folder, **switches):
     """Run the script in a process without the package, with a cache of its own and no other token."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
     environment |= hub.environment(folder / "home", hub.read_only_token) | switches
-    command = [sys.executable, "-c", PULL, str(folder / "models.json")]
+    command = [sys.executable, "-c", WITHOUT_PACKAGE + PULL, str(folder / "models.json")]
     result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
     return json.loads(result.stdout.splitlines()[-1])

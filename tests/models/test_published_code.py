@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
 import dna_hf
+from clean_process import WITHOUT_PACKAGE
 from dna_hf.models import (
     DnAViTBackbone,
     DnAViTConfig,
@@ -141,30 +142,13 @@ def assert_complete(folder):
 
 def run_fresh(script, folder, *arguments):
     """Run a script in a process that cannot import the package, has empty caches and no terminal."""
-    # installed or not, on the path or not: the import must fail
-    block = """
-import sys
-
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "dna_hf":
-            raise ImportError("the package is blocked")
-
-sys.meta_path.insert(0, Block())
-try:
-    import dna_hf
-except ImportError:
-    pass
-else:
-    raise AssertionError("the package can be imported")
-"""
     home, directory = folder / "home", folder / "empty"
     home.mkdir(exist_ok=True)
     directory.mkdir(exist_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
     environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", block + script, *map(str, arguments)],
+        [sys.executable, "-c", WITHOUT_PACKAGE + script, *map(str, arguments)],
         cwd=directory,
         env=environment,
         stdin=subprocess.DEVNULL,

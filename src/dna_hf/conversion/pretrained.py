@@ -275,8 +275,8 @@ def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel
     if options.image_size is not None and not model.config.interpolate_pos_encoding:
         return  # the source cannot see images of the new size
     image = random_image(model.config)
-    # copies: the caller's model keeps its mode and dtype
-    twin = copy.deepcopy(source).float().eval()
+    # copies: the caller's model keeps its mode, dtype and device
+    twin = copy.deepcopy(source).cpu().float().eval()
     if is_timm_model(source) and isinstance(model, DnAViTModel):
         expected = twin.forward_features(image)  # type: ignore[operator]
     else:

@@ -4,10 +4,11 @@ usage: load_published.py REPOSITORY COMMIT AUTO_CLASS INPUT.safetensors OUTPUT.s
 """
 
 import sys
+from pathlib import Path
 
 
 # as on a machine where dna-hf is not installed; nor may the files beside this one be found
-sys.path.pop(0)
+sys.path = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 sys.modules["dna_hf"] = None  # type: ignore[assignment]
 
 import torch  # noqa: E402
