@@ -2,10 +2,13 @@
 
 import importlib.util
 
+import huggingface_hub
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, constants
+from huggingface_hub.utils import close_session
 
 from conftest import ROOT
+from fake_hub import FakeHub
 
 
 spec = importlib.util.spec_from_file_location("render_model_cards", ROOT / "scripts" / "render_model_cards.py")
@@ -37,3 +40,16 @@ def test_template_is_the_one_in_use():
     from dna_hf.hub.model_card import TEMPLATE
 
     assert (ROOT / "model_cards" / "template.md").read_text() == TEMPLATE.read_text()
+
+
+@pytest.mark.skipif(huggingface_hub.__version__ < "2", reason="older clients validate at huggingface.co only")
+def test_the_hub_accepts_the_metadata(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FakeHub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        close_session()
+        for variant in VARIANTS:
+            ModelCard.load(ROOT / "model_cards" / f"{cards.file_name(variant)}.md").validate()
+        assert hub.requests == [("POST", "/api/validate-yaml")] * len(VARIANTS)
+    close_session()

@@ -69,9 +69,10 @@ class ConversionReport:
         return [(str(count), *key) for key, count in groups.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the image processor, as plain types."""
+        """Everything but the image processor, as plain types; of a source on this machine, the last part of its path."""
+        path = Path(self.source)
         return {
-            "source": self.source,
+            "source": path.resolve().name if path.is_absolute() or path.exists() else self.source,
             "family": self.family,
             "notes": self.notes,
             "max_difference": self.max_difference,
@@ -81,12 +82,9 @@ class ConversionReport:
 
 
 def conversion_source(folder: str | Path) -> str | None:
-    """What the checkpoint in a folder was converted from; of a local path the last part. `None` if it was not."""
+    """What the checkpoint in a folder was converted from, `None` if it was not."""
     path = Path(folder, REPORT_FILE)
-    if not path.is_file():
-        return None
-    source = json.loads(path.read_text(encoding="utf-8"))["source"]
-    return Path(source).name if Path(source).is_absolute() or Path(source).exists() else source
+    return json.loads(path.read_text(encoding="utf-8"))["source"] if path.is_file() else None
 
 
 class Conversion(NamedTuple):
