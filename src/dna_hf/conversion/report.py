@@ -69,7 +69,7 @@ class ConversionReport:
         return [(str(count), *key) for key, count in groups.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the image processor, as plain types; of a source on this machine, the last part of its path."""
+        """All but the image processor, as plain types; of a source on this machine, the last part of its path."""
         path = Path(self.source)
         return {
             "source": path.resolve().name if path.is_absolute() or path.exists() else self.source,
