@@ -23,12 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .conversion.errors import ConversionError
     from .data.errors import DataError
     from .hub.errors import PublishError
-    from .training.errors import ConfigurationError
+    from .training.errors import ConfigurationError, NonFiniteError
 
     arguments, rest = build_parser().parse_known_args(argv)
     try:
         return arguments.command(arguments, rest)
-    except (ConfigurationError, ConversionError, DataError, PublishError) as error:
+    except (ConfigurationError, ConversionError, DataError, NonFiniteError, PublishError) as error:
         return _fail(error)
     except KeyboardInterrupt:
         print("\ndna-hf: interrupted", file=sys.stderr)
@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="train a model as a YAML file describes",
         description="Train a model as a YAML file describes. Any key of the file can be overridden: --key value.",
         epilog="keys of section model: attention_variant, hidden_size, image_size, ... (all fields of DnAViTConfig), "
-        "checkpoint, checkpoint_revision\nkeys of section training: all fields of transformers.TrainingArguments\n"
-        + _data_help(),
+        "checkpoint, checkpoint_revision\nkeys of section training: all fields of transformers.TrainingArguments, "
+        "decay_all, layer_decay, ema_decay\n" + _data_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

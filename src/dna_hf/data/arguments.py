@@ -48,8 +48,18 @@ class DataArguments:
     )
     flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip in training"})
 
+    mixup_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of Mixup; 0: none"})
+    cutmix_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of CutMix; 0: none"})
+    mix_probability: float = field(default=1.0, metadata={"help": "probability of mixing a batch, where either is on"})
+    mix_switch_probability: float = field(
+        default=0.5, metadata={"help": "probability of CutMix rather than Mixup, where both are on"}
+    )
+
     def __post_init__(self) -> None:
-        for name in ("validation_fraction", "flip_probability"):
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("validation_fraction", "flip_probability", "mix_probability", "mix_switch_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
         for name in ("max_train_samples", "max_eval_samples", "shuffle_buffer"):

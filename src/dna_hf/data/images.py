@@ -103,7 +103,7 @@ class TrainingAugmentation:
 
 
 class _Samples:
-    """Rows to samples `{"pixel_values": (channels, height, width), "labels": int}`."""
+    """Rows to samples `{"pixel_values": (channels, height, width), "labels": int, "rows": number of the row}`."""
 
     def __init__(
         self,
@@ -118,6 +118,11 @@ class _Samples:
         self.seed = seed
         # in shared memory, so that persistent loader workers see the epoch change
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the augmentation is drawn for."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell which epoch the augmentation is drawn for."""
@@ -135,7 +140,10 @@ class _Samples:
         # the augmentation has resized and cropped already
         options = {} if self.augmentation is None else {"do_resize": False, "do_center_crop": False}
         pixel_values = self.processor(pictures, return_tensors="pt", **options)["pixel_values"]
-        return [{"pixel_values": pixels, "labels": label} for pixels, label in zip(pixel_values, labels, strict=True)]
+        return [
+            {"pixel_values": pixels, "labels": label, "rows": number}
+            for pixels, label, number in zip(pixel_values, labels, numbers, strict=True)
+        ]
 
 
 class ImageDataset(_Samples, Dataset):

@@ -1,7 +1,8 @@
 """Read a run from a YAML file and command-line overrides, and refuse what it does not mean.
 
 A file has three sections: `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
-([`~dna_hf.data.arguments.DataArguments`]) and `training` (any field of `transformers.TrainingArguments`).
+([`~dna_hf.data.arguments.DataArguments`]) and `training` (any field of `transformers.TrainingArguments`, and of
+[`~dna_hf.training.arguments.DnATrainingArguments`]).
 """
 
 import dataclasses
@@ -15,9 +16,10 @@ from typing import Any
 
 import yaml
 from huggingface_hub.dataclasses import type_validator
-from transformers import AutoConfig, TrainingArguments
+from transformers import AutoConfig
 
 from ..data.arguments import DataArguments
+from .arguments import DnATrainingArguments
 from .errors import ConfigurationError
 
 
@@ -52,7 +54,7 @@ class RunConfig:
     model_arguments: ModelArguments
     model: dict[str, Any]
     data: DataArguments
-    training: TrainingArguments
+    training: DnATrainingArguments
     # the sections as given, to be written beside the results
     sections: dict[str, dict[str, Any]]
 
@@ -148,7 +150,7 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
     known = {
         "model": _fields(ModelArguments) | model_fields(model_type),
         "data": _fields(DataArguments),
-        "training": _fields(TrainingArguments),
+        "training": _fields(DnATrainingArguments),
     }
     _apply(sections, overrides or {}, known)
     for key in POSITIVE_TRAINING_FIELDS:
@@ -161,7 +163,7 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
         model_arguments=ModelArguments(**model_arguments),
         model=model,
         data=_build("data", DataArguments, sections["data"]),
-        training=_build("training", TrainingArguments, sections["training"]),
+        training=_build("training", DnATrainingArguments, sections["training"]),
         sections=sections,
     )
 

@@ -15,13 +15,13 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     Trainer,
-    TrainerCallback,
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..conversion.report import conversion_source
 from ..data.images import ImageProcessor, TrainingAugmentation, image_processor, output_size, torch_dataset
+from ..data.mixing import MixingCollator
 from ..data.provenance import provenance
 from ..data.sources import LabelledImages, load_train_and_eval
 from ..evaluation.image_classification import top_k_metrics
@@ -37,10 +37,14 @@ from ..evaluation.records import (
     without_secrets,
 )
 from .config_file import MODEL_TYPES, RunConfig
+from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError
+from .losses import classification_loss
+from .trainer import RUN_FILE, AugmentationEpoch, ImageClassificationTrainer, NegativeScaleLog, RunRecord
 
 
-RUN_FILE = "run.yaml"
+# where the averaged weights are saved, as a checkpoint of their own
+AVERAGE_FOLDER = "ema"
 
 
 @dataclass
@@ -88,6 +92,9 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
     metrics = trainer.evaluate()
     trainer.save_metrics("eval", metrics)
     trainer.save_state()
+    if trainer.average is not None:
+        with trainer.average.applied_to(model):
+            trainer.save_model(str(run.output_dir / AVERAGE_FOLDER))
     if trainer.is_world_process_zero():
         _write_records(run, trainer, train_images, eval_images, metrics, seconds)
     variant = model.config.attention_variant
@@ -224,7 +231,7 @@ def build_trainer(
     processor: ImageProcessor,
     train_images: LabelledImages,
     eval_images: LabelledImages,
-) -> Trainer:
+) -> ImageClassificationTrainer:
     """The Trainer of a run, with its data sets, metrics and callbacks.
 
     Raises:
@@ -234,55 +241,39 @@ def build_trainer(
     train_dataset = torch_dataset(
         train_images, processor, augmentation, seed=run.training.seed, shuffle_buffer=run.data.shuffle_buffer
     )
+    collator = _mixing_collator(run, train_dataset, len(train_images.class_names))
     try:
-        return ReproducibleTrainer(
+        return ImageClassificationTrainer(
             model=model,
             args=run.training,
             train_dataset=train_dataset,
             eval_dataset=torch_dataset(eval_images, processor),
             processing_class=processor,
             compute_metrics=top_k_metrics,
-            callbacks=[AugmentationEpoch(train_dataset), RunRecord(run.sections)],
+            compute_loss_func=None if collator is None else classification_loss,
+            train_collator=collator,
+            average=ExponentialMovingAverage(run.training.ema_decay) if run.training.ema_decay else None,
+            callbacks=[AugmentationEpoch(train_dataset), NegativeScaleLog(), RunRecord(run.sections)],
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigurationError(f"section 'training': {str(error).strip().splitlines()[0]}") from error
 
 
-class ReproducibleTrainer(Trainer):
-    """A Trainer whose evaluations leave the random state of training alone.
-
-    An evaluation draws loader seeds from the global generator. Where it falls between a checkpoint and the next step,
-    a run resumed from this checkpoint would otherwise shuffle and drop out differently than the uninterrupted one.
-    """
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate; see `transformers.Trainer.evaluate`."""
-        with torch.random.fork_rng():
-            return super().evaluate(*args, **kwargs)
-
-
-class AugmentationEpoch(TrainerCallback):
-    """Tells the training data which epoch it is in; the augmentation is seeded by it."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called before the first batch of an epoch is read, and again when a run resumes within one."""
-        self.dataset.set_epoch(int(state.epoch or 0))
-
-
-class RunRecord(TrainerCallback):
-    """Writes the sections of the run beside its first checkpoint, so that a resumed run can be compared with it."""
-
-    def __init__(self, sections: dict[str, dict[str, Any]]) -> None:
-        self.sections = sections
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called after a checkpoint was written."""
-        path = Path(args.output_dir, RUN_FILE)
-        if state.is_world_process_zero and not path.exists():
-            path.write_text(yaml.safe_dump(without_secrets(self.sections), sort_keys=False), encoding="utf-8")
+def _mixing_collator(run: RunConfig, dataset: Any, num_classes: int) -> MixingCollator | None:
+    """The collator of training batches, `None` for the usual one: without Mixup, CutMix and label smoothing."""
+    data, smoothing = run.data, run.training.label_smoothing_factor
+    if not (data.mixup_alpha or data.cutmix_alpha or smoothing):
+        return None
+    return MixingCollator(
+        num_classes,
+        mixup_alpha=data.mixup_alpha,
+        cutmix_alpha=data.cutmix_alpha,
+        probability=data.mix_probability,
+        switch_probability=data.mix_switch_probability,
+        label_smoothing=smoothing,
+        seed=run.training.seed,
+        clock=dataset,
+    )
 
 
 def _image_size(config: PreTrainedConfig) -> tuple[int, int]:

@@ -1,0 +1,59 @@
+"""What a run says about itself: the scales of the negative branch, and why it stopped making sense."""
+
+import torch
+from transformers import PreTrainedModel
+
+from .errors import NonFiniteError
+
+
+def negative_scale_statistics(model: PreTrainedModel) -> dict[str, float]:
+    """Alpha of every layer and head, and its mean, standard deviation (unbiased), minimum and maximum.
+
+    Returns:
+        `negative_scale/layer_{l}/head_{h}` and `negative_scale/{mean,std,min,max}`; empty for a variant without alpha.
+    """
+    scales = [
+        value.detach().float().cpu() for name, value in model.named_parameters() if name.endswith("negative_scale")
+    ]
+    if not scales:
+        return {}
+    statistics = {
+        f"negative_scale/layer_{layer}/head_{head}": value
+        for layer, values in enumerate(scales)
+        for head, value in enumerate(values.tolist())
+    }
+    alpha = torch.cat(scales)
+    return statistics | {
+        "negative_scale/mean": alpha.mean().item(),
+        "negative_scale/std": alpha.std().item() if len(alpha) > 1 else 0.0,
+        "negative_scale/min": alpha.min().item(),
+        "negative_scale/max": alpha.max().item(),
+    }
+
+
+def check_finite_loss(loss: torch.Tensor, model: torch.nn.Module, step: int, rows: list[int] | None) -> None:
+    """Stop at once where a loss is not finite.
+
+    Args:
+        loss: of one batch, after its backward pass.
+        model: whose parameters and gradients are looked through.
+        step: number of the optimizer step that the batch belongs to.
+        rows: rows of the training split in the batch.
+
+    Raises:
+        NonFiniteError: naming the step, the loss, the rows, and the first parameter or gradient that is not finite.
+    """
+    if torch.isfinite(loss).all():
+        return
+    where = f" on rows {', '.join(map(str, rows))} of the training split" if rows else ""
+    raise NonFiniteError(f"the loss of step {step} is {loss.item()}{where}; {_first_bad(model)}.")
+
+
+def _first_bad(model: torch.nn.Module) -> str:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            return f"parameter {name!r} is not finite"
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            return f"all parameters are finite, the gradient of {name!r} is not"
+    return "all parameters and gradients are finite"
