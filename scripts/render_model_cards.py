@@ -26,9 +26,7 @@ THROUGHPUT = "909.1 images/s"
 
 def render(variant: str) -> str:
     """The card of one variant."""
-    config = DnAViTConfig(
-        attention_variant=variant, num_labels=1000, architectures=["DnAViTForImageClassification"]
-    )
+    config = DnAViTConfig(attention_variant=variant, num_labels=1000, architectures=["DnAViTForImageClassification"])
     with torch.device("meta"):
         model = DnAViTForImageClassification(config)
     reported = [
