@@ -11,6 +11,7 @@ version = re.search(r'__version__ = "(.+?)"', (here / "src/dna_hf/__init__.py").
 
 extras = {
     "dev": [
+        "matplotlib>=3.9",
         "mypy>=1.15",
         "parameterized",
         "peft>=0.17",
@@ -22,6 +23,7 @@ extras = {
         "types-PyYAML",
         "wheel",
     ],
+    "figures": ["matplotlib>=3.9"],
     "tracking": ["tensorboard", "trackio"],
 }
 

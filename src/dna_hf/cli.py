@@ -1,4 +1,4 @@
-"""The command line: `dna-hf train`, `evaluate`, `predict`, `convert` and `publish`.
+"""The command line: `dna-hf train`, `compare`, `evaluate`, `predict`, `convert` and `publish`.
 
 What a user did wrong ends in one sentence on stderr and exit code 2; anything else is a bug and shows its traceback.
 Heavy imports happen inside the commands.
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Keys of a configuration are not options here: they are checked where they belong."""
     parser = argparse.ArgumentParser(
-        prog="dna-hf", description="Denoising Attention: train, evaluate, predict, convert, publish."
+        prog="dna-hf", description="Denoising Attention: train, compare, evaluate, predict, convert, publish."
     )
     parser.add_argument("--version", action="version", version=f"dna-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -89,9 +89,33 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch-size", type=_positive, default=32, help="images at a time (default: %(default)s)")
     predict.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
     predict.set_defaults(command=predict_command)
+    _add_compare(commands)
     _add_convert(commands)
     _add_publish(commands)
     return parser
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="train several attention variants under one recipe and several seeds",
+        description="Train several attention variants with the same recipe, data order and augmentation under several "
+        "seeds, and print a table of accuracies, paired differences to softmax, and costs. Any key of the file can be "
+        "overridden: --key value. A comparison that was stopped goes on when the command is repeated.",
+        allow_abbrev=False,
+    )
+    compare.add_argument("config", metavar="CONFIG.yaml", help="the recipe, as for train")
+    compare.add_argument(
+        "--variants", type=_words, default=["softmax", "dna"], metavar="A,B,...", help="default: softmax,dna"
+    )
+    compare.add_argument("--seeds", type=_numbers, default=[0, 1, 2], metavar="0,1,...", help="default: 0,1,2")
+    compare.add_argument(
+        "--param-matched", action="store_true", help="also train softmax attention widened to DnA's parameters"
+    )
+    compare.add_argument(
+        "--output_dir", "--output-dir", type=Path, help="default: runs/compare_ and the recipe's name"
+    )
+    compare.set_defaults(command=compare_command)
 
 
 def _add_convert(commands: Any) -> None:
@@ -196,6 +220,30 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
                 token=run.training.hub_token,
             )
             print("\n" + _published_table(published))
+    return 0
+
+
+def compare_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf compare CONFIG.yaml --variants ... --seeds ... [--key value ...]`."""
+    from .experiments.compare import FIGURE_FILE, RUNS_FILE, SUMMARY_FILE, compare, draw, summary
+
+    output: Path = arguments.output_dir or Path("runs") / f"compare_{Path(arguments.config).stem}"
+    figures = compare(
+        arguments.config,
+        arguments.variants,
+        arguments.seeds,
+        output,
+        overrides=parse_overrides(rest),
+        param_matched=arguments.param_matched,
+    )
+    print("\n" + summary(figures) + "\n")
+    written = [output / RUNS_FILE, output / SUMMARY_FILE]
+    try:
+        draw(figures, output / FIGURE_FILE)
+        written.append(output / FIGURE_FILE)
+    except ImportError:
+        print("no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')", file=sys.stderr)
+    print("written: " + ", ".join(map(str, written)))
     return 0
 
 
@@ -381,6 +429,17 @@ def _data_help() -> str:
 def _no_more(rest: list[str]) -> None:
     if rest:
         build_parser().error(f"unrecognized arguments: {' '.join(rest)}")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from error
 
 
 def _positive(text: str) -> int:

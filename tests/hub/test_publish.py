@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 import yaml
 from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.utils import _http, close_session
@@ -143,6 +144,8 @@ def client_of(hub, folder, token=FakeHub.token):
             patch.setattr(constants, name, value)
         patch.setitem(_http.http_backoff.__kwdefaults__, "max_retries", 0)
         patch.setattr(uploading, "time", SimpleNamespace(sleep=slept.append))
+        # transformers keeps one client for the whole process
+        patch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
         close_session()
         yield slept
         close_session()
@@ -159,7 +162,7 @@ def hub(tmp_path):
 def unverified(monkeypatch):
     """Publishing without loading what was published, and without counting operations, which takes longest."""
     monkeypatch.setattr(publishing, "_verify", lambda *arguments: 0.0)
-    monkeypatch.setattr(import_module("dna_hf.hub.model_card"), "count_macs", lambda model: 10**6)
+    monkeypatch.setattr(import_module("dna_hf.hub.model_card"), "count_macs", lambda *model: 10**6)
 
 
 def snapshot(hub):

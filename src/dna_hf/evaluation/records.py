@@ -106,6 +106,9 @@ class TrainingRun(WeightsRecord):
         dataset: what was trained on.
         settings: sections of the configuration, as given.
         seconds: wall time of training, evaluations included.
+        samples_per_second: throughput over that time.
+        peak_memory: largest memory of the process in bytes: of the GPU where there is one, else of the CPU.
+        resumed: whether the run had been stopped before; then time and throughput are of its last part.
         started_from: checkpoint that the weights started from, as a name on the Hub where it has one; `None`: fresh.
         processes: how many processes trained together.
     """
@@ -113,6 +116,9 @@ class TrainingRun(WeightsRecord):
     dataset: DatasetRecord
     settings: dict[str, dict[str, Any]]
     seconds: float
+    samples_per_second: float = 0.0
+    peak_memory: int = 0
+    resumed: bool = False
     started_from: str | None = None
     processes: int = 1
 
@@ -193,6 +199,16 @@ def without_secrets(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
         name: {key: value for key, value in section.items() if not _is_secret(key)}
         for name, section in settings.items()
     }
+
+
+def peak_memory() -> int:
+    """Largest memory that this process had so far, in bytes: of the GPU where there is one, else of the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource  # not on every platform that has a GPU
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def now() -> str:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..evaluation.complexity import count_macs
 from ..evaluation.records import Measurement, RecordError, TrainingRun, weights_digest
 
 
@@ -120,7 +120,7 @@ def model_card(
         variant_name=VARIANT_NAMES[model.config.attention_variant],
         formula=FORMULAS[model.config.attention_variant],
         parameters=model.num_parameters(),
-        macs=_count(count_macs(model)),
+        macs=_count(count_macs(type(model), model.config)),
         scales=scale_statistics(model),
         has_scales=model.config.attention_variant in ("dna", "dna_shared_value"),
         has_weights=has_weights,
@@ -137,18 +137,6 @@ def model_card(
 def task_of(model_class: type[PreTrainedModel]) -> tuple[str | None, str]:
     """Task, as the Hub names it, and Auto class of a model class."""
     return next(facts for suffix, facts in TASKS.items() if model_class.__name__.endswith(suffix))
-
-
-def count_macs(model: PreTrainedModel) -> int:
-    """Multiply-accumulates of one image of the configured size: half of what torch's `FlopCounterMode` counts."""
-    config = model.config
-    height, width = _pair(config.image_size)
-    with torch.device("meta"), torch.no_grad():
-        twin = type(model)(type(config).from_dict(config.to_dict())).eval()
-        twin.set_attn_implementation("eager")
-        with FlopCounterMode(display=False) as counter:
-            twin(torch.empty(1, config.num_channels, height, width))
-    return counter.get_total_flops() // 2
 
 
 def scale_statistics(model: PreTrainedModel) -> dict[str, float] | None:

@@ -31,6 +31,7 @@ from ..evaluation.records import (
     command_line,
     environment,
     now,
+    peak_memory,
     record_measurement,
     record_training,
     weights_digest,
@@ -96,7 +97,7 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
         with trainer.average.applied_to(model):
             trainer.save_model(str(run.output_dir / AVERAGE_FOLDER))
     if trainer.is_world_process_zero():
-        _write_records(run, trainer, train_images, eval_images, metrics, seconds)
+        _write_records(run, trainer, train_images, eval_images, metrics, seconds, checkpoint is not None)
     variant = model.config.attention_variant
     return TrainingResult(metrics, variant, model.num_parameters(), seconds, run.output_dir)
 
@@ -189,8 +190,10 @@ def _write_records(
     eval_images: LabelledImages,
     metrics: dict[str, float],
     seconds: float,
+    resumed: bool,
 ) -> None:
     """Write down how the saved weights were made and what was measured on them, for their model card."""
+    speed = next(e["train_samples_per_second"] for e in reversed(trainer.state.log_history) if "train_runtime" in e)
     common: dict[str, Any] = {
         "command": command_line(),
         "seed": run.training.seed,
@@ -203,6 +206,9 @@ def _write_records(
         settings=without_secrets(run.sections),
         started_from=_origin(run.model_arguments.checkpoint),
         seconds=round(seconds, 1),
+        samples_per_second=speed,
+        peak_memory=peak_memory(),
+        resumed=resumed,
         processes=run.training.world_size,
         **common,
     )
