@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 
+EPOCH_COSINE_KEYS = {"warmup_epochs", "warmup_lr", "min_lr"}
+
+
 @dataclass
 class DnATrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` and what image classification recipes need beyond them."""
@@ -25,6 +28,19 @@ class DnATrainingArguments(TrainingArguments):
         metadata={"help": "also keep an exponential moving average of the weights with this decay; 0: none"},
     )
 
+    base_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "learning rate for a batch of 512 images; learning_rate becomes this x batch of a step / 512"
+        },
+    )
+    epoch_cosine: bool = field(
+        default=False,
+        metadata={
+            "help": "the paper's schedule, one learning rate per epoch; lr_scheduler_kwargs gives warmup_epochs, "
+            "warmup_lr and min_lr"
+        },
+    )
     # batches hold the numbers of their rows beside what the model takes
     remove_unused_columns: bool = field(default=False, metadata={"help": "drop what the model does not take"})
     # transformers leaves losses that are not finite out of the logged mean; here training stops at them
@@ -34,7 +50,20 @@ class DnATrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.base_learning_rate is not None:
+            self._scale_learning_rate(self.base_learning_rate)
+        if self.epoch_cosine and set(self.lr_scheduler_kwargs or {}) != EPOCH_COSINE_KEYS:
+            raise ValueError(f"epoch_cosine needs lr_scheduler_kwargs with {', '.join(sorted(EPOCH_COSINE_KEYS))}.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
+
+    def _scale_learning_rate(self, base: float) -> None:
+        """The linear rule of arXiv:1706.02677: as many times the rate as the batch of a step is larger."""
+        if not base > 0:
+            raise ValueError(f"base_learning_rate must be positive, got {base}.")
+        if self.learning_rate != type(self).learning_rate:
+            raise ValueError("give learning_rate or base_learning_rate, not both.")
+        batch = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        self.learning_rate = base * batch / 512

@@ -1,6 +1,7 @@
 """transformers' Trainer, and what it lacks for image classification."""
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from .arguments import DnATrainingArguments
 from .diagnostics import check_finite_loss, negative_scale_statistics
 from .ema import ExponentialMovingAverage
 from .optimizer import apply_layer_decay, decay_parameter_names
+from .schedule import epoch_cosine_schedule
 
 
 RUN_FILE = "run.yaml"
@@ -70,6 +72,18 @@ class ImageClassificationTrainer(Trainer):
         if is_new and self.args.layer_decay < 1:
             apply_layer_decay(optimizer, model or self.model, self.args.layer_decay)  # type: ignore[arg-type]
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate schedule; see `transformers.Trainer.create_scheduler`."""
+        if self.args.epoch_cosine and self.lr_scheduler is None:
+            epochs = math.ceil(self.args.num_train_epochs)
+            options: Any = self.args.lr_scheduler_kwargs
+            target: Any = optimizer or self.optimizer
+            self.lr_scheduler = epoch_cosine_schedule(
+                target, steps_per_epoch=math.ceil(num_training_steps / epochs), epochs=epochs, **options
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = dict(inputs)

@@ -1,0 +1,60 @@
+"""The learning rate of the paper's ImageNet recipe."""
+
+import math
+from functools import partial
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def epoch_cosine(
+    epoch: int, *, epochs: int, warmup_epochs: int, warmup_rate: float, min_rate: float, delayed: bool = True
+) -> float:
+    """Learning rate of an epoch, relative to the peak: linear warm-up inside a cosine over all epochs, then constant.
+
+    Args:
+        epoch: counted from 0.
+        epochs: of the whole run.
+        warmup_epochs: of the linear warm-up.
+        warmup_rate: rate at which the warm-up starts.
+        min_rate: rate at which the cosine ends.
+        delayed: the released script steps its schedule at the end of epoch `e` with `e`, so that epoch `e` has the
+            rate of `e - 1`, and the first two epochs have the same.
+
+    Returns:
+        The factor on the peak learning rate.
+    """
+    time = max(epoch - 1, 0) if delayed else epoch
+    if time < warmup_epochs:
+        return warmup_rate + (1 - warmup_rate) * time / warmup_epochs
+    return min_rate + (1 - min_rate) * (1 + math.cos(math.pi * min(time, epochs) / epochs)) / 2
+
+
+def epoch_cosine_schedule(
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps_per_epoch: int,
+    epochs: int,
+    warmup_epochs: int,
+    warmup_lr: float,
+    min_lr: float,
+) -> LambdaLR:
+    """[`epoch_cosine`] as a schedule that is stepped once per optimizer step.
+
+    Args:
+        optimizer: its default learning rate is the peak; `warmup_lr` and `min_lr` are relative to it for every group.
+        steps_per_epoch: optimizer steps.
+        epochs: of the whole run.
+        warmup_epochs: of the linear warm-up.
+        warmup_lr: learning rate of the first epoch.
+        min_lr: learning rate that the cosine ends at.
+    """
+    peak = optimizer.defaults["lr"]
+    rate = partial(
+        epoch_cosine,
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        warmup_rate=warmup_lr / peak,
+        min_rate=min_lr / peak,
+    )
+    return LambdaLR(optimizer, lambda step: rate(step // steps_per_epoch))
