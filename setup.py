@@ -45,7 +45,11 @@ setup(
     ],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"dna_hf": ["py.typed"], "dna_hf.data": ["fashion_mnist_mini/*"]},
+    package_data={
+        "dna_hf": ["py.typed"],
+        "dna_hf.data": ["fashion_mnist_mini/*"],
+        "dna_hf.hub": ["model_card_template.md"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "accelerate>=1.15",
