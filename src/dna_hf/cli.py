@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train a model as a YAML file describes. Any key of the file can be overridden: --key value.",
         epilog="keys of section model: attention_variant, hidden_size, image_size, ... (all fields of DnAViTConfig), "
         "checkpoint, checkpoint_revision\nkeys of section training: all fields of transformers.TrainingArguments, "
-        "decay_all, layer_decay, ema_decay\n" + _data_help(),
+        "decay_all, layer_decay, ema_decay, base_learning_rate, epoch_cosine\n" + _data_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
