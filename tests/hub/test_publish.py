@@ -837,3 +837,36 @@ def test_publish_command_dry_run(capsys, hub, checkpoint):
     printed = capsys.readouterr().out
     assert "license: mit" in printed and "## Measured" in printed and "nothing was uploaded" in printed
     assert hub.requests == []
+
+
+# arguments: the folder of a checkpoint, an output folder
+PLAIN_TRAINER = """
+import sys
+import torch
+from transformers import AutoImageProcessor, AutoModelForImageClassification, Trainer, TrainingArguments
+import dna_hf
+
+checkpoint, output = sys.argv[1:]
+model = AutoModelForImageClassification.from_pretrained(checkpoint)
+data = [{"pixel_values": torch.randn(3, 32, 32), "labels": i % 3} for i in range(4)]
+arguments = TrainingArguments(
+    output, max_steps=1, push_to_hub=True, hub_model_id="user/plain", use_cpu=True, save_strategy="no"
+)
+processor = AutoImageProcessor.from_pretrained(checkpoint)
+trainer = Trainer(model, arguments, train_dataset=data, processing_class=processor)
+trainer.train()
+trainer.push_to_hub()
+"""
+
+
+def test_the_trainer_of_transformers_pushes_code_and_processor(checkpoint, tmp_path):
+    with FakeHub() as hub:
+        environment = os.environ | hub.environment(tmp_path / "home", hub.token)
+        command = [sys.executable, "-c", PLAIN_TRAINER, str(checkpoint), str(tmp_path / "out")]
+        result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-4000:]
+        files = hub.files("user/plain")
+    assert files.keys() >= CODE | {"model.safetensors", "preprocessor_config.json", "README.md"}
+    assert json.loads(files["config.json"])["auto_map"].keys() == AUTO_CLASSES
+    for name in CODE:
+        assert files[name].decode() == (ROOM / name).read_text()
