@@ -870,3 +870,12 @@ def test_the_trainer_of_transformers_pushes_code_and_processor(checkpoint, tmp_p
     assert json.loads(files["config.json"])["auto_map"].keys() == AUTO_CLASSES
     for name in CODE:
         assert files[name].decode() == (ROOM / name).read_text()
+
+
+def test_a_repository_that_somebody_else_made_meanwhile_is_kept(monkeypatch, hub, unverified, checkpoint):
+    existing(hub)
+    before = snapshot(hub)
+    monkeypatch.setattr(HfApi, "repo_exists", lambda *arguments, **options: False)
+    hub.fail(POINTS["commit"], 500, times=99)
+    assert "Nothing was published." in refused(checkpoint, REPO)
+    assert snapshot(hub) == before

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
-    TrainerCallback,
     ViTConfig,
     ViTForImageClassification,
 )
@@ -25,7 +24,7 @@ from dna_hf.training.errors import ConfigurationError
 
 
 sys.path.append(str(Path(__file__).parent))
-from tiny import tiny_run  # noqa: E402
+from tiny import interrupt, tiny_run  # noqa: E402
 
 
 def weights(folder):
@@ -88,19 +87,6 @@ def test_another_seed_gives_another_model(finished, tmp_path):
     assert any(not torch.equal(tensor, other[name]) for name, tensor in weights(finished.output_dir).items())
 
 
-class _Interrupted(Exception):
-    pass
-
-
-class _StopAfter(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise _Interrupted
-
-
 @pytest.mark.parametrize(
     ("save_steps", "stop", "options"),
     [
@@ -116,17 +102,7 @@ def test_a_stopped_run_continues_exactly(tmp_path, monkeypatch, save_steps, stop
     options = options | {"save_steps": save_steps}
     training.train_image_classifier(tiny_run(tmp_path / "straight", **options))
 
-    build = training.build_trainer
-
-    def interrupted(*args, **kwargs):
-        trainer = build(*args, **kwargs)
-        trainer.add_callback(_StopAfter(stop))
-        return trainer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "build_trainer", interrupted)
-        with pytest.raises(_Interrupted):
-            training.train_image_classifier(tiny_run(tmp_path / "stopped", **options))
+    interrupt(monkeypatch, tmp_path / "stopped", stop, options)
     assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == [f"checkpoint-{save_steps}"]
     training.train_image_classifier(tiny_run(tmp_path / "stopped", **options), resume=True)
 

@@ -21,10 +21,12 @@ from dna_hf.training.losses import classification_loss
 
 
 sys.path.append(str(Path(__file__).parent))
-from tiny import SECTIONS, tiny_run  # noqa: E402
+from tiny import SECTIONS, interrupt, tiny_run  # noqa: E402
 
 
 RECIPE = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing_factor": 0.1, "ema_decay": 0.9, "layer_decay": 0.7}
+RECIPE |= {"decay_all": True, "epoch_cosine": True}
+RECIPE |= {"lr_scheduler_kwargs": {"warmup_epochs": 1, "warmup_lr": 1e-4, "min_lr": 1e-5}}
 PLAIN = {"drop_path_rate": 0.0, "hidden_dropout_prob": 0.0}
 
 
@@ -49,34 +51,6 @@ def assert_same(first, second, where=""):
         assert first.tobytes() == second.tobytes(), where
     else:
         assert first == second, where
-
-
-class _Interrupted(Exception):
-    pass
-
-
-class _StopAfter(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise _Interrupted
-
-
-def interrupt(monkeypatch, folder, stop, options):
-    """Train until a step, as if the machine had been switched off there."""
-    build = training.build_trainer
-
-    def interrupted(*args, **kwargs):
-        trainer = build(*args, **kwargs)
-        trainer.add_callback(_StopAfter(stop))
-        return trainer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "build_trainer", interrupted)
-        with pytest.raises(_Interrupted):
-            training.train_image_classifier(tiny_run(folder, **options))
 
 
 @pytest.mark.parametrize(

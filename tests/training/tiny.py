@@ -1,5 +1,9 @@
 """A run small enough for tests."""
 
+import pytest
+from transformers import TrainerCallback
+
+from dna_hf.training import image_classification as training
 from dna_hf.training.config_file import run_config
 
 
@@ -32,3 +36,31 @@ SECTIONS = {
 def tiny_run(output_dir, **overrides):
     """The tiny run, writing to a folder."""
     return run_config(SECTIONS, {"output_dir": str(output_dir)} | overrides)
+
+
+class _Interrupted(Exception):
+    pass
+
+
+class _StopAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise _Interrupted
+
+
+def interrupt(monkeypatch, folder, stop, options):
+    """Train until a step, as if the machine had been switched off there."""
+    build = training.build_trainer
+
+    def interrupted(*args, **kwargs):
+        trainer = build(*args, **kwargs)
+        trainer.add_callback(_StopAfter(stop))
+        return trainer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "build_trainer", interrupted)
+        with pytest.raises(_Interrupted):
+            training.train_image_classifier(tiny_run(folder, **options))

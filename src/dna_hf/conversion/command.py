@@ -7,7 +7,7 @@ import torch
 from transformers import AutoImageProcessor, set_seed
 
 from .authors import convert_authors_checkpoint, is_authors_state_dict
-from .errors import ConversionError
+from .errors import ConversionError, first_line
 from .files import read_tensors
 from .pretrained import from_pretrained_softmax
 from .report import Conversion
@@ -71,5 +71,4 @@ def _load_image_processor(name: str) -> Any:
     try:
         return AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConversionError(f"cannot load the image processor of {name!r}: {reason}") from error
+        raise ConversionError(f"cannot load the image processor of {name!r}: {first_line(error)}.") from error

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .errors import ConversionError
+from .errors import ConversionError, first_line
 
 
 PICKLE_SUFFIXES = (".pth", ".pyth", ".pt", ".bin", ".ckpt")
@@ -55,7 +55,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
         try:
             content: Any = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
-            raise ConversionError(f"{str(path)!r} is no intact safetensors file: {_first_line(error)}.") from error
+            raise ConversionError(f"{str(path)!r} is no intact safetensors file: {first_line(error)}.") from error
     elif path.suffix in PICKLE_SUFFIXES:
         content = _unpickle(path)
     else:
@@ -77,7 +77,7 @@ def _unpickle(path: Path) -> Any:
             f"{str(path)!r} {wanted}, which no checkpoint needs: it was not loaded, ask its author for safetensors."
         ) from error
     except DAMAGE as error:
-        raise ConversionError(f"{str(path)!r} is no intact checkpoint file: {_first_line(error)}.") from error
+        raise ConversionError(f"{str(path)!r} is no intact checkpoint file: {first_line(error)}.") from error
 
 
 def _weights(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -116,7 +116,3 @@ def _without_prefixes(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")

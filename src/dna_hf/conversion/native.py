@@ -17,7 +17,7 @@ from ..models import (
 from .attention import NegativeInit
 from .errors import ConversionError
 from .tensors import TensorMap
-from .vit_layout import ViTNames, map_base_model, map_softmax_attention
+from .vit_layout import ViTNames, map_base_model, map_softmax_attention, merge_classifiers
 
 
 _LAYER = {"attention.o_proj": "attention.o_proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
@@ -173,12 +173,7 @@ def _map_classifier(mapping: TensorMap, task: _Task) -> None:
     if task.pooling != "cls_dist":
         mapping.copy_module("classifier", "classifier")
         return
-    # the mean of two linear layers on two tokens is one linear layer on both tokens, with half the weights
-    heads = ("cls_classifier", "distillation_classifier")
-    weights, biases = [f"{head}.weight" for head in heads], [f"{head}.bias" for head in heads]
-    reason = "the mean of two classifiers is one on both tokens"
-    mapping.merge(weights, "classifier.weight", lambda both: torch.cat(both, dim=1) / 2, reason)
-    mapping.merge(biases, "classifier.bias", lambda both: (both[0] + both[1]) / 2, reason)
+    merge_classifiers(mapping, ("cls_classifier", "distillation_classifier"))
 
 
 def _grid(patch_embeddings: Any) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from ..comparison import main_output, random_image
 from ..models import DnAViTModel
 from ..models.attention_variants import ATTENTION_VARIANTS
 from .attention import NegativeInit, check_negative_init, initial_negative_scale
-from .errors import ConversionError
+from .errors import ConversionError, first_line
 from .files import read_tensors
 from .native import dna_config, map_native, native_task
 from .report import Conversion, ConversionReport
@@ -256,7 +256,7 @@ def _load_native(name: str, config: dict[str, Any], revision: str | None) -> Pre
         elif set(info["unexpected_keys"]) == {"embeddings.mask_token"}:
             model, info = load(use_mask_token=True)
     except (OSError, ValueError, RuntimeError, ArithmeticError, KeyError, TypeError, SafetensorError) as error:
-        raise ConversionError(f"cannot load {name!r}: {type(error).__name__}, {_first_line(error)}") from error
+        raise ConversionError(f"cannot load {name!r}: {type(error).__name__}, {first_line(error)}.") from error
     problems = [f"{key!r} is missing" for key in sorted(info["missing_keys"])]
     problems += [f"{key!r} is misshaped" for key, *_ in sorted(info["mismatched_keys"])]
     problems += [f"{key!r} is unexpected" for key in sorted(info["unexpected_keys"])]
@@ -299,7 +299,7 @@ def _read_config(name: str, revision: str | None) -> dict[str, Any]:
         text = Path(_cached_file(name, "config.json", revision)).read_text(encoding="utf-8")
         config = json.loads(text)
     except (ValueError, UnicodeDecodeError) as error:
-        raise ConversionError(f"config.json of {name!r} is no valid JSON: {_first_line(error)}") from error
+        raise ConversionError(f"config.json of {name!r} is no valid JSON: {first_line(error)}.") from error
     if not isinstance(config, dict):
         raise ConversionError(f"config.json of {name!r} is no JSON object.")
     return config
@@ -309,7 +309,8 @@ def _cached_file(name: str, file: str, revision: str | None) -> str:
     try:
         path = cached_file(name, file, revision=revision)
     except (OSError, ValueError) as error:
-        raise ConversionError(f"cannot read {file} of {name!r}: {_first_line(error)}") from error
+        hint = "" if "/" in name else " (a name of timm's needs timm installed)"
+        raise ConversionError(f"cannot read {file} of {name!r}{hint}: {first_line(error)}.") from error
     return str(path)
 
 
@@ -324,7 +325,7 @@ def _image_processor(name: str, revision: str | None) -> Any:
             return None
         return AutoImageProcessor.from_pretrained(name, revision=revision)
     except (OSError, ValueError, ImportError) as error:
-        raise ConversionError(f"cannot load the image processor of {name!r}: {_first_line(error)}") from error
+        raise ConversionError(f"cannot load the image processor of {name!r}: {first_line(error)}.") from error
 
 
 def _resize(processor: Any, image_size: Any, report: ConversionReport) -> None:
@@ -346,7 +347,3 @@ def _resize(processor: Any, image_size: Any, report: ConversionReport) -> None:
 
 def _name(source: Any) -> str:
     return str(source) if isinstance(source, (str, Path)) else type(source).__name__
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

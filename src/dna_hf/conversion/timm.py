@@ -14,7 +14,7 @@ from ..models import DnAViTConfig, DnAViTForImageClassification, DnAViTModel
 from .attention import NegativeInit
 from .errors import ConversionError
 from .tensors import TensorMap
-from .vit_layout import ViTNames, count_layers, map_base_model, map_softmax_attention
+from .vit_layout import ViTNames, count_layers, map_base_model, map_softmax_attention, merge_classifiers
 
 
 TIMM_NAMES = ViTNames(
@@ -194,11 +194,7 @@ def map_timm(
     if not has_head:
         return mapping, DnAViTModel
     if config.classifier_pooling == "cls_dist":
-        reason = "the mean of two classifiers is one on both tokens"
-        mapping.merge(
-            ["head.weight", "head_dist.weight"], "classifier.weight", lambda both: torch.cat(both, dim=1) / 2, reason
-        )
-        mapping.merge(["head.bias", "head_dist.bias"], "classifier.bias", lambda both: (both[0] + both[1]) / 2, reason)
+        merge_classifiers(mapping, ("head", "head_dist"))
     else:
         mapping.copy_module("head", "classifier")
     return mapping, DnAViTForImageClassification

@@ -99,6 +99,17 @@ def map_softmax_attention(
     return map_attention
 
 
+def merge_classifiers(mapping: TensorMap, heads: tuple[str, str]) -> None:
+    """Make one classifier of those of the class token and the distillation token, whose logits the source averages.
+
+    The mean of two linear layers on two tokens is one linear layer on both tokens, with half the weights.
+    """
+    weights, biases = [f"{head}.weight" for head in heads], [f"{head}.bias" for head in heads]
+    reason = "the mean of two classifiers is one on both tokens"
+    mapping.merge(weights, "classifier.weight", lambda both: torch.cat(both, dim=1) / 2, reason)
+    mapping.merge(biases, "classifier.bias", lambda both: (both[0] + both[1]) / 2, reason)
+
+
 def count_layers(tensors: Iterable[str], layers: str) -> int:
     """Number of layers in a row from 0 on; a tensor of a layer beyond a gap is left to be reported as unexpected."""
     indices = {name.removeprefix(layers).partition(".")[0] for name in tensors if name.startswith(layers)}

@@ -102,9 +102,14 @@ def evaluate_checkpoint(
 
 
 def record_evaluation(folder: str | Path, result: ClassificationResult) -> None:
-    """Keep figures in the checkpoint folder that they were measured on, for its model card."""
-    if result.measurement is not None:
-        record_measurement(folder, result.measurement)
+    """Keep figures in the checkpoint folder that they were measured on, for its model card.
+
+    Raises:
+        ValueError: for figures that [`evaluate_checkpoint`] did not measure.
+    """
+    if result.measurement is None:
+        raise ValueError("these figures are not tied to weights: measure them with evaluate_checkpoint.")
+    record_measurement(folder, result.measurement)
 
 
 def class_names(model: PreTrainedModel) -> list[str]:

@@ -89,18 +89,27 @@ def _prepare(api: HfApi, progress: _Progress, private: bool, revision: str | Non
     """Make the repository and the branch where there are none."""
     repo_id = progress.repo_id
     if not attempt(lambda: api.repo_exists(repo_id)):
-        # before the call: if only its answer is lost, the repository is there
-        progress.created = True
-        try:
-            attempt(lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        except HfHubHTTPError as error:
-            progress.created = _status(error) not in (401, 403)
-            raise
-    elif private and not attempt(lambda: api.model_info(repo_id)).private:
+        attempt(lambda: _create(api, progress, private))
+    if private and not attempt(lambda: api.model_info(repo_id)).private:
         raise PublishError(f"Repository {repo_id!r} exists and is public: make it private on the Hub first.")
     if revision is not None and not attempt(lambda: api.revision_exists(repo_id, revision)):
         progress.branch = revision
         attempt(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+
+
+def _create(api: HfApi, progress: _Progress, private: bool) -> None:
+    """Create the repository, and note that it is ours to remove after a failure."""
+    tried_before, progress.created = progress.created, True
+    try:
+        api.create_repo(progress.repo_id, private=private)
+    except HfHubHTTPError as error:
+        status = _status(error)
+        if status in (401, 403):
+            progress.created = False
+        # it exists: ours if an earlier attempt got through and only its answer was lost, else somebody was faster
+        if status != 409:
+            raise
+        progress.created = tried_before
 
 
 def _commit(api: HfApi, folder: Path, repo_id: str, revision: str | None) -> str:

@@ -27,7 +27,6 @@ class DnATrainingArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "also keep an exponential moving average of the weights with this decay; 0: none"},
     )
-
     base_learning_rate: float | None = field(
         default=None,
         metadata={

@@ -78,6 +78,7 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
         ConfigurationError: before anything is written, if the run cannot work: sizes that do not fit together, an
             output folder that holds another run, nothing to resume from.
         DataError: if data is missing or unreadable.
+        NonFiniteError: as soon as a loss is not finite.
     """
     checkpoint = find_checkpoint(run, resume)
     set_seed(run.training.seed)

@@ -34,6 +34,9 @@ class ImageClassificationTrainer(Trainer):
         train_collator: collates training batches; evaluation has the usual one.
         average: keeps the averaged weights, if any.
         args, kwargs: of `transformers.Trainer`.
+
+    Raises:
+        ValueError: for averaged weights under FSDP, where no process has all of them.
     """
 
     args: DnATrainingArguments
@@ -46,6 +49,8 @@ class ImageClassificationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if average is not None and self.is_fsdp_enabled:
+            raise ValueError("ema_decay does not work with FSDP: set it to 0.")
         self.train_collator = train_collator
         self.average = average
         self._rows: list[int] | None = None
