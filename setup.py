@@ -24,6 +24,7 @@ extras = {
         "wheel",
     ],
     "figures": ["matplotlib>=3.9"],
+    "recipes": ["timm>=1.0"],
     "tracking": ["tensorboard", "trackio"],
 }
 

@@ -9,8 +9,9 @@ from transformers import default_data_collator
 
 from conftest import shared_path
 from dna_hf.data.arguments import DataArguments
+from dna_hf.data.augmentation import TrainingAugmentation
 from dna_hf.data.errors import DataError
-from dna_hf.data.images import TrainingAugmentation, image_processor, read_image, read_image_file, torch_dataset
+from dna_hf.data.images import image_processor, read_image, read_image_file, torch_dataset
 from dna_hf.data.sources import load_split
 
 

@@ -1,5 +1,8 @@
 """Finding data sets, columns and class names, and refusing what does not fit."""
 
+import io
+import tarfile
+
 import datasets
 import numpy as np
 import pytest
@@ -169,3 +172,41 @@ def test_streaming_needs_class_names(tmp_path):
 def test_values_outside_their_range_are_named(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         DataArguments(**values)
+
+
+@pytest.fixture
+def web_dataset(tmp_path):
+    """Two training shards and one for validation, four images each, labels 0 and 1."""
+    for split, shards in (("train", 2), ("validation", 1)):
+        (tmp_path / "shards" / split).mkdir(parents=True)
+        for shard in range(shards):
+            with tarfile.open(tmp_path / "shards" / split / f"{split}-{shard:05d}.tar", "w") as archive:
+                for number in range(4):
+                    jpeg = io.BytesIO()
+                    picture(number).save(jpeg, "JPEG")
+                    for ending, content in (("jpg", jpeg.getvalue()), ("cls", str(number % 2).encode())):
+                        member = tarfile.TarInfo(f"{shard}{number:03d}.{ending}")
+                        member.size = len(content)
+                        archive.addfile(member, io.BytesIO(content))
+    return str(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_web_dataset(web_dataset, tmp_path, streaming):
+    names = tmp_path / "classes.txt"
+    names.write_text("a cat\nhünd\n", encoding="utf-8")
+    arguments = DataArguments(dataset=web_dataset, streaming=streaming, class_names=str(names))
+    train, evaluation = load_train_and_eval(arguments, seed=0)
+    assert (train.image_column, train.label_column, train.class_names) == ("jpg", "cls", ["a cat", "hünd"])
+    assert [row["cls"] for row in train.rows] == [0, 1] * 4
+    assert [row["cls"] for row in evaluation.rows] == [0, 1] * 2
+
+
+def test_a_label_outside_the_classes_of_a_web_dataset_is_found(web_dataset):
+    with pytest.raises(DataError, match="label 1, outside the 1 classes"):
+        load_train_and_eval(DataArguments(dataset=web_dataset, class_names=["a cat"]), seed=0)
+
+
+def test_a_missing_file_of_class_names_is_named(web_dataset):
+    with pytest.raises(DataError, match="cannot read class_names from 'nowhere.txt'"):
+        load_train_and_eval(DataArguments(dataset=web_dataset, class_names="nowhere.txt"), seed=0)

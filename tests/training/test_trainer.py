@@ -3,8 +3,11 @@
 import csv
 import itertools
 import json
+import logging
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from conftest import shared_path
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf.evaluation.records import read_measurements, read_training, weights_digest
 from dna_hf.training import image_classification as training
 from dna_hf.training.diagnostics import check_finite_loss, negative_scale_statistics
 from dna_hf.training.errors import ConfigurationError, NonFiniteError
@@ -25,7 +30,7 @@ from tiny import SECTIONS, interrupt, tiny_run  # noqa: E402
 
 
 RECIPE = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing_factor": 0.1, "ema_decay": 0.9, "layer_decay": 0.7}
-RECIPE |= {"decay_all": True, "epoch_cosine": True}
+RECIPE |= {"decay_all": True, "epoch_cosine": True, "repeated_augmentation": 3, "erasing_probability": 0.5}
 RECIPE |= {"lr_scheduler_kwargs": {"warmup_epochs": 1, "warmup_lr": 1e-4, "min_lr": 1e-5}}
 PLAIN = {"drop_path_rate": 0.0, "hidden_dropout_prob": 0.0}
 
@@ -120,6 +125,12 @@ def test_average_is_the_closed_form(tmp_path, monkeypatch):
     trained = load_file(tmp_path / "run" / "model.safetensors")
     for name, tensor in trained.items():
         torch.testing.assert_close(tensor.double(), history[-1][name])
+    # each with its own figures, tied to its own weights
+    for folder, weights, prefix in (("run", trained, "eval"), ("run/ema", saved, "eval_ema")):
+        (measurement,), run = read_measurements(tmp_path / folder), read_training(tmp_path / folder)
+        for record in (measurement, run):
+            record.verify(weights_digest(weights))
+        assert measurement.metrics["loss"] == result.metrics[f"{prefix}_loss"]
 
 
 def test_missing_average_is_said(tmp_path, monkeypatch):
@@ -233,6 +244,88 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, what):
         "image": "all parameters are finite, the gradient of",
     }
     assert expected[what] in message
+
+
+def test_training_reads_repeated_images(tmp_path, monkeypatch):
+    build, seen = training.build_trainer, []
+
+    def spied(*args, **kwargs):
+        trainer = build(*args, **kwargs)
+        collate = trainer.data_collator
+
+        def collated(samples):
+            seen.append([sample["rows"] for sample in samples])
+            return collate(samples)
+
+        trainer.train_collator = collated
+        return trainer
+
+    monkeypatch.setattr(training, "build_trainer", spied)
+    options = {"repeated_augmentation": 3, "per_device_train_batch_size": 6, "num_train_epochs": 2}
+    training.train_image_classifier(tiny_run(tmp_path / "run", **options))
+    epochs = seen[:7], seen[7:]
+    assert [len(batch) for batch in epochs[0]] == [6] * 6 + [4]
+    for epoch in epochs:
+        for batch in epoch[:6]:
+            assert batch[0] == batch[1] == batch[2] != batch[3] == batch[4] == batch[5]
+    assert epochs[0] != epochs[1]
+
+
+def test_a_stream_cannot_repeat_images(tmp_path):
+    folder = str(shared_path("data", "cifar10"))
+    options = {"dataset": folder, "streaming": True, "repeated_augmentation": 3, "max_steps": 1}
+    with pytest.raises(ConfigurationError, match="repeated_augmentation needs random access"):
+        training.train_image_classifier(tiny_run(tmp_path / "run", **options))
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_run_that_waits_for_its_data_says_so(tmp_path, monkeypatch, caplog, slow):
+    build = training.build_trainer
+
+    def build_slow(*args, **kwargs):
+        trainer = build(*args, **kwargs)
+        collate = trainer.data_collator
+
+        def collated(samples):
+            time.sleep(0.3 if slow else 0)
+            return collate(samples)
+
+        trainer.train_collator = collated
+        step = trainer.training_step
+
+        def training_step(*args, **kwargs):
+            if not slow:
+                with trainer.loader_wait.working():
+                    time.sleep(0.3)
+            return step(*args, **kwargs)
+
+        trainer.training_step = training_step
+        return trainer
+
+    monkeypatch.setattr(training, "build_trainer", build_slow)
+    monkeypatch.setattr(logging.getLogger("dna_hf.training.trainer"), "propagate", True)
+    with caplog.at_level("WARNING", logger="dna_hf.training.trainer"):
+        result = training.train_image_classifier(tiny_run(tmp_path / "run", logging_steps=5, num_train_epochs=1))
+    history = json.loads((result.output_dir / "trainer_state.json").read_text())["log_history"]
+    (part,) = [entry["loader_wait"] for entry in history if "loader_wait" in entry]
+    assert part > 0.5 if slow else part < 0.2
+    said = [record.getMessage() for record in caplog.records if "waiting for data" in record.getMessage()]
+    assert len(said) == slow
+    if slow:
+        assert "raise dataloader_num_workers (now 0)" in said[0]
+
+
+def test_too_little_disk_is_said_before_training(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    with pytest.raises(ConfigurationError, match=r"needs about 0.2 MiB .* are free"):
+        training.train_image_classifier(tiny_run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    # the model alone fits, 15,246 numbers
+    training.train_image_classifier(tiny_run(tmp_path / "run", save_strategy="no", max_steps=1))
+    # the model and its average do not
+    with pytest.raises(ConfigurationError, match="are free"):
+        training.train_image_classifier(tiny_run(tmp_path / "more", save_strategy="no", max_steps=1, ema_decay=0.9))
 
 
 def test_finite_losses_pass():

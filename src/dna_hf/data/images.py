@@ -4,8 +4,7 @@ Augmentation draws from a generator seeded by (seed, epoch, row): the same image
 workers or processes, and a resumed run sees what the uninterrupted one would have seen.
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,33 @@ from transformers.image_processing_backends import PilBackend, TorchvisionBacken
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .arguments import DataArguments
+from .augmentation import TrainingAugmentation
 from .errors import DataError
 from .sources import LabelledImages
 
 
 ImageProcessor = PilBackend | TorchvisionBackend
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def image_processor(arguments: DataArguments, image_size: tuple[int, int]) -> PilBackend:
-    """The image processor of a new model: resize to (height, width) pixels, scale to [0, 1], normalise."""
+    """The image processor of a new model: resize to (height, width) pixels, scale to [0, 1], normalise.
+
+    With `crop_pct` below 1 the short side is resized to `min(image_size) / crop_pct` pixels, and the centre cut out.
+    """
+    height, width = image_size
+    common: dict[str, Any] = {
+        "resample": RESAMPLING[arguments.interpolation],
+        "image_mean": arguments.image_mean,
+        "image_std": arguments.image_std,
+    }
+    if arguments.crop_pct == 1:
+        return ViTImageProcessorPil(size={"height": height, "width": width}, **common)
     return ViTImageProcessorPil(
-        size={"height": image_size[0], "width": image_size[1]},
-        image_mean=arguments.image_mean,
-        image_std=arguments.image_std,
+        size={"shortest_edge": int(min(image_size) / arguments.crop_pct)},
+        do_center_crop=True,
+        crop_size={"height": height, "width": width},
+        **common,
     )
 
 
@@ -66,42 +79,6 @@ def read_image_file(path: str | Path) -> Image.Image:
     return read_image({"path": str(path), "bytes": None}, str(path))
 
 
-class TrainingAugmentation:
-    """Random resized crop and horizontal flip, as of torchvision's transforms of these names, on PIL images."""
-
-    def __init__(self, arguments: DataArguments, image_size: tuple[int, int], resample: int) -> None:
-        self.scale = arguments.crop_scale
-        self.ratio = arguments.crop_ratio
-        self.flip_probability = arguments.flip_probability
-        self.image_size = image_size
-        self.resample = Image.Resampling(resample)
-
-    def crop_box(self, width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
-        """Draw a crop (left, top, right, bottom) of the wanted area and aspect ratio that lies in the image."""
-        log_ratio = (math.log(self.ratio[0]), math.log(self.ratio[1]))
-        for _ in range(10):
-            area = width * height * random.uniform(self.scale[0], self.scale[1])
-            ratio = math.exp(random.uniform(*log_ratio))
-            crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < crop_width <= width and 0 < crop_height <= height:
-                left = int(random.integers(width - crop_width, endpoint=True))
-                top = int(random.integers(height - crop_height, endpoint=True))
-                return left, top, left + crop_width, top + crop_height
-        # the image is longer than the ratios allow: the largest centred crop
-        crop_width = min(width, max(1, round(height * self.ratio[1])))
-        crop_height = min(height, max(1, round(width / self.ratio[0])))
-        left, top = (width - crop_width) // 2, (height - crop_height) // 2
-        return left, top, left + crop_width, top + crop_height
-
-    def __call__(self, image: Image.Image, random: np.random.Generator) -> Image.Image:
-        """Augment one image to `image_size`."""
-        box = (0, 0, *image.size) if self.scale[0] == 1 else self.crop_box(*image.size, random)
-        image = image.resize(self.image_size[::-1], self.resample, box=box)
-        if random.random() < self.flip_probability:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return image
-
-
 class _Samples:
     """Rows to samples `{"pixel_values": (channels, height, width), "labels": int, "rows": number of the row}`."""
 
@@ -128,36 +105,52 @@ class _Samples:
         """Tell which epoch the augmentation is drawn for."""
         self._epoch.fill_(epoch)
 
-    def samples(self, numbers: list[int], sources: list[dict], labels: list[int]) -> list[dict[str, Any]]:
-        """Decode, augment and process rows; `numbers` seed the augmentation and name the rows in errors."""
+    def samples(
+        self, numbers: list[int], sources: list[dict], labels: list[int], copies: list[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """Decode, augment and process rows; `numbers` and `copies` seed the augmentation, errors name the rows."""
         names = [f"in row {number} of split {self.images.name!r}" for number in numbers]
         pictures = [read_image(source, name) for source, name in zip(sources, names, strict=True)]
-        if self.augmentation is not None:
-            pictures = [
-                self.augmentation(picture, np.random.default_rng((self.seed, int(self._epoch), number)))
-                for picture, number in zip(pictures, numbers, strict=True)
-            ]
-        # the augmentation has resized and cropped already
-        options = {} if self.augmentation is None else {"do_resize": False, "do_center_crop": False}
-        pixel_values = self.processor(pictures, return_tensors="pt", **options)["pixel_values"]
+        if self.augmentation is None:
+            pixel_values = self.processor(pictures, return_tensors="pt")["pixel_values"]
+        else:
+            pixel_values = self._augmented(self.augmentation, pictures, numbers, copies or [0] * len(numbers))
         return [
             {"pixel_values": pixels, "labels": label, "rows": number}
             for pixels, label, number in zip(pixel_values, labels, numbers, strict=True)
         ]
 
+    def _augmented(
+        self, augmentation: TrainingAugmentation, pictures: list[Image.Image], numbers: list[int], copies: list[int]
+    ) -> list[torch.Tensor]:
+        """Processed tensors of augmented pictures; every copy of a row in an epoch looks different."""
+        generators = [
+            np.random.default_rng((self.seed, self.epoch, number, *([copy] if copy else [])))
+            for number, copy in zip(numbers, copies, strict=True)
+        ]
+        pictures = [augmentation(picture, random) for picture, random in zip(pictures, generators, strict=True)]
+        # the augmentation has resized and cropped already
+        processed = self.processor(pictures, return_tensors="pt", do_resize=False, do_center_crop=False)
+        return [
+            augmentation.erase(pixels, random)
+            for pixels, random in zip(processed["pixel_values"], generators, strict=True)
+        ]
+
 
 class ImageDataset(_Samples, Dataset):
-    """A split with random access."""
+    """A split with random access, by row or by (row, copy): the copies of a row are augmented differently."""
 
     def __len__(self) -> int:
         return len(self.images.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
-        rows = self.images.rows[list(indices)]
-        return self.samples(list(indices), rows[self.images.image_column], rows[self.images.label_column])
+    def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> list[dict[str, Any]]:
+        pairs = [index if isinstance(index, tuple) else (index, 0) for index in indices]
+        numbers, copies = [row for row, _ in pairs], [copy for _, copy in pairs]
+        rows = self.images.rows[numbers]
+        return self.samples(numbers, rows[self.images.image_column], rows[self.images.label_column], copies)
 
 
 class StreamedImageDataset(_Samples, IterableDataset):

@@ -15,7 +15,7 @@ from .errors import DataError
 
 EMBEDDED = "fashion-mnist-mini"
 EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png", "webp")
 
 
@@ -177,13 +177,14 @@ def _class_names(rows: Any, label_column: str, arguments: DataArguments) -> tupl
     is_number = isinstance(feature, datasets.Value) and "int" in feature.dtype
     if not (is_number or _is_text(feature) or isinstance(feature, datasets.ClassLabel)):
         raise DataError(f"column {label_column!r} holds no labels (whole numbers or text) but {feature}.")
+    given = _given_names(arguments)
     if isinstance(feature, datasets.ClassLabel):
-        names = arguments.class_names or feature.names
+        names = given or feature.names
         if len(names) != feature.num_classes:
             raise DataError(f"class_names has {len(names)} names, but the data has {feature.num_classes} classes.")
         return rows, list(names)
-    if arguments.class_names is not None and is_number:
-        return rows, list(arguments.class_names)
+    if given is not None and is_number:
+        return rows, given
     if arguments.streaming:
         raise DataError(f"column {label_column!r} does not name its classes: with streaming, give class_names.")
     distinct = sorted(rows.unique(label_column))
@@ -191,13 +192,26 @@ def _class_names(rows: Any, label_column: str, arguments: DataArguments) -> tupl
         if distinct != list(range(len(distinct))):
             raise DataError(f"the labels in {label_column!r} are not 0..n-1 ({distinct[:5]}...): give class_names.")
         return rows, [str(label) for label in distinct]
-    names = list(arguments.class_names or distinct)
+    names = given or list(distinct)
     unknown = [label for label in distinct if label not in names]
     if unknown:
         raise DataError(f"column {label_column!r} holds {unknown[0]!r}, which class_names does not name.")
     index = {name: number for number, name in enumerate(names)}
     rows = rows.map(lambda label: {label_column: index[label]}, input_columns=label_column)
     return rows, names
+
+
+def _given_names(arguments: DataArguments) -> list[str] | None:
+    """The class names that were given, as a list or in a file."""
+    given = arguments.class_names
+    if not isinstance(given, str):
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"cannot read class_names from {given!r}: it is a list, or a text file with a name a line."
+        ) from error
 
 
 def _is_text(feature: Any) -> bool:

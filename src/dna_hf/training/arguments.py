@@ -40,6 +40,13 @@ class DnATrainingArguments(TrainingArguments):
             "warmup_lr and min_lr"
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "stop after this many evaluations in a row that are no better than the best; needs "
+            "load_best_model_at_end and metric_for_best_model"
+        },
+    )
     # batches hold the numbers of their rows beside what the model takes
     remove_unused_columns: bool = field(default=False, metadata={"help": "drop what the model does not take"})
     # transformers leaves losses that are not finite out of the logged mean; here training stops at them
@@ -53,6 +60,11 @@ class DnATrainingArguments(TrainingArguments):
             self._scale_learning_rate(self.base_learning_rate)
         if self.epoch_cosine and set(self.lr_scheduler_kwargs or {}) != EPOCH_COSINE_KEYS:
             raise ValueError(f"epoch_cosine needs lr_scheduler_kwargs with {', '.join(sorted(EPOCH_COSINE_KEYS))}.")
+        if self.early_stopping_patience is not None:
+            if self.early_stopping_patience < 1:
+                raise ValueError(f"early_stopping_patience must be at least 1, got {self.early_stopping_patience}.")
+            if not (self.load_best_model_at_end and self.metric_for_best_model):
+                raise ValueError("early_stopping_patience needs load_best_model_at_end and metric_for_best_model.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if not 0 <= self.ema_decay < 1:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import PreTrainedModel, TrainerCallback
@@ -49,12 +50,17 @@ class ExponentialMovingAverage(TrainerCallback):
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.average.state_dict().items()}
         save_file(tensors, folder / EMA_FILE)
 
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model with the averaged weights."""
+        assert self.average is not None
+        return self.average.module
+
     @contextmanager
     def applied_to(self, model: PreTrainedModel) -> Iterator[None]:
         """Give a model the averaged weights for a while."""
-        assert self.average is not None
         own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        model.load_state_dict(self.average.module.state_dict())
+        model.load_state_dict(self.model.state_dict())
         try:
             yield
         finally:

@@ -1,5 +1,6 @@
 """Train an image classifier with transformers' Trainer."""
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,20 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    EarlyStoppingCallback,
     PreTrainedConfig,
     PreTrainedModel,
-    Trainer,
+    TrainerCallback,
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..conversion.report import conversion_source
-from ..data.images import ImageProcessor, TrainingAugmentation, image_processor, output_size, torch_dataset
+from ..data.augmentation import TrainingAugmentation
+from ..data.images import ImageProcessor, image_processor, output_size, torch_dataset
 from ..data.mixing import MixingCollator
 from ..data.provenance import provenance
+from ..data.sampling import RepeatedSampler
 from ..data.sources import LabelledImages, load_train_and_eval
 from ..evaluation.image_classification import top_k_metrics
 from ..evaluation.records import (
@@ -86,6 +90,7 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
     if run.data.streaming and run.training.max_steps < 1:
         raise ConfigurationError("a streamed data set has no length: set training.max_steps.")
     model, processor = build_model(run, train_images.class_names)
+    check_disk(run, model)
     trainer = build_trainer(run, model, processor, train_images, eval_images)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -184,9 +189,29 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
     return model, processor
 
 
+def check_disk(run: RunConfig, model: PreTrainedModel) -> None:
+    """See that what the run will keep at a time fits on the disk: the model, and its checkpoints with Adam's moments.
+
+    Raises:
+        ConfigurationError: if it does not.
+    """
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    averages = 1 if run.training.ema_decay else 0
+    # a new checkpoint is written before the oldest one goes
+    checkpoints = 0 if run.training.save_strategy == "no" else (run.training.save_total_limit or 0) + 1
+    needed = weights * (1 + averages + checkpoints * (3 + averages))
+    folder = next(path for path in (run.output_dir.resolve(), *run.output_dir.resolve().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ConfigurationError(
+            f"the run needs about {needed / 2**20:,.1f} MiB in {str(run.output_dir)!r}, but {free / 2**20:,.1f} MiB "
+            "are free: make room, choose another output_dir, or keep fewer checkpoints (save_total_limit)."
+        )
+
+
 def _write_records(
     run: RunConfig,
-    trainer: Trainer,
+    trainer: ImageClassificationTrainer,
     train_images: LabelledImages,
     eval_images: LabelledImages,
     metrics: dict[str, float],
@@ -194,35 +219,40 @@ def _write_records(
     resumed: bool,
 ) -> None:
     """Write down how the saved weights were made and what was measured on them, for their model card."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    saved = [(run.output_dir, "eval_", model)]
+    if trainer.average is not None:
+        saved.append((run.output_dir / AVERAGE_FOLDER, "eval_ema_", trainer.average.model))
     speed = next(e["train_samples_per_second"] for e in reversed(trainer.state.log_history) if "train_runtime" in e)
-    common: dict[str, Any] = {
-        "command": command_line(),
-        "seed": run.training.seed,
-        "date": now(),
-        "environment": environment(),
-        "weights": weights_digest(trainer.accelerator.unwrap_model(trainer.model).state_dict()),
-    }
-    training = TrainingRun(
-        dataset=provenance(run.data, train_images),
-        settings=without_secrets(run.sections),
-        started_from=_origin(run.model_arguments.checkpoint),
-        seconds=round(seconds, 1),
-        samples_per_second=speed,
-        peak_memory=peak_memory(),
-        resumed=resumed,
-        processes=run.training.world_size,
-        **common,
-    )
-    measurement = Measurement(
-        task="image-classification",
-        dataset=provenance(run.data, eval_images),
-        split=eval_images.name,
-        metrics={name: metrics[f"eval_{name}"] for name in ("top1", "top5", "loss")},
-        samples=int(metrics["eval_images"]),
-        **common,
-    )
-    record_training(run.output_dir, training)
-    record_measurement(run.output_dir, measurement)
+    for folder, prefix, owner in saved:
+        common: dict[str, Any] = {
+            "command": command_line(),
+            "seed": run.training.seed,
+            "date": now(),
+            "environment": environment(),
+            "weights": weights_digest(owner.state_dict()),
+        }
+        training = TrainingRun(
+            dataset=provenance(run.data, train_images),
+            settings=without_secrets(run.sections),
+            started_from=_origin(run.model_arguments.checkpoint),
+            seconds=round(seconds, 1),
+            samples_per_second=speed,
+            peak_memory=peak_memory(),
+            resumed=resumed,
+            processes=run.training.world_size,
+            **common,
+        )
+        measurement = Measurement(
+            task="image-classification",
+            dataset=provenance(run.data, eval_images),
+            split=eval_images.name,
+            metrics={name: metrics[f"{prefix}{name}"] for name in ("top1", "top5", "loss")},
+            samples=int(metrics[f"{prefix}images"]),
+            **common,
+        )
+        record_training(folder, training)
+        record_measurement(folder, measurement)
 
 
 def _origin(checkpoint: str | None) -> str | None:
@@ -249,6 +279,13 @@ def build_trainer(
         train_images, processor, augmentation, seed=run.training.seed, shuffle_buffer=run.data.shuffle_buffer
     )
     collator = _mixing_collator(run, train_dataset, len(train_images.class_names))
+    callbacks: list[TrainerCallback] = [
+        AugmentationEpoch(train_dataset),
+        NegativeScaleLog(),
+        RunRecord(run.sections),
+    ]
+    if run.training.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(run.training.early_stopping_patience))
     try:
         return ImageClassificationTrainer(
             model=model,
@@ -259,11 +296,23 @@ def build_trainer(
             compute_metrics=top_k_metrics,
             compute_loss_func=None if collator is None else classification_loss,
             train_collator=collator,
+            train_sampler=_sampler(run, train_dataset),
             average=ExponentialMovingAverage(run.training.ema_decay) if run.training.ema_decay else None,
-            callbacks=[AugmentationEpoch(train_dataset), NegativeScaleLog(), RunRecord(run.sections)],
+            callbacks=callbacks,
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigurationError(f"section 'training': {str(error).strip().splitlines()[0]}") from error
+
+
+def _sampler(run: RunConfig, dataset: Any) -> RepeatedSampler | None:
+    """The sampler of repeated augmentation, `None` for the usual one."""
+    repeats = run.data.repeated_augmentation
+    if repeats == 1:
+        return None
+    if run.data.streaming:
+        raise ConfigurationError("data.repeated_augmentation needs random access: leave out streaming.")
+    seed = run.training.seed if run.training.data_seed is None else run.training.data_seed
+    return RepeatedSampler(dataset, repeats, seed)
 
 
 def _mixing_collator(run: RunConfig, dataset: Any, num_classes: int) -> MixingCollator | None:

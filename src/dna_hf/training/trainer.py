@@ -2,13 +2,17 @@
 
 import csv
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
+from transformers.utils import logging
 
 from ..evaluation.records import without_secrets
 from .arguments import DnATrainingArguments
@@ -20,6 +24,9 @@ from .schedule import epoch_cosine_schedule
 
 RUN_FILE = "run.yaml"
 SCALES_FILE = "negative_scale.csv"
+# part of the training time spent waiting for data from which on a run says so
+LOADER_BOUND = 0.2
+logger = logging.get_logger(__name__)
 
 
 class ImageClassificationTrainer(Trainer):
@@ -27,11 +34,13 @@ class ImageClassificationTrainer(Trainer):
 
     - Its evaluations leave the random state of training alone: where one falls between a checkpoint and the next step,
       a run resumed from this checkpoint would otherwise shuffle and drop out differently than the uninterrupted one.
-    - It has a collator for training alone, parameter groups with the wanted decay and learning rates, evaluates the
-      averaged weights too, logs the scales of the negative branch, and stops at the first loss that is not finite.
+    - It has a collator and a sampler for training alone, parameter groups with the wanted decay and learning rates,
+      evaluates the averaged weights too, logs the scales of the negative branch and which part of the time went in
+      waiting for data (`loader_wait`), and stops at the first loss that is not finite.
 
     Args:
         train_collator: collates training batches; evaluation has the usual one.
+        train_sampler: draws the training images; by default that of `transformers.Trainer`.
         average: keeps the averaged weights, if any.
         args, kwargs: of `transformers.Trainer`.
 
@@ -45,6 +54,7 @@ class ImageClassificationTrainer(Trainer):
         self,
         *args: Any,
         train_collator: Callable | None = None,
+        train_sampler: Sampler | None = None,
         average: ExponentialMovingAverage | None = None,
         **kwargs: Any,
     ) -> None:
@@ -52,8 +62,11 @@ class ImageClassificationTrainer(Trainer):
         if average is not None and self.is_fsdp_enabled:
             raise ValueError("ema_decay does not work with FSDP: set it to 0.")
         self.train_collator = train_collator
+        self.train_sampler = train_sampler
+        self.loader_wait = LoaderWait()
         self.average = average
         self._rows: list[int] | None = None
+        self.add_callback(self.loader_wait)
         if average is not None:
             self.add_callback(average)
 
@@ -65,6 +78,14 @@ class ImageClassificationTrainer(Trainer):
             return super().get_train_dataloader()
         finally:
             self.data_collator = usual
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        return self.train_sampler or super()._get_train_sampler(train_dataset)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The micro-batches of the next step; see `transformers.Trainer.get_batch_samples`."""
+        with self.loader_wait.waiting():
+            return super().get_batch_samples(*args, **kwargs)
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Names of the parameters that weight decay applies to."""
@@ -98,8 +119,9 @@ class ImageClassificationTrainer(Trainer):
 
     def training_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch, forward and backward; see `transformers.Trainer.training_step`."""
-        loss = super().training_step(model, *args, **kwargs)
-        check_finite_loss(loss, model, self.state.global_step + 1, self._rows)
+        with self.loader_wait.working():
+            loss = super().training_step(model, *args, **kwargs)
+            check_finite_loss(loss, model, self.state.global_step + 1, self._rows)
         return loss
 
     def evaluate(
@@ -123,12 +145,54 @@ class ImageClassificationTrainer(Trainer):
         return metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log; a training loss comes with the scales of the negative branch."""
+        """Log; a training loss comes with the scales of the negative branch and the time spent waiting for data."""
         if "loss" in logs:
             model: Any = self.model
             scales = negative_scale_statistics(model)
             logs = logs | {name: value for name, value in scales.items() if "/layer_" not in name}
+            logs["loader_wait"] = self.loader_wait.part()
         super().log(logs, *args, **kwargs)
+
+
+class LoaderWait(TrainerCallback):
+    """Measures how long training waits for its data, and says so at the end where that is long.
+
+    The loss is read back after every micro-batch: the work of a GPU is done by then, and counts as work.
+    """
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self.worked = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around whatever waits for data."""
+        start = time.monotonic()
+        yield
+        self.waited += time.monotonic() - start
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around forward and backward passes."""
+        start = time.monotonic()
+        yield
+        self.worked += time.monotonic() - start
+
+    def part(self) -> float:
+        """Time spent waiting, as a part of the time spent waiting or working."""
+        return self.waited / max(self.waited + self.worked, 1e-9)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called once before the first batch is read."""
+        self.waited = self.worked = 0.0
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called once after the last step."""
+        if self.part() > LOADER_BOUND:
+            logger.warning(
+                f"training spent {self.part():.0%} of its time waiting for data: raise dataloader_num_workers "
+                f"(now {args.dataloader_num_workers}), or make the images smaller."
+            )
 
 
 class AugmentationEpoch(TrainerCallback):

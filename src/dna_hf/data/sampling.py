@@ -1,0 +1,34 @@
+"""Which images an epoch reads, and how often."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Sampler
+
+
+class RepeatedSampler(Sampler):
+    """Repeated augmentation: images in random order, each several times in a row, until an epoch is full.
+
+    An epoch keeps its length and so sees one image in `repeats`. Source: arXiv:1901.09335; the order is a permutation
+    of all images that depends on the seed and the epoch alone, as in the released script.
+
+    Args:
+        dataset: its length and its current `epoch` count.
+        repeats: how often an image comes.
+        seed: of the order.
+    """
+
+    def __init__(self, dataset: Any, repeats: int, seed: int) -> None:
+        self.dataset = dataset
+        self.repeats = repeats
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Pairs (row, copy)."""
+        rows = np.random.default_rng((self.seed, self.dataset.epoch)).permutation(len(self)).tolist()
+        for position in range(len(self)):
+            yield rows[position // self.repeats], position % self.repeats

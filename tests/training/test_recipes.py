@@ -1,0 +1,192 @@
+"""The shipped configurations: the paper's recipe against its table, and every one of them for two steps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from conftest import ROOT
+from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf.data.images import image_processor
+from dna_hf.training.config_file import read_sections, run_config
+from dna_hf.training.image_classification import build_model, train_image_classifier
+from dna_hf.training.optimizer import decay_parameter_names
+from dna_hf.training.schedule import epoch_cosine
+
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+IMAGENET = {path.stem.removeprefix("vit_base_imagenet1k_"): path for path in CONFIGS if "imagenet1k" in path.stem}
+PARAMETERS = {
+    "softmax": 86_566_888,
+    "dna": 100_741_240,
+    "dna_shared_value": 93_654_136,
+    "differential": 86_569_192,
+    "cog": 86_566_888,
+}
+# the launch script of the paper, setting by setting
+RECIPE = {
+    "model": {
+        "image_size": 224,
+        "patch_size": 16,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "drop_path_rate": 0.15,
+        "drop_path_schedule": "constant",
+    },
+    "data": {
+        "auto_augment": "rand-m9-mstd0.5-inc1",
+        "crop_pct": 0.875,
+        "crop_ratio": [3 / 4, 4 / 3],
+        "crop_scale": [0.08, 1.0],
+        "cutmix_alpha": 1.0,
+        "erasing_probability": 0.25,
+        "flip_probability": 0.5,
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "interpolation": "bicubic",
+        "mix_probability": 1.0,
+        "mix_switch_probability": 0.5,
+        "mixup_alpha": 0.8,
+        "repeated_augmentation": 3,
+    },
+    "training": {
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_epsilon": 1e-8,
+        "dataloader_drop_last": True,
+        "dataloader_num_workers": 8,
+        "decay_all": True,
+        "ema_decay": 0.0,
+        "epoch_cosine": True,
+        "fp16": True,
+        "gradient_accumulation_steps": 4,
+        "label_smoothing_factor": 0.1,
+        "layer_decay": 1.0,
+        "learning_rate": 1e-3,
+        "lr_scheduler_kwargs": {"warmup_epochs": 5, "warmup_lr": 1e-6, "min_lr": 1e-5},
+        "max_grad_norm": 0,
+        "num_train_epochs": 300,
+        "per_device_eval_batch_size": 384,
+        "per_device_train_batch_size": 256,
+        "seed": 0,
+        "weight_decay": 0.075,
+    },
+}
+
+
+def parsed(path):
+    return run_config(read_sections(path), {"output_dir": "unused"})
+
+
+def test_there_is_a_recipe_for_every_variant():
+    assert IMAGENET.keys() == PARAMETERS.keys()
+
+
+@pytest.mark.parametrize("variant", PARAMETERS)
+def test_the_recipe_is_the_papers(variant):
+    run = parsed(IMAGENET[variant])
+    for name, value in RECIPE["model"].items():
+        assert run.model[name] == value, name
+    for section, arguments in (("data", run.data), ("training", run.training)):
+        for name, value in RECIPE[section].items():
+            assert getattr(arguments, name) == value, name
+    assert run.model["attention_variant"] == variant
+    assert run.training.optim == "adamw_torch"
+    assert (run.data.train_split, run.data.eval_split) == ("train", "validation")
+
+
+def test_the_recipes_differ_in_the_variant_alone():
+    contents = {variant: yaml.safe_load(path.read_text(encoding="utf-8")) for variant, path in IMAGENET.items()}
+    for variant, content in contents.items():
+        assert content["model"].pop("attention_variant") == variant
+        assert content["training"].pop("output_dir") == f"runs/vit_base_imagenet1k_{variant}"
+    assert all(content == contents["dna"] for content in contents.values())
+
+
+@pytest.mark.parametrize("variant", PARAMETERS)
+def test_the_recipe_builds_the_papers_model(variant):
+    run = parsed(IMAGENET[variant])
+    with torch.device("meta"):
+        model, processor = build_model(run, [str(number) for number in range(1000)])
+    assert model.num_parameters() == PARAMETERS[variant]
+    assert len(decay_parameter_names(model, run.training.decay_all)) == len(list(model.parameters()))
+    assert (processor.size["shortest_edge"], processor.crop_size["height"], processor.resample) == (256, 224, 3)
+
+
+def test_the_recipe_has_the_papers_learning_rates():
+    training = parsed(IMAGENET["dna"]).training
+    options = training.lr_scheduler_kwargs
+    rates = [
+        training.learning_rate
+        * epoch_cosine(
+            epoch,
+            epochs=int(training.num_train_epochs),
+            warmup_epochs=options["warmup_epochs"],
+            warmup_rate=options["warmup_lr"] / training.learning_rate,
+            min_rate=options["min_lr"] / training.learning_rate,
+        )
+        for epoch in (0, 1, 6, 299)
+    ]
+    assert rates == pytest.approx([1e-6, 1e-6, 9.993e-4, 1.011e-5], rel=1e-3)
+
+
+SMALL = {
+    "dataset": "fashion-mnist-mini",
+    "eval_split": "test",
+    "max_train_samples": 24,
+    "max_eval_samples": 8,
+    "per_device_train_batch_size": 6,
+    "gradient_accumulation_steps": 2,
+    "per_device_eval_batch_size": 8,
+    "max_steps": 2,
+    "num_train_epochs": 1,
+    "dataloader_num_workers": 0,
+    "dataloader_persistent_workers": False,
+    "dataloader_pin_memory": False,
+    "fp16": False,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "auto_augment": None,
+}
+SMALL_MODEL = {
+    "image_size": 28,
+    "patch_size": 14,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_runs_when_scaled_down(path, tmp_path):
+    sections = read_sections(path)
+    overrides = SMALL | {"output_dir": str(tmp_path / "run")}
+    if "checkpoint" in sections["model"]:
+        overrides["checkpoint"] = small_checkpoint(tmp_path / "checkpoint")
+    else:
+        overrides |= SMALL_MODEL
+    result = train_image_classifier(run_config(sections, overrides))
+    assert result.metrics["eval_images"] == 8
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    state = yaml.safe_load((tmp_path / "run" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["global_step"] == 2
+
+
+def small_checkpoint(folder: Path) -> str:
+    DnAViTForImageClassification(DnAViTConfig(**SMALL_MODEL, num_labels=3)).save_pretrained(folder)
+    image_processor(run_config({}, {"output_dir": "unused"}).data, (28, 28)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_configuration_says_what_it_is(path):
+    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+    for word in ("Purpose:", "Data:", "Expect:", "Time:", "Command:"):
+        assert any(line.startswith(f"# {word}") for line in header), word
+    assert any(f"configs/{path.name}" in line for line in header)
