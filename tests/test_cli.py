@@ -103,6 +103,51 @@ def test_evaluate_prints_and_writes(trained, tmp_path, capsys):
     assert f"{100 * report['metrics']['top1']:.2f} %" in printed
 
 
+def test_evaluate_by_slices(trained, tmp_path, capsys):
+    words = ["evaluate", str(trained[0] / "runs" / "tiny"), "--dataset", "fashion-mnist-mini"]
+    assert main([*words, "--output", str(tmp_path / "whole.json")]) == 0
+    assert "95 % interval" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "whole.json").read_text())["slices"] is None
+    assert main([*words, "--slices", "label", "--output", str(tmp_path / "slices.json")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    header = next(number for number, line in enumerate(lines) if "95 % interval" in line)
+    assert lines[header].split()[:3] == ["slice", "images", "top-1"]
+    report = json.loads((tmp_path / "slices.json").read_text())
+    assert len(report["slices"]) == 10 and sum(each["images"] for each in report["slices"].values()) == 500
+    figures = report["slices"]["Ankle boot"]
+    assert figures["accuracy"] == report["per_class"]["Ankle boot"]["accuracy"]
+    ends = f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %"
+    assert lines[header + 11].startswith("Ankle boot") and lines[header + 11].endswith(ends)
+
+
+def test_distractors_writes_and_prints(trained, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    one, two = (shutil.copytree(trained[0] / "runs" / "tiny", tmp_path / name / "tiny") for name in "ab")
+    words = ["--dataset", "fashion-mnist-mini", "--grid", "3", "--max-tiles", "2", "--target-position", "center"]
+    output = tmp_path / "deep" / "out"
+    assert main(["distractors", str(one), str(two), *words, "--batch-size", "50", "--output-dir", str(output)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["distractors", "a/tiny", "b/tiny"]
+    assert [line.split()[0] for line in lines[2:5]] == ["0", "1", "2"]
+    names = ["distractors.csv", "distractors.md", "distractors.png", "distractors_example.png"]
+    assert sorted(path.name for path in output.iterdir()) == names
+    assert all(str(output / name) in lines[-1] for name in names)
+    rows = [line.split(",") for line in (output / "distractors.csv").read_text().splitlines()]
+    assert rows[0] == ["checkpoint", "distractors", "images", "top1", "low", "high"]
+    # the same weights on the same pictures
+    assert [row[1:] for row in rows[1:4]] == [row[1:] for row in rows[4:]]
+    assert lines[3].split()[1] == f"{100 * float(rows[2][3]):.2f}"
+
+
+def test_distractors_without_matplotlib(trained, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    words = ["distractors", str(trained[0] / "runs" / "tiny"), "--max-tiles", "1", "--output-dir", str(tmp_path)]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert "matplotlib is not installed" in captured.err and "distractors.png" not in captured.out
+    assert not (tmp_path / "distractors.png").exists() and (tmp_path / "distractors.csv").exists()
+
+
 def test_predict_files_and_folders(trained, pictures, capsys):
     checkpoint = str(trained[0] / "runs" / "tiny")
     single = str(pictures / "one.png")
@@ -163,6 +208,18 @@ WRONG = {
     "no checkpoint": (["evaluate", "missing", "--dataset", "fashion-mnist-mini"], "missing"),
     "no split": (["evaluate", "runs/tiny", "--split", "dev"], "'dev'"),
     "training key": (["evaluate", "runs/tiny", "--learning_rate", "1"], "learning_rate"),
+    "no slices": (["evaluate", "runs/tiny", "--slices", "lable"], "did you mean 'label'"),
+    "streamed slices": (["evaluate", "runs/tiny", "--slices", "label", "--streaming"], "leave out --streaming"),
+    "no grid": (["distractors", "runs/tiny", "--grid", "1", "--output-dir", "out"], "grid must be at least 2"),
+    "no centre": (
+        ["distractors", "runs/tiny", "--target-position", "center", "--output-dir", "out"],
+        "choose an odd grid",
+    ),
+    "many tiles": (["distractors", "runs/tiny", "--max-tiles", "4", "--output-dir", "out"], "from 1 to 3"),
+    "twice": (["distractors", "runs/tiny", "runs/tiny/", "--output-dir", "out"], "given twice"),
+    "streamed pictures": (["distractors", "runs/tiny", "--streaming", "--output-dir", "out"], "leave out --streaming"),
+    "no folder": (["distractors", "runs/tiny", "--output-dir", "tiny.yaml/out"], "cannot write to output folder"),
+    "loose checkpoint": (["distractors", "runs/tiny", "--grid", "3", "x", "--output-dir", "out"], "'x'"),
     "no image": (["predict", "runs/tiny", "missing.png"], "missing.png"),
     "empty folder": (["predict", "runs/tiny", "nothing"], "nothing"),
 }
@@ -194,6 +251,9 @@ def test_mistakes_end_in_one_sentence_and_exit_code_2(trained, tmp_path, monkeyp
         ["predict", "runs/tiny", "a.png", "--topk", "3"],
         ["predict", "runs/tiny", "a.png", "--top-k", "0"],
         ["evaluate", "runs/tiny", "--batch-size", "many"],
+        ["distractors", "runs/tiny"],
+        ["distractors", "--output-dir", "out"],
+        ["distractors", "runs/tiny", "--output-dir", "out", "--target-position", "middle"],
     ],
     ids=" ".join,
 )
@@ -204,7 +264,10 @@ def test_wrong_usage_exits_with_2(words, capsys):
     assert "dna-hf" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["predict", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["train", "--help"], ["evaluate", "--help"], ["predict", "--help"], ["distractors", "--help"]],
+)
 def test_help(words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(words)

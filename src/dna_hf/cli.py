@@ -1,4 +1,4 @@
-"""The command line: `dna-hf train`, `compare`, `evaluate`, `predict`, `convert` and `publish`.
+"""The command line: `dna-hf train`, `compare`, `evaluate`, `distractors`, `predict`, `convert` and `publish`.
 
 What a user did wrong ends in one sentence on stderr and exit code 2; anything else is a bug and shows its traceback.
 Heavy imports happen inside the commands.
@@ -15,6 +15,7 @@ from typing import Any
 from . import __version__
 
 
+NO_FIGURE = "no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')"
 FAMILIES = ("vit", "deit", "dinov2", "timm", "authors-vit")
 
 
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Keys of a configuration are not options here: they are checked where they belong."""
     parser = argparse.ArgumentParser(
-        prog="dna-hf", description="Denoising Attention: train, compare, evaluate, predict, convert, publish."
+        prog="dna-hf",
+        description="Denoising Attention: train, compare, evaluate, test among distractors, predict, convert, publish.",
     )
     parser.add_argument("--version", action="version", version=f"dna-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -49,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train a model as a YAML file describes. Any key of the file can be overridden: --key value.",
         epilog="keys of section model: attention_variant, hidden_size, image_size, ... (all fields of DnAViTConfig), "
         "checkpoint, checkpoint_revision\nkeys of section training: all fields of transformers.TrainingArguments, "
-        "decay_all, layer_decay, ema_decay, base_learning_rate, epoch_cosine\n" + _data_help(),
+        "decay_all, layer_decay, ema_decay, base_learning_rate, epoch_cosine, early_stopping_patience\n"
+        + _data_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -74,6 +77,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--record", action="store_true", help="also keep the figures in the checkpoint folder, for its model card"
     )
+    evaluate.add_argument(
+        "--slices",
+        metavar="COLUMN",
+        help="also state the accuracy by the values of this column (numbers by quartile, lists by length)",
+    )
     evaluate.set_defaults(command=evaluate_command)
 
     predict = commands.add_parser(
@@ -89,10 +97,45 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch-size", type=_positive, default=32, help="images at a time (default: %(default)s)")
     predict.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
     predict.set_defaults(command=predict_command)
+    _add_distractors(commands)
     _add_compare(commands)
     _add_convert(commands)
     _add_publish(commands)
     return parser
+
+
+def _add_distractors(commands: Any) -> None:
+    distractors = commands.add_parser(
+        "distractors",
+        help="accuracy of checkpoints when images of other classes stand around the one that counts",
+        description="Put every image of a split into a cell of a grid and images of other classes into 0, 1, ... of\n"
+        "the other cells, and measure how the accuracy falls. All checkpoints see the same pictures.\n"
+        "A table, a figure and an example are written.",
+        epilog=_data_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    distractors.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="folder, or name on the Hub")
+    distractors.add_argument("--split", default="test", help="split to take images from (default: %(default)s)")
+    distractors.add_argument("--grid", type=int, default=2, metavar="N", help="NxN cells (default: %(default)s)")
+    distractors.add_argument(
+        "--max-tiles", type=int, metavar="N", help="largest number of distractors (default: all cells but one)"
+    )
+    distractors.add_argument(
+        "--target-position",
+        choices=("random", "center"),
+        default="random",
+        help="where the image stands that counts; center needs an odd grid (default: %(default)s)",
+    )
+    distractors.add_argument("--seed", type=int, default=0, help="of positions and distractors (default: %(default)s)")
+    distractors.add_argument(
+        "--batch-size", type=_positive, default=64, help="pictures at a time (default: %(default)s)"
+    )
+    distractors.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
+    distractors.add_argument(
+        "--output_dir", "--output-dir", type=Path, required=True, metavar="DIR", help="folder to write to"
+    )
+    distractors.set_defaults(command=distractors_command)
 
 
 def _add_compare(commands: Any) -> None:
@@ -242,7 +285,7 @@ def compare_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         draw(figures, output / FIGURE_FILE)
         written.append(output / FIGURE_FILE)
     except ImportError:
-        print("no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')", file=sys.stderr)
+        print(NO_FIGURE, file=sys.stderr)
     print("written: " + ", ".join(map(str, written)))
     return 0
 
@@ -263,6 +306,7 @@ def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         batch_size=arguments.batch_size,
         device=arguments.device,
         revision=arguments.revision,
+        slices=arguments.slices,
     )
     print(table(("class", "images", "accuracy"), _per_class_rows(result.per_class)))
     metrics = result.metrics
@@ -274,6 +318,8 @@ def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         ("loss", f"{metrics['loss']:.4f}"),
     ]
     print("\n" + table((f"{data.dataset}, {arguments.split}", ""), rows))
+    if result.slices is not None:
+        print("\n" + table(("slice", "images", "top-1", "95 % interval"), _slice_rows(result.slices)))
     if arguments.output is not None:
         report = {"checkpoint": arguments.checkpoint, "data": dataclasses.asdict(data), "split": arguments.split}
         report |= dataclasses.asdict(result)
@@ -281,6 +327,43 @@ def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if arguments.record:
         record_evaluation(arguments.checkpoint, result)
+    return 0
+
+
+def distractors_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf distractors CHECKPOINT [CHECKPOINT ...] --dataset ... --output-dir DIR`."""
+    from .evaluation.distractors import (
+        EXAMPLE_FILE,
+        FIGURE_FILE,
+        FIGURES_FILE,
+        SUMMARY_FILE,
+        distractor_test,
+        draw,
+        summary_rows,
+    )
+    from .training.config_file import data_arguments
+
+    output: Path = arguments.output_dir
+    figures = distractor_test(
+        arguments.checkpoints,
+        data_arguments(parse_overrides(rest)),
+        arguments.split,
+        output,
+        grid=arguments.grid,
+        max_tiles=arguments.max_tiles,
+        target_position=arguments.target_position,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+    )
+    print(table(*summary_rows(figures)) + "\n")
+    written = [output / FIGURES_FILE, output / SUMMARY_FILE, output / EXAMPLE_FILE]
+    try:
+        draw(figures, output / FIGURE_FILE)
+        written.append(output / FIGURE_FILE)
+    except ImportError:
+        print(NO_FIGURE, file=sys.stderr)
+    print("written: " + ", ".join(map(str, written)))
     return 0
 
 
@@ -416,6 +499,18 @@ def _per_class_rows(per_class: dict[str, dict[str, float]]) -> list[tuple[str, s
     return [
         (name, str(figures["images"]), f"{100 * figures['accuracy']:.1f} %" if figures["images"] else "-")
         for name, figures in per_class.items()
+    ]
+
+
+def _slice_rows(slices: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            str(figures["images"]),
+            f"{100 * figures['accuracy']:.1f} %",
+            f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %",
+        )
+        for name, figures in slices.items()
     ]
 
 

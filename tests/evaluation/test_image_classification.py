@@ -86,3 +86,8 @@ def test_what_is_no_classifier_is_refused(tmp_path, checkpoint, kind):
             (folder / name).write_text(text[:40] if kind == "broken config" else text)
     with pytest.raises(DataError, match="cannot load an image classifier"):
         evaluate_checkpoint(str(folder), DataArguments(), "test")
+
+
+def test_classes_of_one_name_keep_their_places():
+    names = ["crane", "dog", "crane"]
+    assert match_classes(names, names).tolist() == [0, 1, 2]

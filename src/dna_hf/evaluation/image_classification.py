@@ -1,5 +1,6 @@
 """Evaluate an image classifier: loss, top-1, top-5 and accuracy per class."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ..data.provenance import provenance
 from ..data.sources import load_split
 from .metrics import PerClassAccuracy, TopKAccuracy
 from .records import Measurement, command_line, environment, now, record_measurement, weights_digest
+from .slices import slice_figures, slice_rows
 
 
 @dataclass
@@ -28,11 +30,13 @@ class ClassificationResult:
         metrics: `loss` (mean cross entropy, nats), `top1`, `top5`, `mean_class_accuracy` (in [0, 1]) and `images`.
         per_class: class name -> `accuracy` and `images`.
         measurement: the figures, tied to the weights they were measured on.
+        slices: where asked for, name of the slice -> `images`, `accuracy` and its 95 % interval from `low` to `high`.
     """
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
     measurement: Measurement | None = None
+    slices: dict[str, dict[str, float]] | None = None
 
 
 def top_k_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -61,7 +65,12 @@ def load_classifier(
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"cannot load an image classifier from {checkpoint!r}: {reason}") from error
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), processor
+    return model.to(inference_device(device)).eval(), processor
+
+
+def inference_device(device: str | None) -> str:
+    """The device to run on: what was asked for, by default the first GPU, else the CPU."""
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def evaluate_checkpoint(
@@ -72,20 +81,37 @@ def evaluate_checkpoint(
     batch_size: int = 64,
     device: str | None = None,
     revision: str | None = None,
+    slices: str | None = None,
 ) -> ClassificationResult:
     """Evaluate a checkpoint on a split; labels are matched to the model's classes by name.
 
+    Args:
+        checkpoint: folder, or name on the Hub.
+        arguments: the data.
+        split: which part of it.
+        batch_size: images that go through the model together.
+        device: as of [`load_classifier`].
+        revision: the same.
+        slices: column of the data; accuracies are also stated by its values, see [`~dna_hf.evaluation.slices`].
+
     Raises:
-        DataError: if the checkpoint or the data cannot be loaded, or the data has a class the model does not know.
+        DataError: if the checkpoint or the data cannot be loaded, the data has a class the model does not know, or
+            cannot be sliced so.
     """
+    if slices is not None and arguments.streaming:
+        raise DataError("slices need random access to the data: leave out --streaming.")
     model, processor = load_classifier(checkpoint, device, revision)
     images = load_split(arguments, split)
+    # before the model runs, so that a wrong column costs nothing
+    rows_of_slices = None if slices is None else slice_rows(images, slices)
     known = class_names(model)
     classes = match_classes(images.class_names, known)
     dataset = torch_dataset(images, processor)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
     logits, labels = predict_logits(model, loader)
     result = classification_result(logits, classes[labels], known)
+    if rows_of_slices is not None:
+        result.slices = slice_figures(rows_of_slices, logits.argmax(axis=1) == classes[labels])
     result.measurement = Measurement(
         task="image-classification",
         dataset=provenance(arguments, images),
@@ -124,6 +150,8 @@ def match_classes(names: list[str], known: list[str]) -> np.ndarray:
     Raises:
         DataError: if the model does not know a class.
     """
+    if names == known:
+        return np.arange(len(names))  # in ImageNet two classes have one name
     unknown = [name for name in names if name not in known]
     if unknown:
         raise DataError(
@@ -133,15 +161,18 @@ def match_classes(names: list[str], known: list[str]) -> np.ndarray:
     return np.array([known.index(name) for name in names])
 
 
-@torch.no_grad()
 def predict_logits(model: PreTrainedModel, loader: Any) -> tuple[np.ndarray, np.ndarray]:
     """Run a model over batches: logits (images, classes) in float32, and labels (images)."""
-    logits, labels = [], []
+    logits, labels = zip(*logits_by_batch(model, loader), strict=True)
+    return np.concatenate(logits), np.concatenate(labels)
+
+
+@torch.no_grad()
+def logits_by_batch(model: PreTrainedModel, loader: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Run a model over batches; yields logits (images, classes) in float32, and labels (images) of each."""
     for batch in tqdm(loader, desc="evaluate", leave=False):
         outputs = model(pixel_values=batch["pixel_values"].to(model.device, model.dtype))
-        logits.append(outputs.logits.float().cpu().numpy())
-        labels.append(batch["labels"].numpy())
-    return np.concatenate(logits), np.concatenate(labels)
+        yield outputs.logits.float().cpu().numpy(), batch["labels"].numpy()
 
 
 def classification_result(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> ClassificationResult:
