@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Keys of a configuration are not options here: they are checked where they belong."""
     parser = argparse.ArgumentParser(
         prog="dna-hf",
-        description="Denoising Attention: train, compare, evaluate, test among distractors, predict, convert, publish.",
+        description="Denoising Attention: train, compare, evaluate, predict, convert, publish.",
     )
     parser.add_argument("--version", action="version", version=f"dna-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -210,3 +210,7 @@ def test_a_label_outside_the_classes_of_a_web_dataset_is_found(web_dataset):
 def test_a_missing_file_of_class_names_is_named(web_dataset):
     with pytest.raises(DataError, match="cannot read class_names from 'nowhere.txt'"):
         load_train_and_eval(DataArguments(dataset=web_dataset, class_names="nowhere.txt"), seed=0)
+
+
+def test_an_evaluation_reads_no_more_than_it_is_told():
+    assert len(load_split(DataArguments(max_eval_samples=40), "test").rows) == 40

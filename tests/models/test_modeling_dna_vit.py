@@ -1,6 +1,7 @@
 """The DnA vision transformer: reference vectors, sizes, outputs, loading and saving, compilation, training."""
 
 import json
+import logging
 import math
 
 import pytest
@@ -913,3 +914,12 @@ def test_differential_attention_with_heads_of_odd_width_raises():
 def test_valid_values_are_taken():
     config = tiny_config(drop_path_rate=0, negative_scale_init=0, hidden_dropout_prob=0, image_size=(32, 64))
     assert config.grid_size == (4, 8)
+
+
+def test_cog_that_is_softmax_everywhere_is_said(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("dna_hf.models.configuration_dna_vit"), "propagate", True)
+    with caplog.at_level("WARNING", logger="dna_hf.models.configuration_dna_vit"):
+        DnAViTConfig(attention_variant="cog", num_hidden_layers=3)
+        assert not caplog.records
+        DnAViTConfig(attention_variant="cog", num_hidden_layers=2)
+    assert "keeps softmax in every layer" in caplog.text

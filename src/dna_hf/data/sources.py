@@ -31,7 +31,7 @@ class LabelledImages:
 
 
 def load_split(arguments: DataArguments, split: str) -> LabelledImages:
-    """Load one split.
+    """Load one split, `max_eval_samples` of it at most.
 
     Args:
         arguments: which data set, columns and class names.
@@ -46,7 +46,7 @@ def load_split(arguments: DataArguments, split: str) -> LabelledImages:
     splits = _load_all(arguments)
     if split not in splits:
         raise DataError(f"data set {arguments.dataset!r} has no split {split!r}: it has {', '.join(splits)}.")
-    return _label(splits[split], arguments, split)
+    return _take(_label(splits[split], arguments, split), arguments.max_eval_samples)
 
 
 def load_train_and_eval(arguments: DataArguments, seed: int) -> tuple[LabelledImages, LabelledImages]:

@@ -7,6 +7,10 @@ from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
 
 
 @strict
@@ -184,6 +188,9 @@ class DnAViTConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"cog_softmax_layers names layers {outside}, but num_hidden_layers is {self.num_hidden_layers}."
             )
+        kept = {index % self.num_hidden_layers for index in self.cog_softmax_layers}
+        if self.attention_variant == "cog" and len(kept) == self.num_hidden_layers:
+            logger.warning_once("attention_variant is 'cog', but cog_softmax_layers keeps softmax in every layer.")
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """Save `config.json` with the complete map of Auto classes.

@@ -1,6 +1,7 @@
 """What a run says about itself: the scales of the negative branch, and why it stopped making sense."""
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from .errors import NonFiniteError
@@ -9,11 +10,15 @@ from .errors import NonFiniteError
 def negative_scale_statistics(model: PreTrainedModel) -> dict[str, float]:
     """Alpha of every layer and head, and its mean, standard deviation (unbiased), minimum and maximum.
 
+    Where parameters are sharded (FSDP), every process must call it.
+
     Returns:
         `negative_scale/layer_{l}/head_{h}` and `negative_scale/{mean,std,min,max}`; empty for a variant without alpha.
     """
     scales = [
-        value.detach().float().cpu() for name, value in model.named_parameters() if name.endswith("negative_scale")
+        _whole(value.detach()).float().cpu()
+        for name, value in model.named_parameters()
+        if name.endswith("negative_scale")
     ]
     if not scales:
         return {}
@@ -29,6 +34,10 @@ def negative_scale_statistics(model: PreTrainedModel) -> dict[str, float]:
         "negative_scale/min": alpha.min().item(),
         "negative_scale/max": alpha.max().item(),
     }
+
+
+def _whole(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def check_finite_loss(loss: torch.Tensor, model: torch.nn.Module, step: int, rows: list[int] | None) -> None:

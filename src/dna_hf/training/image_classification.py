@@ -102,8 +102,10 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
     if trainer.average is not None:
         with trainer.average.applied_to(model):
             trainer.save_model(str(run.output_dir / AVERAGE_FOLDER))
+    # sharded weights (FSDP) are gathered by all processes together
+    weights = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
-        _write_records(run, trainer, train_images, eval_images, metrics, seconds, checkpoint is not None)
+        _write_records(run, trainer, weights, train_images, eval_images, metrics, seconds, checkpoint is not None)
     variant = model.config.attention_variant
     return TrainingResult(metrics, variant, model.num_parameters(), seconds, run.output_dir)
 
@@ -212,6 +214,7 @@ def check_disk(run: RunConfig, model: PreTrainedModel) -> None:
 def _write_records(
     run: RunConfig,
     trainer: ImageClassificationTrainer,
+    weights: dict[str, torch.Tensor],
     train_images: LabelledImages,
     eval_images: LabelledImages,
     metrics: dict[str, float],
@@ -219,18 +222,17 @@ def _write_records(
     resumed: bool,
 ) -> None:
     """Write down how the saved weights were made and what was measured on them, for their model card."""
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    saved = [(run.output_dir, "eval_", model)]
+    saved = [(run.output_dir, "eval_", weights)]
     if trainer.average is not None:
-        saved.append((run.output_dir / AVERAGE_FOLDER, "eval_ema_", trainer.average.model))
+        saved.append((run.output_dir / AVERAGE_FOLDER, "eval_ema_", trainer.average.model.state_dict()))
     speed = next(e["train_samples_per_second"] for e in reversed(trainer.state.log_history) if "train_runtime" in e)
-    for folder, prefix, owner in saved:
+    for folder, prefix, tensors in saved:
         common: dict[str, Any] = {
             "command": command_line(),
             "seed": run.training.seed,
             "date": now(),
             "environment": environment(),
-            "weights": weights_digest(owner.state_dict()),
+            "weights": weights_digest(tensors),
         }
         training = TrainingRun(
             dataset=provenance(run.data, train_images),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.utils import logging
@@ -116,6 +117,21 @@ class ImageClassificationTrainer(Trainer):
         rows = inputs.pop("rows", None)
         self._rows = None if rows is None else rows.tolist()
         return super()._prepare_inputs(inputs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Save; see `transformers.Trainer._save`.
+
+        `fully_shard` gives the model a class made in a module of torch, and transformers would save the code of that
+        module with the checkpoint (`custom_object_save`) instead of the model's.
+        """
+        model: Any = self.accelerator.unwrap_model(self.model)
+        sharded = type(model)
+        if isinstance(model, FSDPModule):
+            model.__class__ = sharded.__mro__[2]  # FSDPName, FSDPModule, Name
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            model.__class__ = sharded
 
     def training_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """One micro-batch, forward and backward; see `transformers.Trainer.training_step`."""
