@@ -303,8 +303,8 @@ def test_a_run_that_waits_for_its_data_says_so(tmp_path, monkeypatch, caplog, sl
         return trainer
 
     monkeypatch.setattr(training, "build_trainer", build_slow)
-    monkeypatch.setattr(logging.getLogger("dna_hf.training.trainer"), "propagate", True)
-    with caplog.at_level("WARNING", logger="dna_hf.training.trainer"):
+    monkeypatch.setattr(logging.getLogger("dna_hf.training.callbacks"), "propagate", True)
+    with caplog.at_level("WARNING", logger="dna_hf.training.callbacks"):
         result = training.train_image_classifier(tiny_run(tmp_path / "run", logging_steps=5, num_train_epochs=1))
     history = json.loads((result.output_dir / "trainer_state.json").read_text())["log_history"]
     (part,) = [entry["loader_wait"] for entry in history if "loader_wait" in entry]

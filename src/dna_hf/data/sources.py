@@ -166,6 +166,11 @@ def _column(rows: Any, named: str | None, option: str, feature: type, usual: tup
         return named
     found = [name for name, kind in rows.features.items() if isinstance(kind, feature)]
     found = found if len(found) == 1 else [name for name in usual if name in columns][:1]
+    if not found and feature is datasets.ClassLabel and len(columns) == 1:
+        raise DataError(
+            "the images have no labels: put the images of each class, at least two, in a folder of its own, or set "
+            "label_column."
+        )
     if not found:
         raise DataError(f"no column is clearly the {feature.__name__}: set {option} to one of {', '.join(columns)}.")
     return found[0]

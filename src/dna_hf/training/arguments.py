@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 
+METRICS = ("loss", "top1", "top5")
 EPOCH_COSINE_KEYS = {"warmup_epochs", "warmup_lr", "min_lr"}
 
 
@@ -56,19 +57,49 @@ class DnATrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.base_learning_rate is not None:
-            self._scale_learning_rate(self.base_learning_rate)
-        if self.epoch_cosine and set(self.lr_scheduler_kwargs or {}) != EPOCH_COSINE_KEYS:
-            raise ValueError(f"epoch_cosine needs lr_scheduler_kwargs with {', '.join(sorted(EPOCH_COSINE_KEYS))}.")
-        if self.early_stopping_patience is not None:
-            if self.early_stopping_patience < 1:
-                raise ValueError(f"early_stopping_patience must be at least 1, got {self.early_stopping_patience}.")
-            if not (self.load_best_model_at_end and self.metric_for_best_model):
-                raise ValueError("early_stopping_patience needs load_best_model_at_end and metric_for_best_model.")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"label_smoothing_factor must lie in [0, 1), got {self.label_smoothing_factor}.")
+        if self.dataloader_num_workers < 0:
+            raise ValueError(f"dataloader_num_workers must not be negative, got {self.dataloader_num_workers}.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
+        if self.metric_for_best_model is not None:
+            self._check_best_model(self.metric_for_best_model.removeprefix("eval_"))
+        if self.early_stopping_patience is not None:
+            self._check_early_stopping(self.early_stopping_patience)
+        if self.epoch_cosine:
+            self._check_epoch_cosine()
+        if self.base_learning_rate is not None:
+            self._scale_learning_rate(self.base_learning_rate)
+
+    def _check_best_model(self, metric: str) -> None:
+        known = METRICS + (tuple(f"ema_{name}" for name in METRICS) if self.ema_decay else ())
+        if metric not in known:
+            hint = "" if self.ema_decay else " (and ema_... with ema_decay)"
+            raise ValueError(f"metric_for_best_model must be one of {', '.join(known)}{hint}, got {metric!r}.")
+        if self.load_best_model_at_end and self.eval_strategy == "no":
+            raise ValueError("load_best_model_at_end needs an eval_strategy.")
+        if self.load_best_model_at_end and self.save_strategy == "steps" and self.save_steps != self.eval_steps:
+            raise ValueError(
+                "load_best_model_at_end needs save_steps = eval_steps, or save_strategy best: an evaluation without "
+                "a checkpoint could be the best."
+            )
+
+    def _check_early_stopping(self, patience: int) -> None:
+        if patience < 1:
+            raise ValueError(f"early_stopping_patience must be at least 1, got {patience}.")
+        if not (self.load_best_model_at_end and self.metric_for_best_model):
+            raise ValueError("early_stopping_patience needs load_best_model_at_end and metric_for_best_model.")
+
+    def _check_epoch_cosine(self) -> None:
+        options: dict = self.lr_scheduler_kwargs or {}  # type: ignore[assignment]
+        if set(options) != EPOCH_COSINE_KEYS:
+            raise ValueError(f"epoch_cosine needs lr_scheduler_kwargs with {', '.join(sorted(EPOCH_COSINE_KEYS))}.")
+        for key, value in options.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+                raise ValueError(f"lr_scheduler_kwargs.{key} must be a number of at least 0, got {value!r}.")
 
     def _scale_learning_rate(self, base: float) -> None:
         """The linear rule of arXiv:1706.02677: as many times the rate as the batch of a step is larger."""

@@ -20,7 +20,7 @@ from transformers import AutoConfig
 
 from ..data.arguments import DataArguments
 from .arguments import DnATrainingArguments
-from .errors import ConfigurationError
+from .errors import ConfigurationError, sentence
 
 
 SECTIONS = ("model", "data", "training")
@@ -238,7 +238,7 @@ def _build(section: str, cls: type, values: dict[str, Any]) -> Any:
     try:
         return cls(**values)
     except (ValueError, ImportError) as error:
-        raise ConfigurationError(f"section {section!r}: {str(error).strip().splitlines()[0]}") from error
+        raise ConfigurationError(f"section {section!r}: {sentence(error)}") from error
 
 
 def _nearest(name: Any, known: Iterable[str]) -> str:

@@ -32,7 +32,16 @@ class ExponentialMovingAverage(TrainerCallback):
         self.average = AveragedModel(kwargs["model"], multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
         if state.global_step == 0:
             return
-        path = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", EMA_FILE)
+        self.load(Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
+
+    def load(self, checkpoint: Path) -> None:
+        """Take the average of a checkpoint.
+
+        Raises:
+            ConfigurationError: if it has none.
+        """
+        assert self.average is not None
+        path = checkpoint / EMA_FILE
         if not path.is_file():
             raise ConfigurationError(f"cannot resume: {str(path)!r} with the averaged weights is missing.")
         self.average.load_state_dict(load_file(path))

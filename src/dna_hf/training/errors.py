@@ -7,3 +7,8 @@ class ConfigurationError(ValueError):
 
 class NonFiniteError(Exception):
     """Training met a number that is not finite; the message says where."""
+
+
+def sentence(error: Exception) -> str:
+    """What somebody else's error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,25 +1,21 @@
 """Train an image classifier with transformers' Trainer."""
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
-    EarlyStoppingCallback,
     PreTrainedConfig,
     PreTrainedModel,
     TrainerCallback,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..conversion.report import conversion_source
 from ..data.augmentation import TrainingAugmentation
@@ -41,11 +37,13 @@ from ..evaluation.records import (
     weights_digest,
     without_secrets,
 )
+from .callbacks import AugmentationEpoch, EarlyStopping, NegativeScaleLog, RunRecord
+from .checkpoint import check_disk, find_checkpoint
 from .config_file import MODEL_TYPES, RunConfig
 from .ema import ExponentialMovingAverage
-from .errors import ConfigurationError
+from .errors import ConfigurationError, sentence
 from .losses import classification_loss
-from .trainer import RUN_FILE, AugmentationEpoch, ImageClassificationTrainer, NegativeScaleLog, RunRecord
+from .trainer import ImageClassificationTrainer
 
 
 # where the averaged weights are saved, as a checkpoint of their own
@@ -84,9 +82,15 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
         DataError: if data is missing or unreadable.
         NonFiniteError: as soon as a loss is not finite.
     """
+    if run.training.fp16 and run.training.device.type == "cpu":
+        raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
     checkpoint = find_checkpoint(run, resume)
     set_seed(run.training.seed)
     train_images, eval_images = load_train_and_eval(run.data, run.training.seed)
+    if len(train_images.class_names) < 2:
+        raise ConfigurationError(
+            f"data set {run.data.dataset!r} has one class, {train_images.class_names[0]!r}: there is nothing to learn."
+        )
     if run.data.streaming and run.training.max_steps < 1:
         raise ConfigurationError("a streamed data set has no length: set training.max_steps.")
     model, processor = build_model(run, train_images.class_names)
@@ -108,41 +112,6 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
         _write_records(run, trainer, weights, train_images, eval_images, metrics, seconds, checkpoint is not None)
     variant = model.config.attention_variant
     return TrainingResult(metrics, variant, model.num_parameters(), seconds, run.output_dir)
-
-
-def find_checkpoint(run: RunConfig, resume: bool) -> str | None:
-    """The checkpoint to resume from, if any; guards the output folder.
-
-    Raises:
-        ConfigurationError: if the folder holds another run and `resume` is not set, or there is nothing to resume, or
-            the run in the folder has another model or other data.
-    """
-    output_dir = run.output_dir
-    if not resume:
-        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-            raise ConfigurationError(
-                f"output_dir {str(output_dir)!r} is not empty: pass --resume to continue the run in it, or choose "
-                "another --output_dir."
-            )
-        return None
-    checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
-    if checkpoint is None:
-        raise ConfigurationError(f"there is no checkpoint to resume from in {str(output_dir)!r}.")
-    record = output_dir / RUN_FILE
-    if not record.exists():
-        raise ConfigurationError(
-            f"{str(output_dir)!r} has checkpoints but no {RUN_FILE}: dna-hf train did not write it."
-        )
-    earlier = yaml.safe_load(record.read_text(encoding="utf-8"))
-    for section in ("model", "data"):
-        before, now = earlier[section], run.sections[section]
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if changed:
-            raise ConfigurationError(
-                f"the run in {str(output_dir)!r} has {section}.{changed[0]} = {before.get(changed[0])!r}, not "
-                f"{now.get(changed[0])!r}: a resumed run keeps its model and data."
-            )
-    return checkpoint
 
 
 def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel, ImageProcessor]:
@@ -189,26 +158,6 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
             f"{sorted(strangers)[0]!r}."
         )
     return model, processor
-
-
-def check_disk(run: RunConfig, model: PreTrainedModel) -> None:
-    """See that what the run will keep at a time fits on the disk: the model, and its checkpoints with Adam's moments.
-
-    Raises:
-        ConfigurationError: if it does not.
-    """
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    averages = 1 if run.training.ema_decay else 0
-    # a new checkpoint is written before the oldest one goes
-    checkpoints = 0 if run.training.save_strategy == "no" else (run.training.save_total_limit or 0) + 1
-    needed = weights * (1 + averages + checkpoints * (3 + averages))
-    folder = next(path for path in (run.output_dir.resolve(), *run.output_dir.resolve().parents) if path.exists())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise ConfigurationError(
-            f"the run needs about {needed / 2**20:,.1f} MiB in {str(run.output_dir)!r}, but {free / 2**20:,.1f} MiB "
-            "are free: make room, choose another output_dir, or keep fewer checkpoints (save_total_limit)."
-        )
 
 
 def _write_records(
@@ -287,7 +236,7 @@ def build_trainer(
         RunRecord(run.sections),
     ]
     if run.training.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(run.training.early_stopping_patience))
+        callbacks.append(EarlyStopping(run.training.early_stopping_patience))
     try:
         return ImageClassificationTrainer(
             model=model,
@@ -303,7 +252,7 @@ def build_trainer(
             callbacks=callbacks,
         )
     except (ValueError, ImportError, RuntimeError) as error:
-        raise ConfigurationError(f"section 'training': {str(error).strip().splitlines()[0]}") from error
+        raise ConfigurationError(f"section 'training': {sentence(error)}") from error
 
 
 def _sampler(run: RunConfig, dataset: Any) -> RepeatedSampler | None:

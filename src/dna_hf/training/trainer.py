@@ -1,33 +1,23 @@
 """transformers' Trainer, and what it lacks for image classification."""
 
-import csv
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback
-from transformers.utils import logging
+from transformers import Trainer
 
-from ..evaluation.records import without_secrets
 from .arguments import DnATrainingArguments
+from .callbacks import BestCheckpoint, LoaderWait
 from .diagnostics import check_finite_loss, negative_scale_statistics
 from .ema import ExponentialMovingAverage
+from .errors import ConfigurationError, sentence
 from .optimizer import apply_layer_decay, decay_parameter_names
 from .schedule import epoch_cosine_schedule
-
-
-RUN_FILE = "run.yaml"
-SCALES_FILE = "negative_scale.csv"
-# part of the training time spent waiting for data from which on a run says so
-LOADER_BOUND = 0.2
-logger = logging.get_logger(__name__)
 
 
 class ImageClassificationTrainer(Trainer):
@@ -68,6 +58,7 @@ class ImageClassificationTrainer(Trainer):
         self.average = average
         self._rows: list[int] | None = None
         self.add_callback(self.loader_wait)
+        self.add_callback(BestCheckpoint())
         if average is not None:
             self.add_callback(average)
 
@@ -95,7 +86,8 @@ class ImageClassificationTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer; see `transformers.Trainer.create_optimizer`."""
         is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
+        with _blamed_on("optim"):
+            optimizer = super().create_optimizer(model)
         if is_new and self.args.layer_decay < 1:
             apply_layer_decay(optimizer, model or self.model, self.args.layer_decay)  # type: ignore[arg-type]
         return optimizer
@@ -110,7 +102,18 @@ class ImageClassificationTrainer(Trainer):
                 target, steps_per_epoch=math.ceil(num_training_steps / epochs), epochs=epochs, **options
             )
             self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+        with _blamed_on("lr_scheduler_type"):
+            return super().create_scheduler(num_training_steps, optimizer)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # a resumed run may have nothing left to do: it stopped early, or its last step was within an epoch
+        if not self.control.should_training_stop and self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None and self.state.best_model_checkpoint is not None:
+            self.average.load(Path(self.state.best_model_checkpoint))
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = dict(inputs)
@@ -144,11 +147,24 @@ class ImageClassificationTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Evaluate the weights, and the averaged ones if there are any; see `transformers.Trainer.evaluate`."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), self._own_precision():
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
             if self.average is not None and self.average.average is not None:
                 metrics |= self._evaluate_average(self.average, eval_dataset, f"{metric_key_prefix}_ema")
         return metrics
+
+    @contextmanager
+    def _own_precision(self) -> Iterator[None]:
+        """Give the model its weights back, which an evaluation in half precision after training casts in place."""
+        if self.is_in_train or not (self.args.bf16_full_eval or self.args.fp16_full_eval):
+            yield
+            return
+        model: Any = self.model
+        own = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        try:
+            yield
+        finally:
+            model.float().load_state_dict(own)
 
     def _evaluate_average(self, average: ExponentialMovingAverage, eval_dataset: Any, prefix: str) -> dict[str, float]:
         """Metrics of the averaged weights. Callbacks see one evaluation: that of the weights themselves."""
@@ -170,91 +186,10 @@ class ImageClassificationTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
-class LoaderWait(TrainerCallback):
-    """Measures how long training waits for its data, and says so at the end where that is long.
-
-    The loss is read back after every micro-batch: the work of a GPU is done by then, and counts as work.
-    """
-
-    def __init__(self) -> None:
-        self.waited = 0.0
-        self.worked = 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Around whatever waits for data."""
-        start = time.monotonic()
+@contextmanager
+def _blamed_on(option: str) -> Iterator[None]:
+    """Blame what goes wrong on an option of the `training` section."""
+    try:
         yield
-        self.waited += time.monotonic() - start
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """Around forward and backward passes."""
-        start = time.monotonic()
-        yield
-        self.worked += time.monotonic() - start
-
-    def part(self) -> float:
-        """Time spent waiting, as a part of the time spent waiting or working."""
-        return self.waited / max(self.waited + self.worked, 1e-9)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called once before the first batch is read."""
-        self.waited = self.worked = 0.0
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called once after the last step."""
-        if self.part() > LOADER_BOUND:
-            logger.warning(
-                f"training spent {self.part():.0%} of its time waiting for data: raise dataloader_num_workers "
-                f"(now {args.dataloader_num_workers}), or make the images smaller."
-            )
-
-
-class AugmentationEpoch(TrainerCallback):
-    """Tells the training data which epoch it is in; the augmentation is seeded by it."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called before the first batch of an epoch is read, and again when a run resumes within one."""
-        self.dataset.set_epoch(int(state.epoch or 0))
-
-
-class NegativeScaleLog(TrainerCallback):
-    """Writes alpha of every layer and head to a file at the end of every epoch (columns epoch, layer, head, value)."""
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called after the last step of an epoch."""
-        scales = negative_scale_statistics(kwargs["model"])
-        if not state.is_world_process_zero or not scales:
-            return
-        path, epoch = Path(args.output_dir, SCALES_FILE), f"{state.epoch:g}"
-        # a resumed run repeats the epoch in which it was stopped
-        kept = []
-        if path.exists():
-            with path.open(encoding="utf-8", newline="") as file:
-                kept = [row for row in csv.reader(file) if row[0] != "epoch" and float(row[0]) < float(epoch)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("epoch", "layer", "head", "value"))
-            writer.writerows(kept)
-            for name, value in scales.items():
-                if "/layer_" in name:
-                    _, layer, head = name.split("/")
-                    writer.writerow((epoch, layer.removeprefix("layer_"), head.removeprefix("head_"), value))
-
-
-class RunRecord(TrainerCallback):
-    """Writes the sections of the run beside its first checkpoint, so that a resumed run can be compared with it."""
-
-    def __init__(self, sections: dict[str, dict[str, Any]]) -> None:
-        self.sections = sections
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Called after a checkpoint was written."""
-        path = Path(args.output_dir, RUN_FILE)
-        if state.is_world_process_zero and not path.exists():
-            path.write_text(yaml.safe_dump(without_secrets(self.sections), sort_keys=False), encoding="utf-8")
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"training.{option}: {sentence(error)}") from error
