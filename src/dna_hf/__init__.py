@@ -5,6 +5,10 @@ training, evaluation) is imported where it is used.
 """
 
 from .models import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnATimesformerModel,
+    DnATimesformerPreTrainedModel,
     DnAViTBackbone,
     DnAViTConfig,
     DnAViTForImageClassification,
@@ -17,6 +21,10 @@ from .models import (
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "DnATimesformerConfig",
+    "DnATimesformerForVideoClassification",
+    "DnATimesformerModel",
+    "DnATimesformerPreTrainedModel",
     "DnAViTBackbone",
     "DnAViTConfig",
     "DnAViTForImageClassification",

@@ -11,9 +11,16 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
+    AutoModelForVideoClassification,
 )
 
+from .configuration_dna_timesformer import DnATimesformerConfig
 from .configuration_dna_vit import DnAViTConfig
+from .modeling_dna_timesformer import (
+    DnATimesformerForVideoClassification,
+    DnATimesformerModel,
+    DnATimesformerPreTrainedModel,
+)
 from .modeling_dna_vit import (
     DnAViTBackbone,
     DnAViTForImageClassification,
@@ -23,18 +30,35 @@ from .modeling_dna_vit import (
 )
 
 
-AutoConfig.register("dna_vit", DnAViTConfig, exist_ok=True)
-DnAViTConfig.register_for_auto_class()
-for auto_class, model_class in (
-    (AutoModel, DnAViTModel),
-    (AutoModelForImageClassification, DnAViTForImageClassification),
-    (AutoModelForMaskedImageModeling, DnAViTForMaskedImageModeling),
-    (AutoBackbone, DnAViTBackbone),
+for config_class, models in (
+    (
+        DnAViTConfig,
+        {
+            AutoModel: DnAViTModel,
+            AutoModelForImageClassification: DnAViTForImageClassification,
+            AutoModelForMaskedImageModeling: DnAViTForMaskedImageModeling,
+            AutoBackbone: DnAViTBackbone,
+        },
+    ),
+    (
+        DnATimesformerConfig,
+        {
+            AutoModel: DnATimesformerModel,
+            AutoModelForVideoClassification: DnATimesformerForVideoClassification,
+        },
+    ),
 ):
-    auto_class.register(DnAViTConfig, model_class, exist_ok=True)
-    model_class.register_for_auto_class(auto_class.__name__)
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    config_class.register_for_auto_class()
+    for auto_class, model_class in models.items():
+        auto_class.register(config_class, model_class, exist_ok=True)
+        model_class.register_for_auto_class(auto_class.__name__)
 
 __all__ = [
+    "DnATimesformerConfig",
+    "DnATimesformerForVideoClassification",
+    "DnATimesformerModel",
+    "DnATimesformerPreTrainedModel",
     "DnAViTBackbone",
     "DnAViTConfig",
     "DnAViTForImageClassification",

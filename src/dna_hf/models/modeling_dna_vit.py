@@ -39,6 +39,7 @@ from .attention_variants import (
     build_attention,
     recompute_attention_maps,
 )
+from .configuration_dna import DnATransformerConfig
 from .configuration_dna_vit import DnAViTConfig
 
 
@@ -90,15 +91,15 @@ class DnAViTBackboneOutput(BackboneOutput):
     negative_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-def record_both_maps(forward: Callable) -> Callable:
-    """Let `output_attentions` ask for the maps of both branches; output capturing has one flag per recorded field."""
+def record_all_maps(forward: Callable) -> Callable:
+    """Let `output_attentions` ask for all maps that a model records; output capturing has one flag per field."""
 
     @wraps(forward)
     def wrapper(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
         wanted = kwargs.get("output_attentions")
         wanted = self.config.output_attentions if wanted is None else wanted
-        if wanted and self.config.attention_variant in TWO_MAP_VARIANTS:
-            kwargs["output_negative_attentions"] = True
+        if wanted:
+            kwargs |= {f"output_{name}": True for name in self.further_maps()}
         return forward(self, *args, **kwargs)
 
     return wrapper
@@ -107,7 +108,7 @@ def record_both_maps(forward: Callable) -> Callable:
 class DnAViTPatchEmbeddings(nn.Module):
     """Cut an image (batch, channels, height, width) into patches and project each: (batch, patches, width)."""
 
-    def __init__(self, config: DnAViTConfig):
+    def __init__(self, config: DnATransformerConfig):
         super().__init__()
         self.num_channels = config.num_channels
         self.projection = nn.Conv2d(
@@ -120,6 +121,14 @@ class DnAViTPatchEmbeddings(nn.Module):
                 f"pixel_values has {pixel_values.shape[1]} channels, but config.num_channels is {self.num_channels}."
             )
         return self.projection(pixel_values).flatten(2).transpose(1, 2)
+
+
+def resample_positions(positions: torch.Tensor, grid: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
+    """Positions (1, rows * columns, width) of the patches of one grid (rows, columns), for another grid: bicubic."""
+    resampled = positions.unflatten(1, grid).permute(0, 3, 1, 2)
+    # in float32: bicubic resampling in half precision shifts the positions
+    resampled = nn.functional.interpolate(resampled.float(), size=target, mode="bicubic", align_corners=False)
+    return resampled.flatten(2).transpose(1, 2).to(positions.dtype)
 
 
 class DnAViTEmbeddings(nn.Module):
@@ -154,12 +163,7 @@ class DnAViTEmbeddings(nn.Module):
                     "resize it, or pass interpolate_pos_encoding=True."
                 )
         elif grid != (rows, columns):
-            patch_positions = patch_positions.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
-            # in float32: bicubic resampling in half precision shifts the positions
-            patch_positions = nn.functional.interpolate(
-                patch_positions.float(), size=grid, mode="bicubic", align_corners=False
-            ).to(self.position_embeddings.dtype)
-            patch_positions = patch_positions.flatten(2).transpose(1, 2)
+            patch_positions = resample_positions(patch_positions, (rows, columns), grid)
         return prefix_positions, patch_positions
 
     def forward(
@@ -187,7 +191,7 @@ class DnAViTEmbeddings(nn.Module):
 class DnAViTMLP(nn.Module):
     """The two-layer perceptron of a transformer layer."""
 
-    def __init__(self, config: DnAViTConfig):
+    def __init__(self, config: DnATransformerConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation_fn = ACT2FN[config.hidden_act]
@@ -225,7 +229,19 @@ class DnAViTDropPath(nn.Module):
         return f"rate={self.rate}"
 
 
-def drop_path_rate(config: DnAViTConfig, layer_idx: int) -> float:
+def init_projection(module: nn.Linear | nn.Conv2d, std: float) -> None:
+    """Initialise as the paper does: linear layers by a truncated normal, convolutions as torch does."""
+    if isinstance(module, nn.Conv2d):
+        bound = module.weight[0].numel() ** -0.5
+        init.kaiming_uniform_(module.weight, a=5**0.5)
+        init.uniform_(module.bias, -bound, bound)
+        return
+    init.trunc_normal_(module.weight, mean=0.0, std=std)
+    if module.bias is not None:
+        init.zeros_(module.bias)
+
+
+def drop_path_rate(config: DnATransformerConfig, layer_idx: int) -> float:
     """Rate of stochastic depth of one layer under `config.drop_path_schedule`."""
     if config.drop_path_schedule == "constant":
         return config.drop_path_rate
@@ -287,18 +303,16 @@ class DnAViTPreTrainedModel(PreTrainedModel):
     }
     _input_embed_layer = "patch_embeddings"
 
+    def further_maps(self) -> list[str]:
+        """Maps that come back with `attentions`."""
+        return ["negative_attentions"] if self.config.attention_variant in TWO_MAP_VARIANTS else []
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise as the paper does; torch's own initialisation of convolutions is kept."""
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, mean=0.0, std=std)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d):
-            bound = module.weight[0].numel() ** -0.5
-            init.kaiming_uniform_(module.weight, a=5**0.5)
-            init.uniform_(module.bias, -bound, bound)
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init_projection(module, std)
         elif isinstance(module, DnAViTEmbeddings):
             init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
             init.trunc_normal_(module.cls_token, mean=0.0, std=std)
@@ -342,7 +356,7 @@ class DnAViTModel(DnAViTPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    @record_both_maps
+    @record_all_maps
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     @auto_docstring
