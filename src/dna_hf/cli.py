@@ -16,7 +16,8 @@ from . import __version__
 
 
 NO_FIGURE = "no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')"
-FAMILIES = ("vit", "deit", "dinov2", "timm", "authors-vit")
+FAMILIES = ("vit", "deit", "dinov2", "timesformer", "timm", "dna_vit", "authors-vit", "authors-timesformer")
+ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,8 +166,8 @@ def _add_convert(commands: Any) -> None:
     convert = commands.add_parser(
         "convert",
         help="make a DnA model of a checkpoint you have",
-        description="Make a DnA model of a vision transformer (transformers' ViT, DeiT or DINOv2, timm, a file "
-        "of the authors' code) and write it to a folder that loads, trains and publishes.",
+        description="Make a DnA model of a vision or video transformer (transformers' ViT, DeiT, DINOv2 or "
+        "TimeSformer, timm, a file of the authors' code) and write it to a folder that loads, trains and publishes.",
         allow_abbrev=False,
     )
     convert.add_argument("source", metavar="SOURCE", help="folder, file, name on the Hub, or name in timm")
@@ -188,6 +189,13 @@ def _add_convert(commands: Any) -> None:
         "--negative-sign",
         choices=("+1", "-1"),
         help="sign before the negative branch in the authors' program that wrote the file (default: +1)",
+    )
+    convert.add_argument("--num-frames", type=_positive, metavar="N", help="make a video model of an image model")
+    convert.add_argument(
+        "--attention-type",
+        choices=ATTENTION_TYPES,
+        help="attention of a video model: with --num-frames (default: divided_space_time), or of a file of the "
+        "authors' TimeSformer (default: found out)",
     )
     convert.add_argument(
         "--image-processor", metavar="NAME", help="take the image processor of this folder or name on the Hub"
@@ -380,6 +388,8 @@ def convert_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         arguments.source,
         family=arguments.family,
         negative_sign=None if arguments.negative_sign is None else int(arguments.negative_sign),
+        attention_type=arguments.attention_type,
+        num_frames=arguments.num_frames,
         image_processor=arguments.image_processor,
         dtype=arguments.dtype,
         seed=arguments.seed,
@@ -394,7 +404,7 @@ def convert_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     facts = [("model", type(model).__name__), ("attention variant", model.config.attention_variant)]
     facts += [("parameters", f"{model.num_parameters():,}")]
     if report.max_difference is not None:
-        facts.append(("largest difference", f"{report.max_difference:.1e} ({report.compared}, one random image)"))
+        facts.append(("largest difference", f"{report.max_difference:.1e} ({report.compared}, one random input)"))
     facts += [("note", note) for note in report.notes]
     if not arguments.dry_run:
         conversion.save_pretrained(output)

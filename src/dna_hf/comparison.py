@@ -1,4 +1,4 @@
-"""What two models are compared by: their main output for one random image."""
+"""What two models are compared by: their main output for one random image or video."""
 
 from typing import Any
 
@@ -12,6 +12,17 @@ def random_image(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -
     height, width = (size, size) if isinstance(size, int) else size
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, config.num_channels, height, width, dtype=dtype, generator=generator)
+
+
+def random_input(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A random image, or of a video model a random video (1, frames, channels, height, width)."""
+    num_frames = getattr(config, "num_frames", None)
+    if num_frames is None:
+        return random_image(config, dtype)
+    height, width = random_image(config).shape[-2:]
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, num_frames, config.num_channels, height, width)
+    return torch.randn(shape, dtype=dtype, generator=generator)
 
 
 def main_output(output: Any) -> torch.Tensor:

@@ -69,6 +69,7 @@ def test_writes_a_complete_checkpoint_and_prints_the_report(tmp_path, capsys, vi
     }
     assert {path.name for path in out.glob("*.py")} == {
         "attention_variants.py",
+        "configuration_dna.py",
         "configuration_dna_vit.py",
         "modeling_dna_vit.py",
     }

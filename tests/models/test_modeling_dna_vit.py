@@ -917,8 +917,8 @@ def test_valid_values_are_taken():
 
 
 def test_cog_that_is_softmax_everywhere_is_said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("dna_hf.models.configuration_dna_vit"), "propagate", True)
-    with caplog.at_level("WARNING", logger="dna_hf.models.configuration_dna_vit"):
+    monkeypatch.setattr(logging.getLogger("dna_hf.models.configuration_dna"), "propagate", True)
+    with caplog.at_level("WARNING", logger="dna_hf.models.configuration_dna"):
         DnAViTConfig(attention_variant="cog", num_hidden_layers=3)
         assert not caplog.records
         DnAViTConfig(attention_variant="cog", num_hidden_layers=2)

@@ -16,6 +16,9 @@ from transformers import AutoModelForImageClassification
 import dna_hf
 from clean_process import WITHOUT_PACKAGE
 from dna_hf.models import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnATimesformerModel,
     DnAViTBackbone,
     DnAViTConfig,
     DnAViTForImageClassification,
@@ -26,13 +29,20 @@ from dna_hf.models import (
 
 ROOM = Path(dna_hf.__file__).parent / "models"
 PUBLISHED = sorted(path for path in ROOM.rglob("*.py") if path != ROOM / "__init__.py")
-CODE = {"attention_variants.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
-AUTO_MAP = {
+VIT_CODE = {"attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
+# it takes parts from the image model
+TIMESFORMER_CODE = VIT_CODE | {"configuration_dna_timesformer.py", "modeling_dna_timesformer.py"}
+VIT_AUTO_MAP = {
     "AutoConfig": "configuration_dna_vit.DnAViTConfig",
     "AutoModel": "modeling_dna_vit.DnAViTModel",
     "AutoModelForImageClassification": "modeling_dna_vit.DnAViTForImageClassification",
     "AutoModelForMaskedImageModeling": "modeling_dna_vit.DnAViTForMaskedImageModeling",
     "AutoBackbone": "modeling_dna_vit.DnAViTBackbone",
+}
+TIMESFORMER_AUTO_MAP = {
+    "AutoConfig": "configuration_dna_timesformer.DnATimesformerConfig",
+    "AutoModel": "modeling_dna_timesformer.DnATimesformerModel",
+    "AutoModelForVideoClassification": "modeling_dna_timesformer.DnATimesformerForVideoClassification",
 }
 ALLOWED = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub"}
 
@@ -90,7 +100,7 @@ def test_the_rules_notice(line):
 
 
 def test_published_files_are_flat_and_have_unique_names():
-    assert {path.name for path in PUBLISHED} >= CODE
+    assert {path.name for path in PUBLISHED} == VIT_CODE | TIMESFORMER_CODE
     assert all(path.parent == ROOM for path in PUBLISHED)
     assert len({path.name.lower() for path in PUBLISHED}) == len(PUBLISHED)
 
@@ -132,12 +142,12 @@ def image_processor():
     return ViTImageProcessorPil(size={"height": 32, "width": 32})
 
 
-def assert_complete(folder):
+def assert_complete(folder, code=VIT_CODE, auto_map=VIT_AUTO_MAP):
     """A checkpoint folder has the code and points to its own copy."""
-    assert {path.name for path in folder.glob("*.py")} == CODE
-    for name in CODE:
+    assert {path.name for path in folder.glob("*.py")} == code
+    for name in code:
         assert (folder / name).read_text() == (ROOM / name).read_text()
-    assert json.loads((folder / "config.json").read_text())["auto_map"] == AUTO_MAP
+    assert json.loads((folder / "config.json").read_text())["auto_map"] == auto_map
 
 
 def run_fresh(script, folder, *arguments):
@@ -262,6 +272,100 @@ def test_checkpoint_loads_without_the_package(tmp_path, auto_class, model_class)
     assert_complete(again)
 
 
+# arguments: the checkpoint, the expected output, the Auto class of the checkpoint, a folder to save to
+LOAD_VIDEO = """
+import sys
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification
+
+checkpoint, expected, saved_as, again = sys.argv[1:]
+saved, expected = load_file(checkpoint + "/model.safetensors"), load_file(expected)
+autos = {auto.__name__: auto for auto in (AutoModel, AutoModelForVideoClassification)}
+
+def without_prefix(weights):
+    return {name.removeprefix("dna_timesformer."): tensor for name, tensor in weights.items()}
+
+def load(name, folder):
+    model = autos[name].from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    weights, reference = without_prefix(model.state_dict()), without_prefix(saved)
+    shared = weights.keys() & reference.keys()
+    assert len(shared) > 60
+    assert {name for name in weights if name not in shared} <= {"classifier.weight", "classifier.bias"}
+    for key in shared:
+        assert torch.equal(weights[key], reference[key]), key
+    if name == saved_as:
+        assert len(shared) == len(saved) == len(weights)
+        with torch.no_grad():
+            assert (model(expected["pixel_values"])[0] - expected["output"]).abs().max() <= 1e-6
+    return model
+
+config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
+assert type(config).__name__ == "DnATimesformerConfig" and config.model_type == "dna_timesformer"
+assert config.id2label == {0: "fall", 1: "walk", 2: "sit"}
+models = {name: load(name, checkpoint) for name in autos}
+
+# attention implementations and all maps, from the copied code
+model = models["AutoModelForVideoClassification"]
+maps = model.attention_maps(pixel_values=expected["pixel_values"])
+assert len(maps.positive) == len(maps.negative) == 4
+model.set_attn_implementation("eager")
+output = model(expected["pixel_values"], output_attentions=True)
+for kind in ("attentions", "negative_attentions", "temporal_attentions", "negative_temporal_attentions"):
+    assert len(output[kind]) == 2, kind
+
+# a fresh model of the copied code has no temporal branch either, and trains
+fresh = AutoModelForVideoClassification.from_config(config, trust_remote_code=True).train()
+dense = [module for name, module in fresh.named_modules() if name.endswith("temporal_dense")]
+assert len(dense) == 2 and not any(module.weight.any() or module.bias.any() for module in dense)
+fresh(expected["pixel_values"], labels=torch.tensor([0, 2])).loss.backward()
+assert all(module.weight.grad.any() for module in dense)
+
+# saved again by the class from the checkpoint, and loaded again from there
+models[saved_as].save_pretrained(again)
+load(saved_as, again)
+assert "dna_hf" not in sys.modules
+print("all is well")
+"""
+
+
+@pytest.mark.parametrize(
+    ("auto_class", "model_class"),
+    {
+        "AutoModel": DnATimesformerModel,
+        "AutoModelForVideoClassification": DnATimesformerForVideoClassification,
+    }.items(),
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_video_checkpoint_loads_without_the_package(tmp_path, auto_class, model_class):
+    torch.manual_seed(0)
+    config = DnATimesformerConfig(
+        image_size=16,
+        patch_size=8,
+        num_frames=3,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        id2label={0: "fall", 1: "walk", 2: "sit"},
+        label2id={"fall": 0, "walk": 1, "sit": 2},
+    )
+    model = model_class(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        pixel_values = torch.randn(2, 3, 3, 16, 16)
+        output = model(pixel_values)[0].contiguous()
+    checkpoint, again = tmp_path / "checkpoint", tmp_path / "again"
+    model.save_pretrained(checkpoint)
+    save_file({"pixel_values": pixel_values, "output": output}, tmp_path / "expected.safetensors")
+    assert_complete(checkpoint, TIMESFORMER_CODE, TIMESFORMER_AUTO_MAP)
+    printed = run_fresh(LOAD_VIDEO, tmp_path, checkpoint, tmp_path / "expected.safetensors", auto_class, again)
+    assert "all is well" in printed
+    assert_complete(again, TIMESFORMER_CODE, TIMESFORMER_AUTO_MAP)
+
+
 # arguments: the checkpoint, whose code leaves a mark when it is run
 REFUSE = """
 import sys
@@ -292,7 +396,7 @@ print("all is well")
 def test_code_is_not_run_without_consent(tmp_path):
     checkpoint = save_checkpoint(DnAViTForImageClassification, tmp_path)
     mark = tmp_path / "mark"
-    for name in CODE:
+    for name in VIT_CODE:
         with (checkpoint / name).open("a") as file:
             file.write(f"\n\nopen({str(mark)!r}, 'w').close()\n")
     assert "all is well" in run_fresh(REFUSE, tmp_path, checkpoint, mark)
@@ -303,10 +407,10 @@ def test_code_is_not_run_without_consent(tmp_path):
 )
 def test_saving_what_came_from_another_repository(tmp_path, loader):
     checkpoint = save_checkpoint(DnAViTForImageClassification, tmp_path)
-    for name in CODE:
+    for name in VIT_CODE:
         (checkpoint / name).unlink()
     config = json.loads((checkpoint / "config.json").read_text())
-    config["auto_map"] = {name: f"someone/repo--{target}" for name, target in AUTO_MAP.items()}
+    config["auto_map"] = {name: f"someone/repo--{target}" for name, target in VIT_AUTO_MAP.items()}
     (checkpoint / "config.json").write_text(json.dumps(config))
 
     model = loader.from_pretrained(checkpoint)

@@ -1,7 +1,13 @@
-"""From the checkpoints people have to DnA models: transformers' ViT, DeiT and DINOv2, timm, and the authors' files."""
+"""From the checkpoints people have to DnA models.
 
-from .authors import convert_authors_checkpoint, export_authors_checkpoint, load_authors_checkpoint
+Of images: transformers' ViT, DeiT and DINOv2, timm, and the authors' files. Of videos: transformers' TimeSformer, the
+authors' files, and image models.
+"""
+
+from .authors import convert_authors_checkpoint, load_authors_checkpoint
+from .authors_export import export_authors_checkpoint
 from .errors import ConversionError
+from .image_to_video import from_image_model
 from .pretrained import from_pretrained_softmax
 from .report import Conversion, ConversionReport, TensorRecord
 
@@ -13,6 +19,7 @@ __all__ = [
     "TensorRecord",
     "convert_authors_checkpoint",
     "export_authors_checkpoint",
+    "from_image_model",
     "from_pretrained_softmax",
     "load_authors_checkpoint",
 ]

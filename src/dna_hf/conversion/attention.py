@@ -3,7 +3,7 @@
 import math
 from typing import Literal, get_args
 
-from ..models import DnAViTConfig
+from ..models.configuration_dna import DnATransformerConfig
 from .errors import ConversionError
 from .tensors import TensorMap
 
@@ -35,7 +35,7 @@ def check_negative_init(negative_init: str, **scales: float) -> None:
 
 
 def add_new_tensors(
-    mapping: TensorMap, config: DnAViTConfig, layer: str, negative_init: NegativeInit, warm_scale: float
+    mapping: TensorMap, config: DnATransformerConfig, layer: str, negative_init: NegativeInit, warm_scale: float
 ) -> None:
     """Add what the attention of one layer has beyond softmax attention.
 
@@ -70,7 +70,7 @@ def _scaled(mapping: TensorMap, source: str, target: str, negative_init: Negativ
         mapping.new(target, None, "random, as in a fresh model")
         return
     tensor = mapping.tensors.get(source)
-    name = source.rpartition(".attention.")[2]
+    name = ".".join(source.split(".")[-2:])
     mapping.new(target, None if tensor is None else tensor * scale, f"{scale:g} x {name}" if scale else "0")
 
 

@@ -1,6 +1,6 @@
-"""Checkpoints of the authors' code, in every layout of its attention, and back.
+"""Checkpoints of the authors' code, in every layout of its attention.
 
-| layout | per layer, under `blocks.{i}.attn.` | order along the first dimension |
+| layout | per layer, under `blocks.{i}.attn.` (and `temporal_attn.`) | order along the first dimension |
 |---|---|---|
 | `packed` | `qqkvv`, `neg_scalers` | q+, q-, k, v+, v- |
 | `split` | `qkv`, `q_neg`, `v_neg`, `neg_scalers` | of `qkv`: q+, k, v+ |
@@ -10,6 +10,10 @@
 
 The sign before the negative branch differs between the authors' programs, and no file records it. A DnA model always
 adds the branch, as the paper does; for a program that subtracts it, alpha is negated.
+
+The ViT has no row for its class token in `pos_embed`, the TimeSformer has one. The TimeSformer also has `time_embed`
+(but under `space_only`), and per layer, where space and time are divided, `temporal_norm1`, `temporal_attn` and
+`temporal_fc`. It takes videos (batch, channels, frames, height, width).
 """
 
 import math
@@ -18,19 +22,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-from ..comparison import random_image
-from ..models import DnAViTConfig, DnAViTForImageClassification, DnAViTModel
-from .authors_check import evaluate_authors_vit
-from .errors import ConversionError
-from .files import PICKLE_SUFFIXES, read_tensors
-from .report import Conversion, ConversionReport
+from ..comparison import random_input
+from ..models import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnATimesformerModel,
+    DnAViTConfig,
+    DnAViTForImageClassification,
+    DnAViTModel,
+)
+from .authors_check import evaluate_authors_timesformer, evaluate_authors_vit
+from .errors import ConversionError, refused_configuration
+from .files import read_tensors
+from .report import VIDEO_NOTE, Conversion, ConversionReport
 from .tensors import TensorMap
 from .timm import TIMM_NAMES
-from .vit_layout import count_layers, map_base_model
+from .vit_layout import VideoNames, count_layers, map_base_model, map_video_model
 
 
 Layout = Literal["packed", "split", "packed_shared", "split_shared", "softmax"]
@@ -56,6 +66,16 @@ ROWS: dict[Layout, dict[str, tuple[str, ...]]] = {
     "split_shared": {"qkv": ("q_pos_proj", "k_proj", "v_proj"), "q_neg": ("q_neg_proj",)},
     "softmax": {"qkv": ("q_proj", "k_proj", "v_proj")},
 }
+TIMESFORMER_NAMES = VideoNames(
+    TIMM_NAMES,
+    time_embeddings="time_embed",
+    layer={
+        "temporal_norm1": "temporal_layernorm",
+        "temporal_attn.proj": "temporal_attention.o_proj",
+        "temporal_fc": "temporal_dense",
+    },
+    attentions={"temporal_attn": "temporal_attention"},
+)
 SELF_CHECK_TOLERANCE = 1e-8
 
 
@@ -65,10 +85,15 @@ def load_authors_checkpoint(
     architecture: str,
     negative_sign: int | None = None,
     num_attention_heads: int | None = None,
+    attention_type: str | None = None,
 ) -> PreTrainedModel:
     """Load a checkpoint of the authors' code as a DnA model; see [`convert_authors_checkpoint`]."""
     return convert_authors_checkpoint(
-        path, architecture=architecture, negative_sign=negative_sign, num_attention_heads=num_attention_heads
+        path,
+        architecture=architecture,
+        negative_sign=negative_sign,
+        num_attention_heads=num_attention_heads,
+        attention_type=attention_type,
     ).model
 
 
@@ -78,25 +103,29 @@ def convert_authors_checkpoint(
     architecture: str,
     negative_sign: int | None = None,
     num_attention_heads: int | None = None,
+    attention_type: str | None = None,
 ) -> Conversion:
     """Convert a checkpoint of the authors' code, and check the result.
 
-    The model computes what the tensors mean: one random image goes through it and, in float64, through a plain
-    evaluation of the source tensors, and the two must agree.
+    The model computes what the tensors mean: one random image or video goes through it and, in float64, through a
+    plain evaluation of the source tensors, and the two must agree.
 
     Args:
         path: `.pth`, `.pyth`, `.pt`, `.bin` or `.safetensors` file: a state dict, or a training checkpoint that has
             one under `model`, `state_dict` or `model_state`. Nothing in it is run. The layouts are those of the table
             in [`dna_hf.conversion.authors`].
-        architecture: `"vit"`.
+        architecture: `"vit"` or `"timesformer"`, that of the original TimeSformer repository included.
         negative_sign: +1 or -1, the sign before the negative branch in the program that wrote the file. By default
-            that of the released program for the architecture: +1 for `"vit"`. The released stand-alone modules (packed
+            that of the released program for the architecture: +1 for both. The released stand-alone modules (packed
             and shared-value), which no released script uses, subtract.
         num_attention_heads: needed where the tensors do not tell it, i.e. for a softmax baseline.
+        attention_type: of a TimeSformer: `"divided_space_time"`, `"joint_space_time"` or `"space_only"`; found out
+            from the tensors by default. Tensors that are not those of the given type are refused.
 
     Returns:
-        The model (`DnAViTForImageClassification`, or `DnAViTModel` for a file without a head) in the dtype of the
-        file, and a report.
+        The model (`DnAViTForImageClassification` or `DnATimesformerForVideoClassification`, or their base model for a
+        file without a head) in the dtype of the file, and a report. The DnA TimeSformer takes videos (batch, frames,
+        channels, height, width).
 
     Raises:
         ConversionError: for an architecture that is not supported yet, a damaged or unsafe file, or tensors that are
@@ -104,71 +133,50 @@ def convert_authors_checkpoint(
     """
     if architecture not in NEGATIVE_SIGNS:
         raise ConversionError(f"unknown architecture {architecture!r}: known are {', '.join(NEGATIVE_SIGNS)}.")
-    if architecture != "vit":
-        raise ConversionError(f"checkpoints of architecture {architecture!r} are not supported yet: only 'vit' is.")
-    sign = NEGATIVE_SIGNS[architecture] if negative_sign is None else negative_sign
-    if sign not in (1, -1):
-        raise ConversionError(f"negative_sign must be +1 or -1, got {negative_sign!r}.")
+    if architecture == "viscop":
+        raise ConversionError("checkpoints of architecture 'viscop' are not supported yet: only vit and timesformer.")
+    if architecture == "vit" and attention_type is not None:
+        raise ConversionError("attention_type is for architecture 'timesformer' alone.")
+    sign = branch_sign(architecture, negative_sign)
     tensors, notes = read_tensors(path)
     layout = attention_layout(str(path), tensors)
-    config = _config(str(path), tensors, layout, num_attention_heads)
+    with refused_configuration(str(path)):
+        config = _config(str(path), tensors, layout, num_attention_heads, architecture, attention_type)
     mapping, model_class = _map(str(path), tensors, config, layout, sign)
     model = mapping.build(model_class, config)
     if layout != "softmax":
         notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
-    report = ConversionReport(
-        str(path), "authors-vit", mapping.records, notes, image_processor=_image_processor(config)
-    )
+    report = ConversionReport(str(path), f"authors-{architecture}", mapping.records, notes)
+    if isinstance(config, DnAViTConfig):
+        report.image_processor = _image_processor(config)
+    else:
+        report.notes.append(VIDEO_NOTE)
     report.max_difference = _self_check(model, tensors, sign)
     report.compared = "the model and a plain evaluation of the source tensors, in float64"
     return Conversion(model, report)
 
 
-def export_authors_checkpoint(
-    model: PreTrainedModel,
-    path: str | Path,
-    *,
-    architecture: str = "vit",
-    layout: Literal["packed", "split"] = "packed",
-    negative_sign: int | None = None,
-) -> None:
-    """Write a DnA model as a checkpoint that the authors' code reads; [`load_authors_checkpoint`] inverts it exactly.
-
-    Args:
-        model: a `DnAViTModel` or `DnAViTForImageClassification` of variant `dna`, `dna_shared_value` or `softmax`.
-        path: `.safetensors`, or `.pth`, `.pyth`, ... for a file of `torch.save` with the state dict under `model`.
-        architecture: `"vit"`.
-        layout: `"packed"` (`qqkvv`, `qqkv`) or `"split"` (`qkv`, `q_neg`, `v_neg`); of no effect for softmax.
-        negative_sign: as for [`convert_authors_checkpoint`].
+def branch_sign(architecture: str, negative_sign: int | None) -> int:
+    """The sign before the negative branch: as given, or that of the released program.
 
     Raises:
-        ConversionError: if the authors' ViT has no place for what the model has.
+        ConversionError: if it is neither +1 nor -1.
     """
-    path = Path(path)
-    if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
-        raise ConversionError(f"{str(path)!r} must end in .safetensors or {', '.join(PICKLE_SUFFIXES)}.")
-    if architecture != "vit":
-        raise ConversionError(f"export to architecture {architecture!r} is not supported: only 'vit' is.")
-    if layout not in ("packed", "split"):
-        raise ConversionError(f"unknown layout {layout!r}: choose packed or split.")
     sign = NEGATIVE_SIGNS[architecture] if negative_sign is None else negative_sign
     if sign not in (1, -1):
         raise ConversionError(f"negative_sign must be +1 or -1, got {negative_sign!r}.")
-    _check_exportable(model)
-    config = model.config
-    full_layout: Layout = "softmax"
-    if config.attention_variant != "softmax":
-        full_layout = layout if config.attention_variant == "dna" else f"{layout}_shared"  # type: ignore[assignment]
-    tensors = _authors_tensors(model, full_layout, sign)
-    if path.suffix == ".safetensors":
-        save_file(tensors, path)
-    else:
-        torch.save({"model": tensors}, path)
+    return sign
 
 
-def is_authors_state_dict(tensors: dict[str, torch.Tensor]) -> bool:
-    """Whether tensors have names that only the authors' code gives."""
-    return any(re.match(r"blocks\.\d+\.attn\.(qqkvv|qqkv|q_neg|v_neg|neg_scalers)", name) for name in tensors)
+def authors_architecture(tensors: dict[str, torch.Tensor]) -> str | None:
+    """The architecture of tensors that have names that only the authors' code, or TimeSformer's, gives."""
+    if "time_embed" in tensors or any(re.match(r"blocks\.\d+\.temporal_(attn|fc|norm1)\.", key) for key in tensors):
+        return "timesformer"
+    if not any(re.match(r"blocks\.\d+\.attn\.(qqkvv|qqkv|q_neg|v_neg|neg_scalers)", name) for name in tensors):
+        return None
+    positions = tensors.get("pos_embed")
+    patches = positions.shape[1] - 1 if positions is not None and positions.dim() == 3 else 0
+    return "timesformer" if patches > 0 and math.isqrt(patches) ** 2 == patches else "vit"
 
 
 def attention_layout(name: str, tensors: dict[str, torch.Tensor]) -> Layout:
@@ -195,13 +203,41 @@ def attention_layout(name: str, tensors: dict[str, torch.Tensor]) -> Layout:
         return "split_shared"
     if "qkv" in found:
         return "softmax"
-    raise ConversionError(f"{name!r} is no ViT of the authors' code: it has no blocks.0.attn.qqkvv, qqkv or qkv.")
+    raise ConversionError(f"{name!r} is no model of the authors' code: it has no blocks.0.attn.qqkvv, qqkv or qkv.")
 
 
 def _config(
-    name: str, tensors: dict[str, torch.Tensor], layout: Layout, num_attention_heads: int | None
-) -> DnAViTConfig:
+    name: str,
+    tensors: dict[str, torch.Tensor],
+    layout: Layout,
+    num_attention_heads: int | None,
+    architecture: str,
+    attention_type: str | None,
+) -> DnAViTConfig | DnATimesformerConfig:
     """Sizes, read from the tensors."""
+    if architecture == "vit":
+        return DnAViTConfig(**_sizes(name, tensors, layout, num_attention_heads, "ViT"))
+    if attention_type is None:
+        if any(re.match(r"blocks\.\d+\.temporal_", key) for key in tensors):
+            attention_type = "divided_space_time"
+        else:
+            attention_type = "joint_space_time" if "time_embed" in tensors else "space_only"
+    times = tensors.get("time_embed")
+    has_times = attention_type != "space_only"
+    if has_times and (times is None or times.dim() != 3 or not times.numel()):
+        state = "is missing" if times is None else f"has shape {tuple(times.shape)}"
+        problems = [f"'time_embed' {state}"]
+        raise ConversionError(f"{name!r} is no {attention_type} TimeSformer of the authors' code", problems)
+    sizes = _sizes(name, tensors, layout, num_attention_heads, "TimeSformer")
+    if has_times and times is not None:
+        sizes["num_frames"] = times.shape[1]
+    return DnATimesformerConfig(attention_type=attention_type, **sizes)  # type: ignore[arg-type]
+
+
+def _sizes(
+    name: str, tensors: dict[str, torch.Tensor], layout: Layout, num_attention_heads: int | None, kind: str
+) -> dict[str, Any]:
+    """What the configurations of both architectures (`kind`, for messages) have in common."""
     patch, positions = tensors.get("patch_embed.proj.weight"), tensors.get("pos_embed")
     mlp, scales = tensors.get("blocks.0.mlp.fc1.weight"), tensors.get("blocks.0.attn.neg_scalers")
     problems = []
@@ -217,7 +253,7 @@ def _config(
         elif tensor.dim() != dim or not tensor.numel():
             problems.append(f"{key!r} has shape {tuple(tensor.shape)}")
     if problems or patch is None or positions is None or mlp is None:
-        raise ConversionError(f"{name!r} is no ViT of the authors' code", problems)
+        raise ConversionError(f"{name!r} is no {kind} of the authors' code", problems)
     if scales is not None:
         if num_attention_heads not in (None, len(scales)):
             raise ConversionError(
@@ -228,11 +264,12 @@ def _config(
     if num_attention_heads is None:
         raise ConversionError(f"the tensors of {name!r} do not tell the number of heads: give num_attention_heads.")
     width, rows = patch.shape[0], positions.shape[1]
-    side = math.isqrt(rows)
-    if side * side != rows or side == 0:
+    class_rows = 0 if kind == "ViT" else 1
+    side = math.isqrt(max(rows - class_rows, 0))
+    if side * side != rows - class_rows or side == 0:
         raise ConversionError(
-            f"'pos_embed' of {name!r} has {rows} rows, which is no square grid of patches; the authors' ViT has no "
-            "row for its class token."
+            f"'pos_embed' of {name!r} has {rows} rows, which is no square grid of patches; the authors' {kind} has "
+            f"{'one' if class_rows else 'no'} row for its class token."
         )
     if num_attention_heads < 1 or width % num_attention_heads:
         source = "of 'blocks.0.attn.neg_scalers' " if scales is not None else ""
@@ -243,23 +280,27 @@ def _config(
     if patch.shape[2] != patch.shape[3]:
         raise ConversionError(f"'patch_embed.proj.weight' of {name!r} has patches that are not square.")
     head = tensors.get("head.weight")
-    return DnAViTConfig(
-        attention_variant=VARIANTS[layout],  # type: ignore[arg-type]
-        hidden_size=width,
-        num_hidden_layers=count_layers(tensors, TIMM_NAMES.layers),
-        num_attention_heads=num_attention_heads,
-        intermediate_size=mlp.shape[0],
-        image_size=side * patch.shape[2],
-        patch_size=patch.shape[2],
-        num_channels=patch.shape[1],
-        qkv_bias=any(re.fullmatch(r"blocks\.\d+\.attn\.(qqkvv|qqkv|qkv)\.bias", key) for key in tensors),
-        num_labels=head.shape[0] if head is not None and head.dim() == 2 else 2,  # type: ignore[call-arg]
-    )
+    return {
+        "attention_variant": VARIANTS[layout],
+        "hidden_size": width,
+        "num_hidden_layers": count_layers(tensors, TIMM_NAMES.layers),
+        "num_attention_heads": num_attention_heads,
+        "intermediate_size": mlp.shape[0],
+        "image_size": side * patch.shape[2],
+        "patch_size": patch.shape[2],
+        "num_channels": patch.shape[1],
+        "qkv_bias": any(re.fullmatch(r"blocks\.\d+\.attn\.(qqkvv|qqkv|qkv)\.bias", key) for key in tensors),
+        "num_labels": head.shape[0] if head is not None and head.dim() == 2 else 2,
+    }
 
 
 def _map(
-    name: str, tensors: dict[str, torch.Tensor], config: DnAViTConfig, layout: Layout, sign: int
-) -> tuple[TensorMap, type[DnAViTModel] | type[DnAViTForImageClassification]]:
+    name: str,
+    tensors: dict[str, torch.Tensor],
+    config: DnAViTConfig | DnATimesformerConfig,
+    layout: Layout,
+    sign: int,
+) -> tuple[TensorMap, type[PreTrainedModel]]:
     mapping = TensorMap(name, tensors)
     has_head = "head.weight" in tensors or "head.bias" in tensors
     parameters = ("weight", "bias") if config.qkv_bias else ("weight",)
@@ -268,30 +309,47 @@ def _map(
         for packed, projections in ROWS[layout].items():
             for parameter in parameters:
                 targets = [f"{there}.{projection}.{parameter}" for projection in projections]
-                source = f"{here}attn.{packed}.{parameter}"
+                source = f"{here}{packed}.{parameter}"
                 if len(targets) == 1:
                     mapping.copy(source, targets[0])
                 else:
                     mapping.split(source, targets, config.hidden_size)
         if layout != "softmax":
             change, reason = (None, "") if sign == 1 else (torch.neg, "negated: the source subtracts the branch")
-            mapping.copy(f"{here}attn.neg_scalers", f"{there}.negative_scale", change, reason=reason)
+            mapping.copy(f"{here}neg_scalers", f"{there}.negative_scale", change, reason=reason)
 
-    target = "dna_vit." if has_head else ""
-    map_base_model(mapping, TIMM_NAMES, config, config.grid_size, map_attention, target=target)
+    base, classifier = model_classes(config)
+    target = f"{base.base_model_prefix}." if has_head else ""
+    if isinstance(config, DnATimesformerConfig):
+        map_video_model(mapping, TIMESFORMER_NAMES, config, config.grid_size, map_attention, target=target)
+    else:
+        map_base_model(mapping, TIMM_NAMES, config, config.grid_size, map_attention, target=target)
     if not has_head:
-        return mapping, DnAViTModel
+        return mapping, base
     mapping.copy_module("head", "classifier")
-    return mapping, DnAViTForImageClassification
+    return mapping, classifier
+
+
+def model_classes(config: Any) -> tuple[type[PreTrainedModel], type[PreTrainedModel]]:
+    """The base model and the classifier of a configuration."""
+    if isinstance(config, DnATimesformerConfig):
+        return DnATimesformerModel, DnATimesformerForVideoClassification
+    return DnAViTModel, DnAViTForImageClassification
 
 
 @torch.no_grad()
 def _self_check(model: PreTrainedModel, tensors: dict[str, torch.Tensor], sign: int) -> float:
-    """Largest difference between the model and the tensors it was made from, on one random image, in float64."""
+    """Largest difference between the model and the tensors it was made from, on one random input, in float64."""
     config = model.config
     dtype = model.dtype
-    pixel_values = random_image(config, torch.float64)
-    expected = evaluate_authors_vit(tensors, pixel_values, config.num_attention_heads, sign)
+    pixel_values = random_input(config, torch.float64)
+    if isinstance(config, DnATimesformerConfig):
+        video = pixel_values.transpose(1, 2)
+        expected = evaluate_authors_timesformer(
+            tensors, video, config.num_attention_heads, config.attention_type, sign
+        )
+    else:
+        expected = evaluate_authors_vit(tensors, pixel_values, config.num_attention_heads, sign)
     try:
         output = model.double()(pixel_values)
     finally:
@@ -304,62 +362,6 @@ def _self_check(model: PreTrainedModel, tensors: dict[str, torch.Tensor], sign: 
             "dna-hf, please report it with the names and shapes of your tensors."
         )
     return difference
-
-
-def _check_exportable(model: PreTrainedModel) -> None:
-    """Refuse what the authors' ViT has no place for."""
-    if not isinstance(model, (DnAViTModel, DnAViTForImageClassification)):
-        raise ConversionError(f"cannot export a {type(model).__name__}: only DnAViTModel and its classifier.")
-    config = model.config
-    if config.attention_variant not in VARIANTS.values():
-        raise ConversionError(f"the authors' code has no {config.attention_variant!r} attention.")
-    expected = {
-        "use_class_token_position": False,
-        "use_distillation_token": False,
-        "layer_scale_init_value": None,
-        "classifier_pooling": "cls",
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-6,
-    }
-    wrong = [
-        f"{key} is {getattr(config, key)!r}, not {value!r}"
-        for key, value in expected.items()
-        if getattr(config, key) != value
-    ]
-    if "embeddings.mask_token" in model.state_dict():
-        wrong.append("it has a mask token")
-    if config.grid_size[0] != config.grid_size[1]:
-        wrong.append("its images are not square")
-    if not isinstance(config.patch_size, int) and config.patch_size[0] != config.patch_size[1]:
-        wrong.append("its patches are not square")
-    if wrong:
-        raise ConversionError("the authors' ViT cannot hold this model", wrong)
-
-
-def _authors_tensors(model: PreTrainedModel, layout: Layout, sign: int) -> dict[str, torch.Tensor]:
-    """The state dict under the authors' names, in their order of rows."""
-    state = {name.removeprefix("dna_vit."): tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    modules = {TIMM_NAMES.patch_projection: "embeddings.patch_embeddings.projection", TIMM_NAMES.norm: "layernorm"}
-    if "classifier.weight" in state:
-        modules["head"] = "classifier"
-    tensors = {
-        TIMM_NAMES.cls_token: state["embeddings.cls_token"],
-        TIMM_NAMES.position_embeddings: state["embeddings.position_embeddings"],
-    }
-    for index in range(model.config.num_hidden_layers):
-        here, there = f"{TIMM_NAMES.layers}{index}.", f"layers.{index}."
-        modules |= {here + name: there + place for name, place in TIMM_NAMES.layer.items()}
-        attention = f"{there}attention."
-        for packed, projections in ROWS[layout].items():
-            for parameter in ("weight", "bias") if model.config.qkv_bias else ("weight",):
-                rows = [state[f"{attention}{projection}.{parameter}"] for projection in projections]
-                tensors[f"{here}attn.{packed}.{parameter}"] = torch.cat(rows)
-        if layout != "softmax":
-            scale = state[f"{attention}negative_scale"]
-            tensors[f"{here}attn.neg_scalers"] = scale if sign == 1 else -scale
-    for name, place in modules.items():
-        tensors |= {f"{name}.{parameter}": state[f"{place}.{parameter}"] for parameter in ("weight", "bias")}
-    return {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _image_processor(config: DnAViTConfig) -> BitImageProcessorPil:

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, set_seed
 
-from .authors import convert_authors_checkpoint, is_authors_state_dict
+from .authors import authors_architecture, convert_authors_checkpoint
 from .errors import ConversionError, first_line
 from .files import read_tensors
+from .image_to_video import from_image_model, image_to_video
 from .pretrained import from_pretrained_softmax
 from .report import Conversion
 
@@ -18,6 +19,8 @@ def convert_source(
     *,
     family: str | None = None,
     negative_sign: int | None = None,
+    attention_type: str | None = None,
+    num_frames: int | None = None,
     image_processor: str | None = None,
     dtype: str | None = None,
     seed: int = 0,
@@ -29,8 +32,10 @@ def convert_source(
     Args:
         source: folder, file, name on the Hub, or name in timm.
         family: what the source must be, see [`~dna_hf.conversion.ConversionReport`]; found out by default. A file of
-            the authors' softmax baseline looks like timm's and must be named.
+            a softmax baseline without temporal attention looks like timm's and must be named.
         negative_sign: see [`~dna_hf.conversion.convert_authors_checkpoint`].
+        attention_type: of a video model: of a file of the authors' TimeSformer, see there; or with `num_frames`.
+        num_frames: make a video model of an image model, see [`~dna_hf.conversion.from_image_model`].
         image_processor: folder or name on the Hub whose image processor the result gets.
         dtype: of the result, e.g. `"float32"`.
         seed: of new random weights.
@@ -43,28 +48,51 @@ def convert_source(
     set_seed(seed)
     torch_dtype = None if dtype is None else getattr(torch, dtype)
     options = {name: value for name, value in options.items() if value is not None}
-    is_file = Path(source).is_file()
-    if family == "authors-vit" or (family is None and is_file and is_authors_state_dict(read_tensors(source)[0])):
+    architecture = _authors_architecture(source, family)
+    if attention_type is not None and num_frames is None and architecture != "timesformer":
+        raise ConversionError(
+            f"{source!r} is no TimeSformer of the authors' code: --attention-type does not apply, unless --num-frames "
+            "makes a video model of it."
+        )
+    video = {"num_frames": num_frames, "attention_type": attention_type}
+    video = {name: value for name, value in video.items() if value is not None}
+    if architecture is not None:
         if options:
             name = next(iter(options)).replace("_", "-")
             raise ConversionError(f"{source!r} is a file of the authors' code, to which --{name} does not apply.")
+        is_video = architecture == "timesformer"
+        if is_video and num_frames is not None:
+            raise ConversionError(f"{source!r} is a video model already, to which --num-frames does not apply.")
         conversion = convert_authors_checkpoint(
-            source, architecture="vit", negative_sign=negative_sign, num_attention_heads=num_attention_heads
+            source,
+            architecture=architecture,
+            negative_sign=negative_sign,
+            num_attention_heads=num_attention_heads,
+            attention_type=attention_type if is_video else None,
         )
+        if num_frames is not None:
+            conversion = image_to_video(conversion, **video)  # type: ignore[arg-type]
         if torch_dtype is not None:
             conversion.model.to(torch_dtype)  # type: ignore[arg-type]
     else:
         if negative_sign is not None:
             raise ConversionError(f"{source!r} is no file of the authors' code: only those have a negative_sign.")
-        conversion = from_pretrained_softmax(
-            source, num_attention_heads=num_attention_heads, dtype=torch_dtype, **options
-        )
+        convert: Any = from_pretrained_softmax if num_frames is None else from_image_model
+        options |= video
+        conversion = convert(source, num_attention_heads=num_attention_heads, dtype=torch_dtype, **options)
     found = conversion.report.family
     if family is not None and family != found:
         raise ConversionError(f"{source!r} is of kind {found!r}, not {family!r}.")
     if image_processor is not None:
         conversion.report.image_processor = _load_image_processor(image_processor)
     return conversion
+
+
+def _authors_architecture(source: str, family: str | None) -> str | None:
+    """The architecture of a file of the authors' code, `None` if the source is something else."""
+    if family is not None:
+        return family.removeprefix("authors-") if family.startswith("authors-") else None
+    return authors_architecture(read_tensors(source)[0]) if Path(source).is_file() else None
 
 
 def _load_image_processor(name: str) -> Any:

@@ -1,5 +1,10 @@
 """What conversion tells its user."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import StrictDataclassError
+
 
 class ConversionError(Exception):
     """A checkpoint cannot be converted.
@@ -21,3 +26,17 @@ class ConversionError(Exception):
 def first_line(error: Exception) -> str:
     """The first line of an error's message, without a full stop."""
     return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
+
+
+@contextmanager
+def refused_configuration(name: str) -> Iterator[None]:
+    """Turn what a configuration refuses into one sentence.
+
+    Raises:
+        ConversionError: for a value that the configuration of the result does not take.
+    """
+    try:
+        yield
+    except StrictDataclassError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ConversionError(f"cannot convert {name!r}: {reason}") from error

@@ -1,4 +1,4 @@
-"""transformers' ViT, DeiT and DINOv2 to DnA."""
+"""transformers' ViT, DeiT, DINOv2 and TimeSformer to DnA."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -7,6 +7,10 @@ import torch
 from transformers import PreTrainedModel
 
 from ..models import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnATimesformerModel,
+    DnATimesformerPreTrainedModel,
     DnAViTBackbone,
     DnAViTConfig,
     DnAViTForImageClassification,
@@ -17,11 +21,19 @@ from ..models import (
 from .attention import NegativeInit
 from .errors import ConversionError
 from .tensors import TensorMap
-from .vit_layout import ViTNames, map_base_model, map_softmax_attention, merge_classifiers
+from .vit_layout import (
+    VideoNames,
+    ViTNames,
+    map_base_model,
+    map_softmax_attention,
+    map_video_model,
+    merge_classifiers,
+)
 
 
 _LAYER = {"attention.o_proj": "attention.o_proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
-_PROJECTIONS = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+_ATTENTIONS = {"attention": "attention"}
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _EMBEDDINGS: Any = {
     "cls_token": "embeddings.cls_token",
     "distillation_token": "embeddings.distillation_token",
@@ -32,17 +44,40 @@ VIT_NAMES = ViTNames(
     **_EMBEDDINGS,
     layers="layers.",
     layer=_LAYER | {"layernorm_before": "layernorm_before", "layernorm_after": "layernorm_after"},
+    attentions=_ATTENTIONS,
 )
 DINOV2_NAMES = ViTNames(
     **_EMBEDDINGS,
     layers="encoder.layer.",
     layer=_LAYER | {"norm1": "layernorm_before", "norm2": "layernorm_after"},
+    attentions=_ATTENTIONS,
     scales={"layer_scale1.lambda1": "layer_scale_attention.scale", "layer_scale2.lambda1": "layer_scale_mlp.scale"},
 )
 
+TIMESFORMER_NAMES = VideoNames(
+    ViTNames(
+        **_EMBEDDINGS,
+        layers="encoder.layer.",
+        layer={
+            "layernorm_before": "layernorm_before",
+            "attention.output.dense": "attention.o_proj",
+            "layernorm_after": "layernorm_after",
+            "intermediate.dense": "mlp.fc1",
+            "output.dense": "mlp.fc2",
+        },
+        attentions=_ATTENTIONS,
+    ),
+    time_embeddings="embeddings.time_embeddings",
+    layer={
+        "temporal_layernorm": "temporal_layernorm",
+        "temporal_attention.output.dense": "temporal_attention.o_proj",
+        "temporal_dense": "temporal_dense",
+    },
+    attentions={"temporal_attention": "temporal_attention"},
+)
 
 # DINOv2 in transformers before its attention was renamed
-_OLD_PROJECTIONS = ("attention.attention.query", "attention.attention.key", "attention.attention.value")
+_OLD_PROJECTIONS = ("attention.query", "attention.key", "attention.value")
 _OLD_OUTPUT = "attention.output.dense"
 OLD_DINOV2_NAMES = replace(
     DINOV2_NAMES,
@@ -51,12 +86,31 @@ OLD_DINOV2_NAMES = replace(
 )
 
 
+_COMMON_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "layer_norm_eps",
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "qkv_bias",
+    "id2label",
+    "label2id",
+    "problem_type",
+)
+
+
 @dataclass(frozen=True)
 class _Task:
     """A native class: prefix of its base model, the DnA class of the same task, what its classifier reads."""
 
     prefix: str
-    model_class: type[DnAViTPreTrainedModel]
+    model_class: type[DnAViTPreTrainedModel] | type[DnATimesformerPreTrainedModel]
     pooling: Literal["cls", "cls_mean", "cls_dist"] = "cls"
 
 
@@ -71,6 +125,8 @@ TASKS = {
     "Dinov2Model": _Task("", DnAViTModel),
     "Dinov2ForImageClassification": _Task("dinov2.", DnAViTForImageClassification, "cls_mean"),
     "Dinov2Backbone": _Task("", DnAViTBackbone),
+    "TimesformerModel": _Task("", DnATimesformerModel),
+    "TimesformerForVideoClassification": _Task("timesformer.", DnATimesformerForVideoClassification),
 }
 
 
@@ -85,7 +141,7 @@ def native_task(class_name: str | None) -> _Task:
     return TASKS[class_name]
 
 
-def dna_config(source: PreTrainedModel, image_size: Any, **fields: Any) -> DnAViTConfig:
+def dna_config(source: PreTrainedModel, image_size: Any, **fields: Any) -> DnAViTConfig | DnATimesformerConfig:
     """The configuration of the DnA model that has the source's sizes, labels and behaviour.
 
     Raises:
@@ -93,6 +149,15 @@ def dna_config(source: PreTrainedModel, image_size: Any, **fields: Any) -> DnAVi
     """
     native = source.config
     family = native.model_type
+    fields |= _common_fields(native, image_size)
+    if family == "timesformer":
+        return DnATimesformerConfig(
+            intermediate_size=native.intermediate_size,
+            num_frames=native.num_frames,
+            attention_type=native.attention_type,
+            drop_path_rate=native.drop_path_rate,
+            **fields,
+        )
     if getattr(native, "use_swiglu_ffn", False):
         raise ConversionError("cannot convert a DINOv2 with SwiGLU layers (use_swiglu_ffn): the DnA ViT has an MLP.")
     if family == "dinov2":
@@ -108,31 +173,22 @@ def dna_config(source: PreTrainedModel, image_size: Any, **fields: Any) -> DnAVi
     else:
         fields |= {"intermediate_size": native.intermediate_size, "encoder_stride": native.encoder_stride}
     return DnAViTConfig(
-        hidden_size=native.hidden_size,
-        num_hidden_layers=native.num_hidden_layers,
-        num_attention_heads=native.num_attention_heads,
-        hidden_act=native.hidden_act,
-        hidden_dropout_prob=native.hidden_dropout_prob,
-        attention_probs_dropout_prob=native.attention_probs_dropout_prob,
-        initializer_range=native.initializer_range,
-        layer_norm_eps=native.layer_norm_eps,
-        image_size=native.image_size if image_size is None else image_size,
-        patch_size=native.patch_size,
-        num_channels=native.num_channels,
-        qkv_bias=native.qkv_bias,
         use_class_token_position=True,
         use_distillation_token=family == "deit",
         classifier_pooling=native_task(type(source).__name__).pooling,
-        id2label=native.id2label,
-        label2id=native.label2id,
-        problem_type=native.problem_type,
         **fields,
     )
 
 
+def _common_fields(native: Any, image_size: Any) -> dict[str, Any]:
+    """What the configurations of all native models say under the same names."""
+    fields = {name: getattr(native, name) for name in _COMMON_FIELDS}
+    return fields if image_size is None else fields | {"image_size": image_size}
+
+
 def map_native(
     source: PreTrainedModel,
-    config: DnAViTConfig,
+    config: DnAViTConfig | DnATimesformerConfig,
     negative_init: NegativeInit,
     warm_scale: float,
     dtype: torch.dtype | None,
@@ -140,14 +196,16 @@ def map_native(
     """Map every tensor of a native model."""
     task = native_task(type(source).__name__)
     mapping = TensorMap(source.name_or_path or type(source).__name__, source.state_dict(), dtype)
+    if isinstance(config, DnATimesformerConfig):
+        _map_timesformer(mapping, source, config, negative_init, warm_scale)
+        return mapping
     target = "" if task.model_class is DnAViTModel else "dna_vit."
     names, projections = VIT_NAMES, _PROJECTIONS
     if source.config.model_type == "dinov2":
         names = DINOV2_NAMES
         if mapping.has(f"{task.prefix}encoder.layer.0.{_OLD_OUTPUT}.weight"):
             names, projections = OLD_DINOV2_NAMES, _OLD_PROJECTIONS
-    embeddings = source.get_submodule(f"{task.prefix}embeddings")
-    grid = _grid(embeddings.patch_embeddings)
+    grid = _grid(source, task)
     map_attention = map_softmax_attention(mapping, config, projections, negative_init, warm_scale)
     map_base_model(mapping, names, config, grid, map_attention, source=task.prefix, target=target)
     _map_mask_token(mapping, f"{task.prefix}embeddings.mask_token", task)
@@ -160,6 +218,23 @@ def map_native(
             reason = "the pooled output of the DnA ViT is the normalised class token"
             mapping.drop(f"{task.prefix}pooler.dense.{parameter}", reason)
     return mapping
+
+
+def _map_timesformer(
+    mapping: TensorMap,
+    source: PreTrainedModel,
+    config: DnATimesformerConfig,
+    negative_init: NegativeInit,
+    warm_scale: float,
+) -> None:
+    task = native_task(type(source).__name__)
+    target = "" if task.model_class is DnATimesformerModel else "dna_timesformer."
+    map_attention = map_softmax_attention(mapping, config, ("attention.qkv",), negative_init, warm_scale)
+    map_video_model(
+        mapping, TIMESFORMER_NAMES, config, _grid(source, task), map_attention, source=task.prefix, target=target
+    )
+    if target and source.config.num_labels:
+        mapping.copy_module("classifier", "classifier")
 
 
 def _map_mask_token(mapping: TensorMap, name: str, task: _Task) -> None:
@@ -176,7 +251,9 @@ def _map_classifier(mapping: TensorMap, task: _Task) -> None:
     merge_classifiers(mapping, ("cls_classifier", "distillation_classifier"))
 
 
-def _grid(patch_embeddings: Any) -> tuple[int, int]:
-    images, patches = patch_embeddings.image_size, patch_embeddings.patch_size
+def _grid(source: PreTrainedModel, task: _Task) -> tuple[int, int]:
+    """Rows and columns of patches in the position table of a native model."""
+    embeddings: Any = source.get_submodule(f"{task.prefix}embeddings.patch_embeddings")
+    images, patches = embeddings.image_size, embeddings.patch_size
     pairs = [(size, size) if isinstance(size, int) else tuple(size) for size in (images, patches)]
     return pairs[0][0] // pairs[1][0], pairs[0][1] // pairs[1][1]

@@ -1,4 +1,4 @@
-"""Start a DnA model from a softmax vision transformer that is trained already."""
+"""Start a DnA model from a softmax vision or video transformer that is trained already."""
 
 import copy
 import json
@@ -8,25 +8,24 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoImageProcessor, PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.utils import cached_file
 
-from ..comparison import main_output, random_image
-from ..models import DnAViTModel
+from ..comparison import main_output, random_input
+from ..models import DnATimesformerConfig, DnAViTModel
 from ..models.attention_variants import ATTENTION_VARIANTS
 from .attention import NegativeInit, check_negative_init, initial_negative_scale
-from .errors import ConversionError, first_line
+from .errors import ConversionError, first_line, refused_configuration
 from .files import read_tensors
 from .native import dna_config, map_native, native_task
-from .report import Conversion, ConversionReport
+from .report import VIDEO_NOTE, Conversion, ConversionReport
 from .timm import check_timm_pooling, create_timm_model, is_timm_model, map_timm, timm_config, timm_model_facts
 
 
-NATIVE_FAMILIES = ("vit", "deit", "dinov2")
+NATIVE_FAMILIES = ("vit", "deit", "dinov2", "timesformer")
 # how far a conversion that preserves the function may be from the source, relative to the largest value: in float32,
 # and in half precision, where resampled positions are rounded
 EXACT_TOLERANCE = {True: 1e-4, False: 1e-2}
@@ -71,13 +70,19 @@ def from_pretrained_softmax(
     dtype: torch.dtype | None = None,
     revision: str | None = None,
 ) -> Conversion:
-    """Make a DnA model of a vision transformer with softmax attention, of the same task.
+    """Make a DnA model of a vision or video transformer with softmax attention, of the same task.
 
     Query, key, value and output projection become those of the positive branch, everything else is copied, and the
-    negative branch is new. Labels, heads and preprocessing come along.
+    negative branch is new; of a TimeSformer over time as over space. Labels, heads and, but for videos, preprocessing
+    come along.
+
+    transformers' TimeSformer differs in three things. Under `space_only` it returns the tokens of every frame, and
+    classifies the frames of a batch one by one; the DnA TimeSformer takes their mean, as the original code does, so
+    that the two agree on videos of one frame. It wants exactly `num_frames` frames, and takes the nearest position
+    where images have another size; the DnA TimeSformer takes any number of frames, and resamples smoothly.
 
     Args:
-        name_or_model: transformers' ViT, DeiT or DINOv2 (folder, name on the Hub, or model), a timm
+        name_or_model: transformers' ViT, DeiT, DINOv2 or TimeSformer (folder, name on the Hub, or model), a timm
             `VisionTransformer` (folder, name on the Hub, name in timm if that is installed, or model), or a file with
             a state dict in timm's layout.
         attention_variant: `"dna"`, or a baseline to compare it with. `"softmax"` computes what the source computes;
@@ -108,17 +113,16 @@ def from_pretrained_softmax(
     options = _Options(
         attention_variant, negative_init, warm_scale, negative_scale_init, image_size, num_attention_heads, dtype
     )
-    try:
+    with refused_configuration(source_name(name_or_model)):
         return _convert(name_or_model, options, revision)
-    except StrictDataclassError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ConversionError(f"cannot convert {_name(name_or_model)!r}: {reason}") from error
 
 
 def _convert(source: str | Path | nn.Module, options: _Options, revision: str | None) -> Conversion:
     if isinstance(source, PreTrainedModel):
-        folder = source.name_or_path
-        processor = _image_processor(folder, None) if folder and Path(folder).is_dir() else None
+        folder = source.name_or_path or ""
+        is_folder = bool(folder) and Path(folder).is_dir()
+        # that of a video model needs torchvision
+        processor = _image_processor(folder, None) if is_folder and not _is_video(source) else None
         return _convert_native(source, options, processor)
     if is_timm_model(source):
         assert isinstance(source, nn.Module)
@@ -132,10 +136,16 @@ def _convert(source: str | Path | nn.Module, options: _Options, revision: str | 
     timm_model = None if Path(name).is_dir() else create_timm_model(name)
     if timm_model is not None:
         return _convert_timm_model(timm_model, name, options)
-    config = _read_config(name, revision)
+    config = read_config(name, revision)
     if "architecture" in config and "model_type" not in config:
         return _convert_timm_checkpoint(name, config, options, revision)
-    return _convert_native(_load_native(name, config, revision), options, _image_processor(name, revision))
+    model = _load_native(name, config, revision)
+    processor = None if _is_video(model) else _image_processor(name, revision)
+    return _convert_native(model, options, processor)
+
+
+def _is_video(source: PreTrainedModel) -> bool:
+    return source.config.model_type == "timesformer"
 
 
 def _convert_native(source: PreTrainedModel, options: _Options, processor: Any) -> Conversion:
@@ -144,7 +154,9 @@ def _convert_native(source: PreTrainedModel, options: _Options, processor: Any) 
     mapping = map_native(source, config, options.negative_init, options.warm_scale, options.dtype)
     model = mapping.build(task.model_class, config)
     report = ConversionReport(mapping.name, source.config.model_type, mapping.records, image_processor=processor)
-    if processor is None:
+    if isinstance(config, DnATimesformerConfig):
+        report.notes.append(VIDEO_NOTE)
+    elif processor is None:
         report.notes.append("the source has no image processor")
     elif options.image_size is not None:
         _resize(processor, config.image_size, report)
@@ -235,12 +247,29 @@ def _load_native(name: str, config: dict[str, Any], revision: str | None) -> Pre
         ConversionError: if it is of another family, or its tensors are not exactly those of the model.
     """
     family = config.get("model_type")
+    if family == "dna_vit":
+        raise ConversionError(
+            f"{name!r} is a DnA model already, a 'dna_vit'; from_image_model (--num-frames) makes a video model of it."
+        )
     if family not in NATIVE_FAMILIES:
         raise ConversionError(f"cannot convert {name!r}, a {family!r} model: known are {', '.join(NATIVE_FAMILIES)}.")
-    architectures = config.get("architectures")
-    architecture = architectures[0] if isinstance(architectures, list) and architectures else None
+    architecture = saved_class(config)
     native_task(architecture)
-    model_class = getattr(transformers, str(architecture))
+    return load_exactly(name, getattr(transformers, str(architecture)), revision)
+
+
+def saved_class(config: dict[str, Any]) -> str | None:
+    """Name of the class that wrote a `config.json`, `None` if it does not say."""
+    architectures = config.get("architectures")
+    return architectures[0] if isinstance(architectures, list) and architectures else None
+
+
+def load_exactly(name: str, model_class: Any, revision: str | None) -> PreTrainedModel:
+    """Load a checkpoint whose tensors are exactly those of its model.
+
+    Raises:
+        ConversionError: if it cannot be read, or tensors are missing, misshaped or unexpected.
+    """
 
     def load(**options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         # misshaped tensors are refused below, by name
@@ -261,27 +290,32 @@ def _load_native(name: str, config: dict[str, Any], revision: str | None) -> Pre
     problems += [f"{key!r} is misshaped" for key, *_ in sorted(info["mismatched_keys"])]
     problems += [f"{key!r} is unexpected" for key in sorted(info["unexpected_keys"])]
     if problems:
-        raise ConversionError(f"{name!r} is not the {architecture} that its config.json says", problems)
+        raise ConversionError(f"{name!r} is not the {model_class.__name__} that its config.json says", problems)
     return model
 
 
 @torch.no_grad()
 def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel, options: _Options) -> None:
-    """Run source and result on one random image, and note the difference; refuse one that should not be there.
+    """Run source and result on one random image or video, and note the difference; refuse an undue one.
 
     Raises:
         ConversionError: if the conversion should keep the function and does not.
     """
-    if options.image_size is not None and not model.config.interpolate_pos_encoding:
+    if options.image_size is not None and not getattr(model.config, "interpolate_pos_encoding", False):
         return  # the source cannot see images of the new size
-    image = random_image(model.config)
+    if isinstance(model.config, DnATimesformerConfig) and not isinstance(model.config.image_size, int):
+        report.notes.append("not compared: transformers' TimeSformer does not run with a pair as its image_size")
+        return
+    inputs = random_input(model.config)
+    if getattr(model.config, "attention_type", None) == "space_only":
+        inputs = inputs[:, :1]  # of several frames, the source makes several outputs
     # copies: the caller's model keeps its mode, dtype and device
     twin = copy.deepcopy(source).cpu().float().eval()
     if is_timm_model(source) and isinstance(model, DnAViTModel):
-        expected = twin.forward_features(image)  # type: ignore[operator]
+        expected = twin.forward_features(inputs)  # type: ignore[operator]
     else:
-        expected = main_output(twin(image))
-    found = main_output(copy.deepcopy(model).float()(image))
+        expected = main_output(twin(inputs))
+    found = main_output(copy.deepcopy(model).float()(inputs))
     report.max_difference = (found - expected).abs().max().item()
     report.compared = "the source and the model, in float32"
     tolerance = EXACT_TOLERANCE[torch.finfo(model.dtype).bits >= 32] * max(1.0, expected.abs().max().item())
@@ -292,7 +326,12 @@ def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel
         )
 
 
-def _read_config(name: str, revision: str | None) -> dict[str, Any]:
+def read_config(name: str, revision: str | None) -> dict[str, Any]:
+    """The `config.json` of a folder or of a repository on the Hub.
+
+    Raises:
+        ConversionError: if there is none, or it is no JSON object.
+    """
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise ConversionError(f"folder {name!r} has no config.json: it is no checkpoint of transformers or timm.")
     try:
@@ -345,5 +384,6 @@ def _resize(processor: Any, image_size: Any, report: ConversionReport) -> None:
     report.notes.append(f"the image processor now {note}")
 
 
-def _name(source: Any) -> str:
+def source_name(source: Any) -> str:
+    """What to call a source in a message."""
     return str(source) if isinstance(source, (str, Path)) else type(source).__name__

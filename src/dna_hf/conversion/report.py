@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 
 
 REPORT_FILE = "conversion.json"
+# of every model for videos
+VIDEO_NOTE = "preprocessing is not converted: the model has no video processor"
 Action = Literal["copied", "split", "merged", "resampled", "new", "dropped"]
 
 
@@ -37,11 +39,12 @@ class ConversionReport:
 
     Args:
         source: what was converted.
-        family: which kind of source it is: `"vit"`, `"deit"`, `"dinov2"`, `"timm"` or `"authors-vit"`.
+        family: which kind of source it is: `"vit"`, `"deit"`, `"dinov2"`, `"timesformer"`, `"timm"`, `"authors-vit"`,
+            `"authors-timesformer"` or, where a video model is made of an image model, `"dna_vit"`.
         records: one for each source tensor and each new tensor.
         notes: what else the user should know, e.g. what a file held beside tensors.
         max_difference: largest difference between what the converted model and an evaluation of the source make of one
-            random image (see `compared`); `None` where the source could not be run.
+            random image or video (see `compared`); `None` where the source could not be run.
         compared: what `max_difference` compares.
         image_processor: the image processor that belongs to the model, if the source has one.
     """

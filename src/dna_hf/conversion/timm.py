@@ -30,6 +30,7 @@ TIMM_NAMES = ViTNames(
         "mlp.fc1": "mlp.fc1",
         "mlp.fc2": "mlp.fc2",
     },
+    attentions={"attn": "attention"},
     norm="norm",
     scales={"ls1.gamma": "layer_scale_attention.scale", "ls2.gamma": "layer_scale_mlp.scale"},
 )
@@ -187,7 +188,7 @@ def map_timm(
         mapping.has(f"{head}.{parameter}") for head in ("head", "head_dist") for parameter in ("weight", "bias")
     )
     target = "dna_vit." if has_head else ""
-    map_attention = map_softmax_attention(mapping, config, ("attn.qkv",), negative_init, warm_scale)
+    map_attention = map_softmax_attention(mapping, config, ("qkv",), negative_init, warm_scale)
     map_base_model(mapping, TIMM_NAMES, config, grid, map_attention, target=target)
     if mapping.has("mask_token"):
         mapping.drop("mask_token", "used in masked image modeling alone")

@@ -1,11 +1,12 @@
-"""What the sources share: a pre-norm vision transformer under some names, and its place in `DnAViTModel`."""
+"""What the sources share: a pre-norm vision transformer under some names, and its place in the DnA models."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..models import DnAViTConfig
+from ..models import DnATimesformerConfig, DnAViTConfig
+from ..models.configuration_dna import DnATransformerConfig
 from .attention import NegativeInit, add_new_tensors, projection_names
 from .tensors import TensorMap
 
@@ -14,7 +15,8 @@ from .tensors import TensorMap
 class ViTNames:
     """Names of a vision transformer's parameters, relative to its base model; `layers` is the prefix of the layers.
 
-    `layer` maps the modules of a layer to those of `DnAViTLayer`, `scales` the parameters of its layer scale.
+    `layer` maps the modules of a layer to those of `DnAViTLayer`, `attentions` the modules that have the projections
+    of queries, keys and values, `scales` the parameters of the layer scale.
     """
 
     cls_token: str
@@ -23,11 +25,32 @@ class ViTNames:
     patch_projection: str
     layers: str
     layer: dict[str, str]
+    attentions: dict[str, str]
     norm: str = "layernorm"
     scales: dict[str, str] = field(default_factory=dict)
 
 
-# maps the projections of one attention module: (prefix of the layer in the source, name of the module in the target)
+@dataclass(frozen=True)
+class VideoNames:
+    """Names of a video transformer: those of a vision transformer, and what is there for time.
+
+    `layer` and `attentions` map the modules for the attention over time, where space and time are divided.
+    """
+
+    space: ViTNames
+    time_embeddings: str
+    layer: dict[str, str]
+    attentions: dict[str, str]
+
+    def of(self, attention_type: str) -> ViTNames:
+        """All names of a layer."""
+        if attention_type != "divided_space_time":
+            return self.space
+        layer, attentions = self.space.layer | self.layer, self.space.attentions | self.attentions
+        return replace(self.space, layer=layer, attentions=attentions)
+
+
+# maps the projections of one attention module: (its prefix in the source, its name in the target)
 MapAttention = Callable[[str, str], None]
 
 
@@ -52,26 +75,60 @@ def map_base_model(
         source: prefix of the base model in the source.
         target: prefix of the base model in the target.
     """
-    embeddings = f"{target}embeddings."
-    mapping.copy(source + names.cls_token, embeddings + "cls_token")
     if config.use_distillation_token:
-        mapping.copy(source + names.distillation_token, embeddings + "distillation_token")
-    map_positions(mapping, source + names.position_embeddings, embeddings + "position_embeddings", config, source_grid)
-    mapping.copy_module(source + names.patch_projection, embeddings + "patch_embeddings.projection")
+        mapping.copy(source + names.distillation_token, f"{target}embeddings.distillation_token")
+    prefix_rows = config.num_prefix_tokens if config.use_class_token_position else 0
+    map_positions(mapping, names, config, source_grid, prefix_rows, source=source, target=target)
+    map_transformer(mapping, names, config, map_attention, source=source, target=target)
+    if config.layer_scale_init_value is None:
+        return
+    for index in range(config.num_hidden_layers):
+        for name, place in names.scales.items():
+            mapping.copy(f"{source}{names.layers}{index}.{name}", f"{target}layers.{index}.{place}")
+
+
+def map_video_model(
+    mapping: TensorMap,
+    names: VideoNames,
+    config: DnATimesformerConfig,
+    source_grid: tuple[int, int],
+    map_attention: MapAttention,
+    *,
+    source: str = "",
+    target: str = "",
+) -> None:
+    """Map a video transformer to `DnATimesformerModel`; the arguments are those of [`map_base_model`]."""
+    if config.attention_type != "space_only":
+        mapping.copy(source + names.time_embeddings, f"{target}embeddings.time_embeddings")
+    layer_names = names.of(config.attention_type)
+    map_positions(mapping, layer_names, config, source_grid, 1, source=source, target=target)
+    map_transformer(mapping, layer_names, config, map_attention, source=source, target=target)
+
+
+def map_transformer(
+    mapping: TensorMap,
+    names: ViTNames,
+    config: DnATransformerConfig,
+    map_attention: MapAttention,
+    *,
+    source: str = "",
+    target: str = "",
+) -> None:
+    """Map what every vision transformer has, but its positions; the arguments are those of [`map_base_model`]."""
+    mapping.copy(source + names.cls_token, f"{target}embeddings.cls_token")
+    mapping.copy_module(source + names.patch_projection, f"{target}embeddings.patch_embeddings.projection")
     for index in range(config.num_hidden_layers):
         here, there = f"{source}{names.layers}{index}.", f"{target}layers.{index}."
         for name, place in names.layer.items():
             mapping.copy_module(here + name, there + place)
-        if config.layer_scale_init_value is not None:
-            for name, place in names.scales.items():
-                mapping.copy(here + name, there + place)
-        map_attention(here, f"{there}attention")
+        for name, place in names.attentions.items():
+            map_attention(f"{here}{name}.", there + place)
     mapping.copy_module(source + names.norm, f"{target}layernorm")
 
 
 def map_softmax_attention(
     mapping: TensorMap,
-    config: DnAViTConfig,
+    config: DnATransformerConfig,
     projections: tuple[str, ...],
     negative_init: NegativeInit,
     warm_scale: float,
@@ -81,7 +138,8 @@ def map_softmax_attention(
     Args:
         mapping: takes the tensors.
         config: of the target.
-        projections: names of the query, key and value projection in a layer, or of the one that holds all three.
+        projections: names of the query, key and value projection in an attention module, or of the one that holds all
+            three.
         negative_init: how the negative branch begins.
         warm_scale: see [`~dna_hf.conversion.from_pretrained_softmax`].
     """
@@ -117,30 +175,54 @@ def count_layers(tensors: Iterable[str], layers: str) -> int:
 
 
 def map_positions(
-    mapping: TensorMap, source: str, target: str, config: DnAViTConfig, source_grid: tuple[int, int]
+    mapping: TensorMap,
+    names: ViTNames,
+    config: DnATransformerConfig,
+    source_grid: tuple[int, int],
+    prefix_rows: int,
+    *,
+    source: str = "",
+    target: str = "",
+    add_row: bool = False,
 ) -> None:
-    """Copy the position table, resampled to the target's grid of patches if that is another one."""
-    if source_grid == config.grid_size:
-        mapping.copy(source, target)
-        return
-    prefix_rows = config.num_prefix_tokens if config.use_class_token_position else 0
+    """Map the position table, resampled to the target's grid of patches if that is another one.
 
-    def resample(table: torch.Tensor) -> torch.Tensor:
-        prefix, patches = table[:, :prefix_rows], table[:, prefix_rows:]
-        patches = patches.unflatten(1, source_grid).permute(0, 3, 1, 2)
-        # bicubic in float32 or wider, as the models resample at run time
-        wide = patches.to(torch.promote_types(patches.dtype, torch.float32))
-        resampled = torch.nn.functional.interpolate(wide, config.grid_size, mode="bicubic", align_corners=False)
-        return torch.cat((prefix, resampled.to(table.dtype).flatten(2).transpose(1, 2)), dim=1)
+    Args:
+        mapping: takes the tensors.
+        names: of the source.
+        config: of the target.
+        source_grid: rows and columns of the source's table.
+        prefix_rows: rows before those of the patches in the source's table.
+        source: prefix of the base model in the source.
+        target: prefix of the base model in the target.
+        add_row: put a row of zeros in front, for a class token that has none in the source.
+    """
+    name, place = source + names.position_embeddings, f"{target}embeddings.position_embeddings"
+    resampled = source_grid != config.grid_size
 
-    def grid(size: tuple[int, int]) -> str:
-        return f"{size[0]}x{size[1]}"
+    def change(table: torch.Tensor) -> torch.Tensor:
+        if resampled:
+            patches = _resample(table[:, prefix_rows:], source_grid, config.grid_size)
+            table = torch.cat((table[:, :prefix_rows], patches), dim=1)
+        return torch.cat((torch.zeros_like(table[:, :1]), table), dim=1) if add_row else table
 
-    reason = f"bicubic, from {grid(source_grid)} to {grid(config.grid_size)} patches"
-    table = mapping.source.get(source)
+    reasons = [f"bicubic, from {_size(source_grid)} to {_size(config.grid_size)} patches"] if resampled else []
+    reasons += ["behind a row of zeros for the class token"] if add_row else []
+    table = mapping.source.get(name)
     expected = source_grid[0] * source_grid[1] + prefix_rows
-    if table is not None and (table.dim() != 3 or table.shape[1] != expected):
-        mapping.problems.append(f"{source!r} has shape {tuple(table.shape)}, not {expected} rows")
-        mapping.drop(source, "misshaped")
+    if reasons and table is not None and (table.dim() != 3 or table.shape[1] != expected):
+        mapping.problems.append(f"{name!r} has shape {tuple(table.shape)}, not {expected} rows")
+        mapping.drop(name, "misshaped")
         return
-    mapping.copy(source, target, resample, "resampled", reason)
+    mapping.copy(name, place, change, "resampled" if resampled else "copied", ", ".join(reasons))
+
+
+def _resample(patches: torch.Tensor, source: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
+    """Positions (1, rows * columns, width) for another grid: bicubic in float32 or wider, as the models do it."""
+    wide = patches.unflatten(1, source).permute(0, 3, 1, 2).to(torch.promote_types(patches.dtype, torch.float32))
+    resampled = torch.nn.functional.interpolate(wide, target, mode="bicubic", align_corners=False)
+    return resampled.to(patches.dtype).flatten(2).transpose(1, 2)
+
+
+def _size(grid: tuple[int, int]) -> str:
+    return f"{grid[0]}x{grid[1]}"

@@ -251,6 +251,8 @@ def _convert(checkpoint: str, variant: str, image_size: Any, folder: Path) -> No
         )
     except ConversionError as error:
         raise ConfigurationError(f"model.checkpoint: {error}") from error
+    if not isinstance(conversion.model.config, DnAViTConfig):
+        raise ConfigurationError(f"model.checkpoint: {checkpoint!r} is no image model; videos cannot be compared yet.")
     # under its own name only when it is whole
     staging = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)

@@ -450,7 +450,7 @@ def recompute_attention_maps(model: PreTrainedModel, layers: list[int] | None = 
         inputs: arguments of `model.forward`.
 
     Returns:
-        The maps; `negative` is empty for a variant without a second map.
+        The maps, in the order of the modules; `negative` is empty for a variant without a second map.
 
     Raises:
         ValueError: for a layer that does not exist, or a mask in a form that only the backend understands.
@@ -459,17 +459,13 @@ def recompute_attention_maps(model: PreTrainedModel, layers: list[int] | None = 
     chosen = range(len(modules)) if layers is None else layers
     if not modules or any(not -len(modules) <= index < len(modules) for index in chosen):
         raise ValueError(f"layers {list(chosen)} are not all among the {len(modules)} attention modules of the model.")
-    positive: list[torch.Tensor] = []
-    negative: list[torch.Tensor] = []
+    maps: dict[VariantAttention, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def record(module: VariantAttention, args: tuple, kwargs: dict, output: tuple) -> None:
         mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
         if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 4):
             raise ValueError("attention maps under a mask need the eager or sdpa attention implementation.")
-        _, positive_map, negative_map = module.forward(*args, **(kwargs | {"implementation": "eager"}))
-        positive.append(positive_map)
-        if negative_map is not None:
-            negative.append(negative_map)
+        maps[module] = module.forward(*args, **(kwargs | {"implementation": "eager"}))[1:]
 
     handles = [modules[index].register_forward_hook(record, with_kwargs=True) for index in chosen]
     try:
@@ -477,4 +473,7 @@ def recompute_attention_maps(model: PreTrainedModel, layers: list[int] | None = 
     finally:
         for handle in handles:
             handle.remove()
-    return AttentionMaps(tuple(positive), tuple(negative))
+    found = [maps[module] for module in modules if module in maps]
+    return AttentionMaps(
+        tuple(positive for positive, _ in found), tuple(negative for _, negative in found if negative is not None)
+    )

@@ -119,6 +119,10 @@ class DnATimesformerEmbeddings(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         batch_size, num_frames, _, height, width = pixel_values.shape
         patch_height, patch_width = self.patch_embeddings.projection.kernel_size
+        if height < patch_height or width < patch_width:
+            raise ValueError(
+                f"the frames are {height}x{width} pixels, smaller than one patch of {patch_height}x{patch_width}."
+            )
         patches = self.patch_embeddings(pixel_values.flatten(0, 1))
         positions = self.positions((height // patch_height, width // patch_width))
         class_token = (self.cls_token + positions[:, :1]).expand(batch_size, -1, -1)
@@ -158,6 +162,10 @@ class DnATimesformerLayer(GradientCheckpointingLayer):
         return residual + self.drop_path(self.dropout(hidden_states))
 
 
+class DnATimesformerTemporalDense(nn.Linear):
+    """The linear layer behind the attention over time, by its class known to the initialisation: it starts at zero."""
+
+
 class DnATimesformerDividedLayer(DnATimesformerLayer):
     """Pre-norm transformer layer with divided attention: over time for every patch, then over space for every frame.
 
@@ -168,7 +176,7 @@ class DnATimesformerDividedLayer(DnATimesformerLayer):
         super().__init__(config, layer_idx)
         self.temporal_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.temporal_attention = build_attention(config, layer_idx)
-        self.temporal_dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.temporal_dense = DnATimesformerTemporalDense(config.hidden_size, config.hidden_size)
 
     def attend_time(self, patches: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Patches (batch, patches, frames, width) after attention over the frames, residual included."""
@@ -233,13 +241,14 @@ class DnATimesformerPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.time_embeddings)
         elif isinstance(module, VariantAttention):
             module.reset_parameters()
+        elif isinstance(module, DnATimesformerTemporalDense):
+            # not from the layer: one whose class lies outside transformers is skipped, having no parameters of its own
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, (nn.Linear, nn.Conv2d)):
             init_projection(module, std)
         else:
             super()._init_weights(module)
-        if isinstance(module, DnATimesformerDividedLayer):
-            init.zeros_(module.temporal_dense.weight)
-            init.zeros_(module.temporal_dense.bias)
 
     def attention_maps(self, layers: list[int] | None = None, **inputs: Any) -> AttentionMaps:
         """Form the maps of both branches under any attention implementation.
@@ -284,6 +293,8 @@ class DnATimesformerModel(DnATimesformerPreTrainedModel):
                 f"{tuple(pixel_values.shape)}."
             )
         num_frames = pixel_values.shape[1]
+        if num_frames == 0:
+            raise ValueError(f"pixel_values has no frames: its shape is {tuple(pixel_values.shape)}.")
         hidden_states = self.embeddings(pixel_values.to(self.embeddings.patch_embeddings.projection.weight.dtype))
         for layer in self.layers:
             hidden_states = layer(hidden_states, num_frames, **kwargs)

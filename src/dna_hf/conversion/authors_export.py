@@ -1,0 +1,139 @@
+"""DnA models as checkpoints that the authors' code reads; the layouts are those of [`dna_hf.conversion.authors`]."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from ..models import DnATimesformerConfig
+from .authors import ROWS, TIMESFORMER_NAMES, VARIANTS, Layout, branch_sign, model_classes
+from .errors import ConversionError
+from .files import PICKLE_SUFFIXES
+from .timm import TIMM_NAMES
+
+
+ARCHITECTURES = {"vit": "dna_vit", "timesformer": "dna_timesformer"}
+
+
+def export_authors_checkpoint(
+    model: PreTrainedModel,
+    path: str | Path,
+    *,
+    architecture: str = "vit",
+    layout: Literal["packed", "split"] | None = None,
+    negative_sign: int | None = None,
+) -> None:
+    """Write a DnA model as a checkpoint that the authors' code reads; [`load_authors_checkpoint`] inverts it exactly.
+
+    Args:
+        model: a `DnAViTModel`, a `DnATimesformerModel`, or the classifier of one, of variant `dna`,
+            `dna_shared_value` or `softmax`.
+        path: `.safetensors`, or `.pth`, `.pyth`, ... for a file of `torch.save` with the state dict under `model`. Of
+            a TimeSformer in a `.pyth` file, as their program wants it: under `model_state`, every name behind
+            `model.`.
+        architecture: `"vit"` or `"timesformer"`.
+        layout: `"packed"` (`qqkvv`, `qqkv`) or `"split"` (`qkv`, `q_neg`, `v_neg`); of no effect for softmax. By
+            default what the released program has: `"packed"` for `"vit"`, `"split"` for `"timesformer"`.
+        negative_sign: as for [`convert_authors_checkpoint`].
+
+    Raises:
+        ConversionError: if the authors' model has no place for what this one has.
+    """
+    path = Path(path)
+    if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
+        raise ConversionError(f"{str(path)!r} must end in .safetensors or {', '.join(PICKLE_SUFFIXES)}.")
+    if architecture not in ARCHITECTURES:
+        known = " and ".join(map(repr, ARCHITECTURES))
+        raise ConversionError(f"export to architecture {architecture!r} is not supported: only {known} are.")
+    if layout is None:
+        layout = "packed" if architecture == "vit" else "split"
+    if layout not in ("packed", "split"):
+        raise ConversionError(f"unknown layout {layout!r}: choose packed or split.")
+    sign = branch_sign(architecture, negative_sign)
+    _check_exportable(model, architecture)
+    variant = model.config.attention_variant
+    full_layout: Layout = "softmax"
+    if variant != "softmax":
+        full_layout = layout if variant == "dna" else f"{layout}_shared"  # type: ignore[assignment]
+    tensors = _authors_tensors(model, full_layout, sign)
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    elif path.suffix == ".pyth" and architecture == "timesformer":
+        torch.save({"model_state": {f"model.{name}": tensor for name, tensor in tensors.items()}}, path)
+    else:
+        torch.save({"model": tensors}, path)
+
+
+def _check_exportable(model: PreTrainedModel, architecture: str) -> None:
+    """Refuse what the authors' model has no place for."""
+    config: Any = getattr(model, "config", None)
+    base, classifier = model_classes(config)
+    if not isinstance(model, (base, classifier)) or config.model_type != ARCHITECTURES[architecture]:
+        wanted = "DnAViTModel" if architecture == "vit" else "DnATimesformerModel"
+        raise ConversionError(f"cannot export a {type(model).__name__}: only {wanted} and its classifier.")
+    if config.attention_variant not in VARIANTS.values():
+        raise ConversionError(f"the authors' code has no {config.attention_variant!r} attention.")
+    expected = {"hidden_act": "gelu", "layer_norm_eps": 1e-6}
+    if architecture == "vit":
+        expected |= {
+            "use_class_token_position": False,
+            "use_distillation_token": False,
+            "layer_scale_init_value": None,
+            "classifier_pooling": "cls",
+        }
+    wrong = [
+        f"{key} is {getattr(config, key)!r}, not {value!r}"
+        for key, value in expected.items()
+        if getattr(config, key) != value
+    ]
+    if "embeddings.mask_token" in model.state_dict():
+        wrong.append("it has a mask token")
+    if config.grid_size[0] != config.grid_size[1]:
+        wrong.append("its images are not square")
+    if not isinstance(config.patch_size, int) and config.patch_size[0] != config.patch_size[1]:
+        wrong.append("its patches are not square")
+    if wrong:
+        kind = "ViT" if architecture == "vit" else "TimeSformer"
+        raise ConversionError(f"the authors' {kind} cannot hold this model", wrong)
+
+
+def _authors_tensors(model: PreTrainedModel, layout: Layout, sign: int) -> dict[str, torch.Tensor]:
+    """The state dict under the authors' names, in their order of rows."""
+    prefix = f"{model.base_model_prefix}."
+    state = {name.removeprefix(prefix): tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    config, names = model.config, TIMM_NAMES
+    tensors = {}
+    if isinstance(config, DnATimesformerConfig):
+        names = TIMESFORMER_NAMES.of(config.attention_type)
+        if config.attention_type != "space_only":
+            tensors[TIMESFORMER_NAMES.time_embeddings] = state["embeddings.time_embeddings"]
+    modules = {names.patch_projection: "embeddings.patch_embeddings.projection", names.norm: "layernorm"}
+    if "classifier.weight" in state:
+        modules["head"] = "classifier"
+    tensors[names.cls_token] = state["embeddings.cls_token"]
+    tensors[names.position_embeddings] = state["embeddings.position_embeddings"]
+    for index in range(config.num_hidden_layers):
+        here, there = f"{names.layers}{index}.", f"layers.{index}."
+        modules |= {here + name: there + place for name, place in names.layer.items()}
+        for name, place in names.attentions.items():
+            tensors |= _packed(state, f"{there}{place}.", f"{here}{name}.", layout, sign)
+    for name, place in modules.items():
+        tensors |= {f"{name}.{parameter}": state[f"{place}.{parameter}"] for parameter in ("weight", "bias")}
+    return {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _packed(
+    state: dict[str, torch.Tensor], source: str, target: str, layout: Layout, sign: int
+) -> dict[str, torch.Tensor]:
+    """The projections of one attention module (prefix `source`) under the authors' names (prefix `target`)."""
+    tensors = {}
+    for packed, projections in ROWS[layout].items():
+        for parameter in ("weight", "bias"):
+            if f"{source}k_proj.{parameter}" in state:
+                rows = [state[f"{source}{projection}.{parameter}"] for projection in projections]
+                tensors[f"{target}{packed}.{parameter}"] = torch.cat(rows)
+    if layout != "softmax":
+        tensors[f"{target}neg_scalers"] = sign * state[f"{source}negative_scale"]
+    return tensors

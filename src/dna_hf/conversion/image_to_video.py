@@ -1,0 +1,351 @@
+"""From an image model to a video model that, of a video without motion, makes what the image model makes of a frame.
+
+As the TimeSformer does (arXiv:2102.05095), attention over time begins as a copy of attention over space.
+"""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..comparison import random_image
+from ..models import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnATimesformerModel,
+    DnAViTConfig,
+    DnAViTForImageClassification,
+    DnAViTModel,
+)
+from ..models.attention_variants import ATTENTION_VARIANTS
+from ..models.configuration_dna import DnATransformerConfig
+from .attention import NegativeInit, check_negative_init, initial_negative_scale
+from .errors import ConversionError, refused_configuration
+from .native import VIT_NAMES
+from .pretrained import (
+    EXACT_TOLERANCE,
+    from_pretrained_softmax,
+    load_exactly,
+    read_config,
+    saved_class,
+    source_name,
+)
+from .report import VIDEO_NOTE, Conversion, ConversionReport, TensorRecord
+from .tensors import TensorMap
+from .vit_layout import MapAttention, map_positions, map_softmax_attention, map_transformer
+
+
+AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
+
+IMAGE_MODELS = {"DnAViTModel": DnAViTModel, "DnAViTForImageClassification": DnAViTForImageClassification}
+
+
+def from_image_model(
+    name_or_model: str | Path | nn.Module,
+    *,
+    num_frames: int = 8,
+    attention_type: AttentionType = "divided_space_time",
+    attention_variant: str | None = None,
+    negative_init: NegativeInit = "warm",
+    warm_scale: float = 1e-4,
+    negative_scale_init: float = 0.5,
+    image_size: int | tuple[int, int] | None = None,
+    num_attention_heads: int | None = None,
+    keep_head: bool = False,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> Conversion:
+    """Make a DnA TimeSformer of an image model.
+
+    Attention over space, norms, MLPs and embeddings are those of the image model. Attention over time and its norm
+    are copies of those over space; what follows them (`temporal_dense`) and the time embeddings are zero. Thus, of a
+    video that repeats one image, the model computes what the image model computes of that image, and the order of
+    frames does not matter until it is trained. With `joint_space_time` this holds for videos of one frame alone: the
+    patches of several frames outweigh the class token.
+
+    Args:
+        name_or_model: a DnA ViT (folder, name on the Hub, or model; one of the authors' files through
+            [`~dna_hf.conversion.load_authors_checkpoint`]), or what [`~dna_hf.conversion.from_pretrained_softmax`]
+            takes.
+        num_frames: frames of a video.
+        attention_type: `"divided_space_time"`, `"joint_space_time"` or `"space_only"`.
+        attention_variant: of the result; by default that of a DnA ViT, and `"dna"` for another source. Of a DnA ViT,
+            only softmax attention can become another variant.
+        negative_init: how a negative branch begins that the source lacks, see
+            [`~dna_hf.conversion.from_pretrained_softmax`]; of no effect where it has one.
+        warm_scale: see there.
+        negative_scale_init: see there.
+        image_size: resample the position table for frames of this size (pixels); by default the source's.
+        num_attention_heads: needed for a state dict in timm's layout, which does not tell it.
+        keep_head: keep classifier and labels, for videos of the same classes; by default the result is a base model,
+            to which `DnATimesformerForVideoClassification.from_pretrained(folder, num_labels=...)` adds a new head.
+        dtype: of the result; by default that of the source.
+        revision: commit, tag or branch on the Hub.
+
+    Returns:
+        The model (`DnATimesformerModel` or, with its head, `DnATimesformerForVideoClassification`), in evaluation
+        mode, and a report on every tensor of the source.
+
+    Raises:
+        ConversionError: if the source cannot be read, or has what the DnA TimeSformer has no place for: a
+            distillation token, layer scale, a classifier on the mean of the patches; for a number of frames below 1.
+    """
+    if attention_variant is not None and attention_variant not in ATTENTION_VARIANTS:
+        known = ", ".join(ATTENTION_VARIANTS)
+        raise ConversionError(f"unknown attention_variant {attention_variant!r}: choose one of {known}.")
+    check_negative_init(negative_init, warm_scale=warm_scale, negative_scale_init=negative_scale_init)
+    image_model = _load_dna_vit(name_or_model, revision)
+    if image_model is not None:
+        image = _unconverted(image_model, source_name(name_or_model))
+    else:
+        # the size is changed below, where every image model passes
+        image = from_pretrained_softmax(
+            name_or_model,
+            attention_variant=attention_variant or "dna",
+            negative_init=negative_init,
+            warm_scale=warm_scale,
+            negative_scale_init=negative_scale_init,
+            num_attention_heads=num_attention_heads,
+            dtype=dtype,
+            revision=revision,
+        )
+    return image_to_video(
+        image,
+        num_frames=num_frames,
+        attention_type=attention_type,
+        attention_variant=attention_variant,
+        negative_init=negative_init,
+        warm_scale=warm_scale,
+        negative_scale_init=negative_scale_init,
+        image_size=image_size,
+        keep_head=keep_head,
+        dtype=dtype,
+    )
+
+
+def image_to_video(
+    image: Conversion,
+    *,
+    num_frames: int = 8,
+    attention_type: str = "divided_space_time",
+    attention_variant: str | None = None,
+    negative_init: NegativeInit = "warm",
+    warm_scale: float = 1e-4,
+    negative_scale_init: float = 0.5,
+    image_size: int | tuple[int, int] | None = None,
+    keep_head: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Conversion:
+    """Make a video model of a conversion to an image model, accounting for the tensors of its source.
+
+    Arguments, results and errors are those of [`from_image_model`].
+    """
+    source, name = image.model, image.report.source
+    _check_image_model(source, name, keep_head)
+    variant = attention_variant or source.config.attention_variant
+    changed = variant != source.config.attention_variant
+    if changed and source.config.attention_variant != "softmax":
+        raise ConversionError(
+            f"{name!r} has {source.config.attention_variant} attention: only softmax can become {variant}."
+        )
+    fields: dict[str, Any] = {"num_frames": num_frames, "attention_type": attention_type, "attention_variant": variant}
+    if image_size is not None:
+        fields["image_size"] = image_size
+    if changed:
+        scale = initial_negative_scale(variant, negative_init, warm_scale, negative_scale_init)
+        fields["negative_scale_init"] = scale
+    with refused_configuration(name):
+        config = _video_config(source.config, keep_head, fields)
+    mapping = TensorMap(name, source.state_dict(), dtype)
+    map_attention = _copy_attention(mapping, source)
+    if changed:
+        projections = ("q_proj", "k_proj", "v_proj")
+        map_attention = map_softmax_attention(mapping, config, projections, negative_init, warm_scale)
+    _map(mapping, source, config, map_attention, keep_head)
+    model = mapping.build(DnATimesformerForVideoClassification if keep_head else DnATimesformerModel, config)
+    report = ConversionReport(name, image.report.family, _chained(image.report.records, mapping.records))
+    report.notes = [*image.report.notes, VIDEO_NOTE]
+    if image.report.max_difference is not None:
+        difference = f"{image.report.max_difference:.1e} ({image.report.compared})"
+        report.notes.append(f"as an image model, the largest difference was {difference}")
+    exact = not changed or (negative_init == "zero" and variant in ("dna", "dna_shared_value"))
+    _compare(report, source, model, keep_head, exact)
+    return Conversion(model, report)
+
+
+def _load_dna_vit(source: str | Path | nn.Module, revision: str | None) -> PreTrainedModel | None:
+    """The DnA ViT that a source is; `None` if it is something else."""
+    if isinstance(source, nn.Module):
+        is_dna = isinstance(source, PreTrainedModel) and isinstance(source.config, DnAViTConfig)
+        return source if is_dna else None  # type: ignore[return-value]
+    name = str(source)
+    if Path(name).is_file():
+        return None
+    try:
+        config = read_config(name, revision)
+    except ConversionError:
+        return None  # a name of timm's, or from_pretrained_softmax says what is wrong with it
+    if config.get("model_type") != DnAViTConfig.model_type:
+        return None
+    architecture = saved_class(config)
+    if architecture not in IMAGE_MODELS:
+        raise ConversionError(f"cannot make a video model of {name!r}, a {architecture}: {_wanted()}.")
+    return load_exactly(name, IMAGE_MODELS[architecture], revision)
+
+
+def _wanted() -> str:
+    return f"only {' and '.join(IMAGE_MODELS)} are known"
+
+
+def _unconverted(model: PreTrainedModel, name: str) -> Conversion:
+    """A DnA ViT as the conversion that it did not need."""
+    records = [TensorRecord("copied", key, (key,)) for key in model.state_dict()]
+    return Conversion(model, ConversionReport(model.name_or_path or name, DnAViTConfig.model_type, records))
+
+
+def _check_image_model(model: PreTrainedModel, name: str, keep_head: bool) -> None:
+    """Refuse what the DnA TimeSformer has no place for."""
+    if type(model).__name__ not in IMAGE_MODELS:
+        raise ConversionError(f"cannot make a video model of {name!r}, a {type(model).__name__}: {_wanted()}.")
+    config = model.config
+    lacking = {
+        "a distillation token": config.use_distillation_token,
+        "layer scale": config.layer_scale_init_value is not None,
+        "a classifier on the mean of its patches": config.classifier_pooling == "cls_mean",
+    }
+    if found := [what for what, there in lacking.items() if there]:
+        raise ConversionError(
+            f"cannot make a video model of {name!r}: the DnA TimeSformer has no place for {' and '.join(found)}."
+        )
+    if keep_head and "classifier.weight" not in model.state_dict():
+        raise ConversionError(f"{name!r} has no classifier to keep: leave keep_head=False.")
+
+
+def _video_config(image: Any, keep_head: bool, fields: dict[str, Any]) -> DnATimesformerConfig:
+    """The configuration of the image model, as far as a video model shares it, with some fields changed."""
+    shared = [name for name in DnATransformerConfig.__annotations__ if name != "auto_classes"]
+    if keep_head:
+        shared += ["id2label", "label2id", "problem_type"]
+    return DnATimesformerConfig(**{name: getattr(image, name) for name in shared} | fields)
+
+
+def _copy_attention(mapping: TensorMap, source: PreTrainedModel) -> MapAttention:
+    """Copy attention as it is, of any variant."""
+    names = list(source.state_dict())
+
+    def map_attention(here: str, there: str) -> None:
+        for name in names:
+            parameter = name.removeprefix(here)
+            if name.startswith(here) and not parameter.startswith("o_proj."):  # which is copied with the layer
+                mapping.copy(name, f"{there}.{parameter}")
+
+    return map_attention
+
+
+def _map(
+    mapping: TensorMap,
+    source: PreTrainedModel,
+    config: DnATimesformerConfig,
+    map_attention: MapAttention,
+    keep_head: bool,
+) -> None:
+    prefix = "dna_vit." if isinstance(source, DnAViTForImageClassification) else ""
+    target = "dna_timesformer." if keep_head else ""
+    # The class token of a ViT may have no position, and then gets one of zeros here. The authors' loader takes the
+    # first patch's position for the class token's and resamples the others to one more, which shifts the positions
+    # of all patches but the last ones; that is not repeated (B23 in the reference).
+    has_row = source.config.use_class_token_position
+    map_positions(
+        mapping,
+        VIT_NAMES,
+        config,
+        source.config.grid_size,
+        int(has_row),
+        source=prefix,
+        target=target,
+        add_row=not has_row,
+    )
+    map_transformer(mapping, VIT_NAMES, config, map_attention, source=prefix, target=target)
+    _add_time(mapping, config, target)
+    mask_token = f"{prefix}embeddings.mask_token"
+    if mapping.has(mask_token):
+        mapping.drop(mask_token, "used in masked image modeling alone")
+    if keep_head:
+        mapping.copy_module("classifier", "classifier")
+        return
+    for name in ("classifier.weight", "classifier.bias"):
+        if mapping.has(name):
+            mapping.drop(name, "the classes of the videos may be others")
+
+
+def _add_time(mapping: TensorMap, config: DnATimesformerConfig, target: str) -> None:
+    """Add what a video model has for time."""
+    token = mapping.tensors.get(f"{target}embeddings.cls_token")
+    if token is None or config.attention_type == "space_only":
+        return
+    width = config.hidden_size
+    times = token.new_zeros(1, config.num_frames, width)
+    mapping.new(f"{target}embeddings.time_embeddings", times, "0")
+    if config.attention_type != "divided_space_time":
+        return
+    copies = {"attention.": "temporal_attention.", "layernorm_before.": "temporal_layernorm."}
+    for index in range(config.num_hidden_layers):
+        layer = f"{target}layers.{index}."
+        for space, time in copies.items():
+            for name in [key for key in mapping.tensors if key.startswith(layer + space)]:
+                tensor, place = mapping.tensors[name], name.replace(layer + space, layer + time)
+                reason = "random, as in a fresh model" if tensor is None else f"copy of {name.removeprefix(layer)}"
+                mapping.new(place, tensor, reason)
+        for name, shape in (("weight", (width, width)), ("bias", (width,))):
+            mapping.new(f"{layer}temporal_dense.{name}", token.new_zeros(shape), "0")
+
+
+def _chained(first: list[TensorRecord], second: list[TensorRecord]) -> list[TensorRecord]:
+    """What became of the tensors of a source on two ways in a row."""
+    onward = {record.source: record for record in second if record.source is not None}
+    records = []
+    for record in first:
+        steps = [onward[target] for target in record.targets]
+        targets = tuple(target for step in steps for target in step.targets)
+        reason = ", ".join(dict.fromkeys(part for part in (record.reason, *(step.reason for step in steps)) if part))
+        if not record.targets:
+            records.append(record)
+        elif targets:
+            action = steps[0].action if record.action == "copied" else record.action
+            records.append(replace(record, action=action, targets=targets, reason=reason))
+        elif record.source is not None:
+            records.append(TensorRecord("dropped", record.source, (), reason))
+    return records + [record for record in second if record.source is None]
+
+
+@torch.no_grad()
+def _compare(
+    report: ConversionReport, source: PreTrainedModel, model: PreTrainedModel, keep_head: bool, exact: bool
+) -> None:
+    """Run both models on one random image and on a video that repeats it, and note the difference.
+
+    Raises:
+        ConversionError: if there is one that should not be there.
+    """
+    image = random_image(model.config)
+    frames = 1 if model.config.attention_type == "joint_space_time" else model.config.num_frames
+    video = image.unsqueeze(1).expand(-1, frames, -1, -1, -1)
+    twins = [copy.deepcopy(twin).cpu().float().eval() for twin in (source, model)]
+    if keep_head:
+        expected = twins[0](image, interpolate_pos_encoding=True).logits
+        found = twins[1](video).logits
+    else:
+        expected = getattr(twins[0], "dna_vit", twins[0])(image, interpolate_pos_encoding=True).pooler_output
+        found = twins[1](video).pooler_output
+    report.max_difference = (found - expected).abs().max().item()
+    report.compared = f"the image model, and the video model on the image as {frames} frames, in float32"
+    tolerance = EXACT_TOLERANCE[torch.finfo(model.dtype).bits >= 32] * max(1.0, expected.abs().max().item())
+    if exact and not report.max_difference <= tolerance:
+        raise ConversionError(
+            f"the video model differs from {report.source!r} by {report.max_difference:.1e} on a video that repeats "
+            "one image: this is a defect of dna-hf, please report it."
+        )
