@@ -7,12 +7,12 @@
 #   CIFAR10  folder of parquet files, or a name on the Hub; WEIGHTS: folder or name; OUT: folder of the runs
 # Further words are overrides for all runs, e.g. --dataloader_num_workers 12 --bf16 true
 # Repeat the command to go on with what was stopped. PARTS="scratch" or PARTS="finetuned" runs one of the two.
-# PYTHON is the interpreter (default: python). Without a network, WHEELS names a folder with wheels of whatever it lacks, e.g. from
+# PYTHON is the interpreter (default: python). It needs torch, transformers and accelerate; where there is no network, WHEELS names a
+# folder with wheels of what else it lacks, and they are installed into it:
 #   pip download -d wheels --only-binary :all: --python-version 3.12 --platform manylinux_2_28_x86_64 datasets evaluate av
-# they are laid over the interpreter's own packages in .venv-experiments.
 set -euo pipefail
 if (($# < 4)); then
-    sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
     exit 2
 fi
 mode=$1 dataset=$2 weights=$3 out=$4
@@ -20,8 +20,6 @@ shift 4
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python}
 if [[ -n ${WHEELS:-} ]]; then
-    "$python" -m venv --system-site-packages "$here/.venv-experiments"
-    python=$here/.venv-experiments/bin/python
     "$python" -m pip --disable-pip-version-check -q install --no-index --find-links "$WHEELS" datasets evaluate av
 fi
 export PYTHONPATH=$here/src${PYTHONPATH:+:$PYTHONPATH}

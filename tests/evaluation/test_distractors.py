@@ -1,6 +1,8 @@
 """Pictures with distractors against a composition of their own, and accuracies of models whose behaviour is known."""
 
 import csv
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -12,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers.data.data_collator import default_data_collator
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf import DnAViTForImageClassification
 from dna_hf.data.arguments import DataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import image_processor
@@ -29,6 +31,10 @@ from dna_hf.evaluation.distractors import (
     summary,
 )
 from dna_hf.evaluation.intervals import wilson_interval
+
+
+sys.path.append(str(Path(__file__).parent))
+from tiny_classifier import save_classifier  # noqa: E402
 
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
@@ -246,22 +252,8 @@ def checkpoints(tmp_path_factory):
     """Two untrained classifiers of the embedded classes, in different orders."""
     folder = tmp_path_factory.mktemp("checkpoints")
     names = load_split(DataArguments(), "test").class_names
-    for seed, name in enumerate(("a", "b")):
-        torch.manual_seed(seed)
-        order = names[::-1] if seed else names
-        config = DnAViTConfig(
-            image_size=28,
-            patch_size=14,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            initializer_range=0.5,
-            id2label=dict(enumerate(order)),
-            label2id={label: index for index, label in enumerate(order)},
-        )
-        DnAViTForImageClassification(config).save_pretrained(folder / name)
-        image_processor(DataArguments(), (28, 28)).save_pretrained(folder / name)
+    save_classifier(folder / "a", names)
+    save_classifier(folder / "b", names[::-1], seed=1)
     return [str(folder / "a"), str(folder / "b")]
 
 

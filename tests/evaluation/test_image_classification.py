@@ -1,18 +1,24 @@
 """Evaluation figures against independent computation, and the checkpoints and data they refuse."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import ViTConfig, ViTModel
 
-from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf import DnAViTForImageClassification
 from dna_hf.data.arguments import DataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import image_processor
 from dna_hf.data.sources import load_split
 from dna_hf.evaluation.image_classification import classification_result, evaluate_checkpoint, match_classes
+
+
+sys.path.append(str(Path(__file__).parent))
+from tiny_classifier import save_classifier  # noqa: E402
 
 
 NAMES = load_split(DataArguments(), "test").class_names
@@ -21,23 +27,7 @@ NAMES = load_split(DataArguments(), "test").class_names
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """An untrained classifier whose classes are those of the embedded set in reverse order."""
-    torch.manual_seed(0)
-    reverse = NAMES[::-1]
-    config = DnAViTConfig(
-        image_size=28,
-        patch_size=14,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        initializer_range=0.5,
-        id2label=dict(enumerate(reverse)),
-        label2id={name: index for index, name in enumerate(reverse)},
-    )
-    folder = tmp_path_factory.mktemp("checkpoint")
-    DnAViTForImageClassification(config).save_pretrained(folder)
-    image_processor(DataArguments(), (28, 28)).save_pretrained(folder)
-    return folder
+    return save_classifier(tmp_path_factory.mktemp("checkpoint"), NAMES[::-1])
 
 
 def test_figures_from_logits():

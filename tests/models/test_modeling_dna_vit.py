@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers.utils import logging as transformers_logging
 
 from dna_hf.models import (
     DnAViTBackbone,
@@ -918,6 +919,7 @@ def test_valid_values_are_taken():
 
 def test_cog_that_is_softmax_everywhere_is_said(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("dna_hf.models.configuration_dna"), "propagate", True)
+    transformers_logging.warning_once.cache_clear()  # another test may have been warned
     with caplog.at_level("WARNING", logger="dna_hf.models.configuration_dna"):
         DnAViTConfig(attention_variant="cog", num_hidden_layers=3)
         assert not caplog.records

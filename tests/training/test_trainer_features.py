@@ -115,6 +115,24 @@ def prepared(monkeypatch):
     return prepare
 
 
+def watched(prepared):
+    """Watch the next run; also lists that get its training batches, and a copy of its fresh model."""
+    watch, batches, models = Watch(), [], []
+
+    def record(trainer):
+        collate = trainer.train_collator or trainer.data_collator
+        models.append(copy.deepcopy(trainer.model))
+
+        def recorded(samples):
+            batches.append(collate(samples))
+            return dict(batches[-1])
+
+        trainer.train_collator = recorded
+
+    prepared(watch, record)
+    return watch, batches, models
+
+
 def train(folder, resume=False, **options):
     return training.train_image_classifier(tiny_run(folder, **options), resume=resume)
 
@@ -397,19 +415,7 @@ def gradients_by_hand(model, batches):
 @pytest.mark.parametrize("last", [40, 37], ids=["full", "partial"])
 def test_accumulated_mixed_batches_make_the_gradient_of_one_large_batch(tmp_path, prepared, last):
     """Mixup and CutMix mix every micro-batch with itself; the step is that of all mixed images together."""
-    watch, batches, models = Watch(), [], []
-
-    def record(trainer):
-        collate = trainer.train_collator
-        models.append(copy.deepcopy(trainer.model))
-
-        def recorded(samples):
-            batches.append(collate(samples))
-            return dict(batches[-1])
-
-        trainer.train_collator = recorded
-
-    prepared(watch, record)
+    watch, batches, models = watched(prepared)
     mixing = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing_factor": 0.1, "max_grad_norm": 0.0}
     accumulated = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "max_train_samples": last}
     train(tmp_path / "run", **SHORT | PLAIN | mixing | accumulated)
@@ -439,19 +445,7 @@ def test_a_finished_run_does_not_train_on(tmp_path):
 @pytest.mark.parametrize("limit", [0.0, 0.01], ids=["unclipped", "clipped"])
 def test_plain_gradient_descent_and_clipping(tmp_path, prepared, limit):
     """`optim: sgd` moves against the gradient; `max_grad_norm: 0` does not clip it."""
-    watch, batches, models = Watch(), [], []
-
-    def record(trainer):
-        collate = trainer.data_collator
-        models.append(copy.deepcopy(trainer.model))
-
-        def recorded(samples):
-            batches.append(collate(samples))
-            return dict(batches[-1])
-
-        trainer.train_collator = recorded
-
-    prepared(watch, record)
+    watch, batches, models = watched(prepared)
     options = {"optim": "sgd", "lr_scheduler_type": "constant", "learning_rate": 0.1, "max_grad_norm": limit}
     train(tmp_path / "run", **SHORT | PLAIN | options)
     gradients = gradients_by_hand(models[0], batches[:1])

@@ -319,7 +319,7 @@ def draw(figures: Sequence[DistractorAccuracy], path: Path) -> None:
     from matplotlib.figure import Figure
 
     checkpoints = list(dict.fromkeys(each.checkpoint for each in figures))
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.add_subplot()
     # side by side, so that no interval hides another
     step = min(0.12, 0.6 / len(checkpoints))
@@ -337,7 +337,7 @@ def draw(figures: Sequence[DistractorAccuracy], path: Path) -> None:
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(f"{figures[0].images:,} targets, 95 % intervals", fontsize="medium")
     axes.grid(axis="y", color="0.9")
-    axes.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     figure.savefig(path, dpi=150)
 
 

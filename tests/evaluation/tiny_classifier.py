@@ -1,0 +1,26 @@
+"""A classifier small enough for tests, on disk."""
+
+import torch
+
+from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf.data.arguments import DataArguments
+from dna_hf.data.images import image_processor
+
+
+def save_classifier(folder, names, seed=0):
+    """Write an untrained classifier of images of 28x28 pixels whose classes have these names."""
+    torch.manual_seed(seed)
+    config = DnAViTConfig(
+        image_size=28,
+        patch_size=14,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        initializer_range=0.5,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+    DnAViTForImageClassification(config).save_pretrained(folder)
+    image_processor(DataArguments(), (28, 28)).save_pretrained(folder)
+    return folder
