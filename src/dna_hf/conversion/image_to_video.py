@@ -257,7 +257,7 @@ def _map(
     target = "dna_timesformer." if keep_head else ""
     # The class token of a ViT may have no position, and then gets one of zeros here. The authors' loader takes the
     # first patch's position for the class token's and resamples the others to one more, which shifts the positions
-    # of all patches but the last ones; that is not repeated (B23 in the reference).
+    # of all patches but the last ones; that is not repeated.
     has_row = source.config.use_class_token_position
     map_positions(
         mapping,
