@@ -294,7 +294,7 @@ for key in (
         f"{key} with a dimension more": (changed(key, lambda tensor: tensor.unsqueeze(0)), key),
     }
 for key, shape in {
-    "blocks.0.temporal_temporal_attn.qkv.weight": (3 * WIDTH, WIDTH),  # B25: left by the released loader
+    "blocks.0.temporal_temporal_attn.qkv.weight": (3 * WIDTH, WIDTH),  # left by the released loader
     "blocks.1.temporal_attn.qqkvv.weight": (5 * WIDTH, WIDTH),
     "blocks.5.temporal_norm1.weight": (WIDTH,),
     "dist_token": (1, 1, WIDTH),

@@ -142,7 +142,7 @@ def test_every_parameter_has_its_place(own_row):
     source = dna_vit(use_class_token_position=own_row)
     model, report = from_image_model(source, num_frames=3)
     state, old = model.state_dict(), source.state_dict()
-    # B23: all rows of the patches, in place
+    # all rows of the patches, in place
     table = old.pop("embeddings.position_embeddings")
     assert torch.equal(state["embeddings.position_embeddings"][:, 0 if own_row else 1 :], table)
     assert own_row or (state["embeddings.position_embeddings"][:, 0] == 0).all()
