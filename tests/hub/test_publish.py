@@ -48,7 +48,7 @@ from tiny import SECTIONS  # noqa: E402
 pytestmark = pytest.mark.auto_image_processor
 
 ROOM = Path(dna_hf.__file__).parent / "models"
-CODE = {"attention_variants.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
+CODE = {"attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
 AUTO_CLASSES = {
     "AutoConfig",
     "AutoModel",
