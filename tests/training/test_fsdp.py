@@ -250,7 +250,8 @@ def test_a_sharded_run_is_that_of_one_process(trained, tmp_path):
 @pytest.mark.parametrize("folder", ["runs/tiny", "runs/tiny/checkpoint-2"])
 def test_a_sharded_run_saves_the_code_of_the_model(trained, folder):
     files = {path.name for path in (trained / folder).glob("*.py")}
-    assert files == {"attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
+    configurations = {"configuration_dna.py", "configuration_dna_vit.py"}
+    assert files == {"attention_variants.py", "modeling_dna_vit.py"} | configurations
 
 
 @pytest.mark.slow
