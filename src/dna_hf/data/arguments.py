@@ -1,17 +1,68 @@
-"""What a run reads: the `data` section of a configuration file."""
+"""What a run reads: the `data` section of a configuration file, for images or for videos."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 
-PROBABILITIES = (
-    *("validation_fraction", "flip_probability", "erasing_probability"),
-    *("mix_probability", "mix_switch_probability"),
-)
+@dataclass
+class CommonDataArguments:
+    """What images and videos have in common: splits, classes, normalisation and the mixing of batches."""
+
+    dataset: str = field(default="", metadata={"help": "the data set"})
+    train_split: str = field(default="train", metadata={"help": "split to train on"})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "split to evaluate on; by default validation, valid, val, dev or test"}
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "part of the training split to evaluate on where there is no evaluation split"}
+    )
+    label_column: str | None = field(default=None, metadata={"help": "column of the labels; found if there is one"})
+    class_names: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "class names in the order of the labels, where the data does not name them: a list, or a text "
+            "file with a name a line"
+        },
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "read only this many training samples"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "read only this many evaluation samples"})
+    image_mean: list[float] = field(
+        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "mean per channel that is subtracted, in [0, 1]"}
+    )
+    image_std: list[float] = field(
+        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "standard deviation per channel to divide by"}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip in training"})
+    mixup_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of Mixup; 0: none"})
+    cutmix_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of CutMix; 0: none"})
+    mix_probability: float = field(default=1.0, metadata={"help": "probability of mixing a batch, where either is on"})
+    mix_switch_probability: float = field(
+        default=0.5, metadata={"help": "probability of CutMix rather than Mixup, where both are on"}
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("validation_fraction", "flip_probability", "mix_probability", "mix_switch_probability"):
+            self._check_probability(name)
+        for name in ("max_train_samples", "max_eval_samples"):
+            self._check_positive(name)
+        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
+            raise ValueError("image_mean and image_std are three numbers each, image_std positive.")
+
+    def _check_probability(self, name: str) -> None:
+        if not 0 <= getattr(self, name) <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 @dataclass
-class DataArguments:
+class DataArguments(CommonDataArguments):
     """Which images a run reads, and how they become tensors."""
 
     dataset: str = field(
@@ -23,32 +74,9 @@ class DataArguments:
     )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
     dataset_revision: str | None = field(default=None, metadata={"help": "commit, tag or branch of a Hub data set"})
-    train_split: str = field(default="train", metadata={"help": "split to train on"})
-    eval_split: str | None = field(
-        default=None, metadata={"help": "split to evaluate on; by default validation, valid, val, dev or test"}
-    )
-    validation_fraction: float = field(
-        default=0.1, metadata={"help": "part of the training split to evaluate on where there is no evaluation split"}
-    )
     image_column: str | None = field(default=None, metadata={"help": "column of the images; found if there is one"})
-    label_column: str | None = field(default=None, metadata={"help": "column of the labels; found if there is one"})
-    class_names: list[str] | str | None = field(
-        default=None,
-        metadata={
-            "help": "class names in the order of the labels, where the data does not name them: a list, or a text "
-            "file with a name a line"
-        },
-    )
-    max_train_samples: int | None = field(default=None, metadata={"help": "read only this many training images"})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "read only this many evaluation images"})
     streaming: bool = field(default=False, metadata={"help": "read the data as it comes, without a local copy"})
     shuffle_buffer: int = field(default=1000, metadata={"help": "images among which a streamed epoch is shuffled"})
-    image_mean: list[float] = field(
-        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "mean per channel that is subtracted, in [0, 1]"}
-    )
-    image_std: list[float] = field(
-        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "standard deviation per channel to divide by"}
-    )
     interpolation: Literal["bilinear", "bicubic"] = field(
         default="bilinear", metadata={"help": "bilinear or bicubic: how images of a fresh model are resized"}
     )
@@ -67,7 +95,6 @@ class DataArguments:
         default_factory=lambda: [3 / 4, 4 / 3],
         metadata={"help": "smallest and largest aspect ratio of the random resized crop"},
     )
-    flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip in training"})
     auto_augment: str | None = field(
         default=None, metadata={"help": "RandAugment in timm's notation, e.g. rand-m9-mstd0.5-inc1; needs timm"}
     )
@@ -81,31 +108,102 @@ class DataArguments:
             "keeps its length"
         },
     )
-    mixup_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of Mixup; 0: none"})
-    cutmix_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of CutMix; 0: none"})
-    mix_probability: float = field(default=1.0, metadata={"help": "probability of mixing a batch, where either is on"})
-    mix_switch_probability: float = field(
-        default=0.5, metadata={"help": "probability of CutMix rather than Mixup, where both are on"}
-    )
 
     def __post_init__(self) -> None:
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name in PROBABILITIES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        super().__post_init__()
+        self._check_probability("erasing_probability")
         if not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct must lie in (0, 1], got {self.crop_pct}.")
-        for name in ("max_train_samples", "max_eval_samples", "shuffle_buffer", "repeated_augmentation"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        for name in ("shuffle_buffer", "repeated_augmentation"):
+            self._check_positive(name)
         for name in ("crop_scale", "crop_ratio"):
             bounds = getattr(self, name)
             if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
                 raise ValueError(f"{name} is a pair of positive numbers, the smaller first, got {bounds}.")
         if self.crop_scale[1] > 1:
             raise ValueError(f"crop_scale is a part of the image, at most 1, got {self.crop_scale}.")
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
-            raise ValueError("image_mean and image_std are three numbers each, image_std positive.")
+
+
+@dataclass
+class VideoDataArguments(CommonDataArguments):
+    """Which videos a run reads, and how they become tensors."""
+
+    dataset: str = field(
+        default="moving-fashion-mnist",
+        metadata={
+            "help": "'moving-fashion-mnist' (embedded), a folder of videos in class folders, a folder with a table of "
+            "videos (CSV, JSONL) for every split, or one table with a column 'split'"
+        },
+    )
+    protocol: str | None = field(
+        default=None,
+        metadata={
+            "help": "divide the videos in the folder by their names: smarthome-cs, smarthome-cv1, smarthome-cv2, "
+            "ntu60-xsub or ntu60-xview"
+        },
+    )
+    clip_list: str | None = field(
+        default=None, metadata={"help": "text file with the names of all clips of the protocol, to find missing ones"}
+    )
+    video_column: str | None = field(default=None, metadata={"help": "column of the videos; found if there is one"})
+    video_root: str | None = field(
+        default=None, metadata={"help": "folder that paths in a table start from; by default that of the table"}
+    )
+    label_base: Literal[0, 1] = field(default=0, metadata={"help": "number of the first class in a table: 0 or 1"})
+    image_mean: list[float] = field(
+        default_factory=lambda: [0.45, 0.45, 0.45], metadata={"help": "mean per channel that is subtracted, in [0, 1]"}
+    )
+    image_std: list[float] = field(
+        default_factory=lambda: [0.225, 0.225, 0.225], metadata={"help": "standard deviation per channel to divide by"}
+    )
+    train_sampling: Literal["uniform", "centered", "random", "released"] = field(
+        default="random",
+        metadata={
+            "help": "frames of a training clip. uniform: from all of it, one at random of each equal part; centered: "
+            "from a window in the middle; random: from a window anywhere; released: as the authors' code, from a "
+            "window anywhere, the last frame standing in for what a short clip lacks"
+        },
+    )
+    sampling: Literal["uniform", "centered", "released"] = field(
+        default="uniform",
+        metadata={"help": "frames of an evaluated clip of a fresh model, as for train_sampling but nothing random"},
+    )
+    sampling_rate: int = field(
+        default=32, metadata={"help": "frames of a video of 30 frames per second from a sampled frame to the next one"}
+    )
+    short_side: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "smallest and largest short side, in pixels, that a training clip is resized to before it is "
+            "cropped; by default 8/7 and 10/7 of the image size, i.e. 256 and 320 for 224"
+        },
+    )
+    num_clips: int = field(default=1, metadata={"help": "windows over time that `dna-hf evaluate` averages over"})
+    num_crops: Literal[1, 3] = field(
+        default=1, metadata={"help": "crops along the long side that `dna-hf evaluate` averages over: 1 or 3"}
+    )
+    view_average: Literal["softmax", "logit_sum"] = field(
+        default="softmax",
+        metadata={"help": "what is averaged over clips and crops: probabilities, or logits as the authors' code does"},
+    )
+    on_error: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "a video that cannot be read ends the run, or is left out and listed; in training the next one "
+            "takes its place"
+        },
+    )
+    video_timeout: float = field(
+        default=60.0, metadata={"help": "seconds after which a video counts as one that cannot be read"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sampling_rate", "num_clips"):
+            self._check_positive(name)
+        if not self.video_timeout > 0:
+            raise ValueError(f"video_timeout must be positive, got {self.video_timeout}.")
+        if self.short_side is not None and not (
+            len(self.short_side) == 2 and 0 < self.short_side[0] <= self.short_side[1]
+        ):
+            raise ValueError(f"short_side is a pair of positive numbers, the smaller first, got {self.short_side}.")
