@@ -14,6 +14,9 @@ from transformers import (
     AutoModelForVideoClassification,
 )
 
+# from its module, which is there without torchvision; the name at the top level is not
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
 from .configuration_dna_timesformer import DnATimesformerConfig
 from .configuration_dna_vit import DnAViTConfig
 from .modeling_dna_timesformer import (
@@ -28,6 +31,7 @@ from .modeling_dna_vit import (
     DnAViTModel,
     DnAViTPreTrainedModel,
 )
+from .video_processing_dna_timesformer import DnATimesformerVideoProcessor
 
 
 for config_class, models in (
@@ -53,12 +57,15 @@ for config_class, models in (
     for auto_class, model_class in models.items():
         auto_class.register(config_class, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class.__name__)
+AutoVideoProcessor.register(DnATimesformerConfig, DnATimesformerVideoProcessor, exist_ok=True)
+DnATimesformerVideoProcessor.register_for_auto_class("AutoVideoProcessor")
 
 __all__ = [
     "DnATimesformerConfig",
     "DnATimesformerForVideoClassification",
     "DnATimesformerModel",
     "DnATimesformerPreTrainedModel",
+    "DnATimesformerVideoProcessor",
     "DnAViTBackbone",
     "DnAViTConfig",
     "DnAViTForImageClassification",
