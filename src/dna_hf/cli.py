@@ -5,6 +5,7 @@ Heavy imports happen inside the commands.
 """
 
 import argparse
+import csv
 import dataclasses
 import json
 import sys
@@ -17,6 +18,7 @@ from . import __version__
 
 NO_FIGURE = "no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')"
 FAMILIES = ("vit", "deit", "dinov2", "timesformer", "timm", "dna_vit", "authors-vit", "authors-timesformer")
+IMAGE_MODEL, VIDEO_MODEL = "dna_vit", "dna_timesformer"
 ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
 
@@ -50,9 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
         "train",
         help="train a model as a YAML file describes",
         description="Train a model as a YAML file describes. Any key of the file can be overridden: --key value.",
-        epilog="keys of section model: attention_variant, hidden_size, image_size, ... (all fields of DnAViTConfig), "
-        "checkpoint, checkpoint_revision\nkeys of section training: all fields of transformers.TrainingArguments, "
-        "decay_all, layer_decay, ema_decay, base_learning_rate, epoch_cosine, early_stopping_patience\n"
+        epilog="keys of section model: model_type, attention_variant, hidden_size, image_size, ... (all fields of "
+        "DnAViTConfig, or of DnATimesformerConfig), checkpoint, checkpoint_revision\n"
+        "keys of section training: all fields of transformers.TrainingArguments, decay_all, layer_decay, "
+        "ema_decay, base_learning_rate, epoch_cosine, early_stopping_patience\n"
         + _data_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -64,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         help="top-1, top-5, loss and accuracy per class of a checkpoint",
-        description="Evaluate an image classifier. Labels are matched to the model's classes by name.",
+        description="Evaluate a classifier of images or videos. Labels are matched to the model's classes by name.",
         epilog=_data_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -72,9 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
     evaluate.add_argument("--revision", help="commit, tag or branch on the Hub")
     evaluate.add_argument("--split", default="test", help="split to evaluate on (default: %(default)s)")
-    evaluate.add_argument("--batch-size", type=_positive, default=64, help="images at a time (default: %(default)s)")
+    evaluate.add_argument("--batch-size", type=_positive, help="images (default: 64) or videos (default: 8) at a time")
     evaluate.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
     evaluate.add_argument("--output", metavar="FILE.json", type=Path, help="also write the figures to this file")
+    evaluate.add_argument(
+        "--confusion", metavar="FILE.csv", type=Path, help="also write which classes were taken for which to this file"
+    )
     evaluate.add_argument(
         "--record", action="store_true", help="also keep the figures in the checkpoint folder, for its model card"
     )
@@ -87,12 +93,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser(
         "predict",
-        help="classify image files",
-        description="Classify image files, and all images in folders.",
+        help="classify image or video files",
+        description="Classify image files, or video files with a video model, and all of them in folders.",
         allow_abbrev=False,
     )
     predict.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
-    predict.add_argument("images", metavar="IMAGE", nargs="+", help="image file or folder")
+    predict.add_argument("files", metavar="FILE", nargs="+", help="image file, video file or folder")
     predict.add_argument("--revision", help="commit, tag or branch on the Hub")
     predict.add_argument("--top-k", type=_positive, default=5, help="classes to show (default: %(default)s)")
     predict.add_argument("--batch-size", type=_positive, default=32, help="images at a time (default: %(default)s)")
@@ -237,7 +243,7 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     sections["training"].setdefault("output_dir", str(Path("runs") / Path(arguments.config).stem))
     run = run_config(sections, overrides)
 
-    from .training.image_classification import train_image_classifier
+    from .training.classification import train_classifier
 
     # publishing is one commit of a finished and measured model; the Trainer's own would push many of unfinished ones
     push = run.training.push_to_hub
@@ -248,7 +254,7 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         if run.sections["training"].get("hub_strategy", "end") != "end":
             raise ConfigurationError("dna-hf publishes a finished model alone: training.hub_strategy must be end.")
         sign_in(run.training.hub_token)
-    result = train_image_classifier(run, resume=arguments.resume)
+    result = train_classifier(run, resume=arguments.resume)
     if run.training.process_index == 0:
         rows = [
             ("attention variant", result.attention_variant),
@@ -300,26 +306,20 @@ def compare_command(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
-    from .evaluation.image_classification import evaluate_checkpoint, record_evaluation
+    from .evaluation.image_classification import record_evaluation
     from .training.config_file import data_arguments
     from .training.errors import ConfigurationError
 
-    data = data_arguments(parse_overrides(rest))
+    is_video = _is_video_model(arguments.checkpoint, arguments.revision)
+    data = data_arguments(parse_overrides(rest), VIDEO_MODEL if is_video else IMAGE_MODEL)
     if arguments.record and not Path(arguments.checkpoint).is_dir():
         raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
-    result = evaluate_checkpoint(
-        arguments.checkpoint,
-        data,
-        arguments.split,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        revision=arguments.revision,
-        slices=arguments.slices,
-    )
-    print(table(("class", "images", "accuracy"), _per_class_rows(result.per_class)))
+    samples = "videos" if is_video else "images"
+    result = _evaluate(arguments, data, is_video)
+    print(table(("class", samples, "accuracy"), _per_class_rows(result.per_class, samples)))
     metrics = result.metrics
     rows = [
-        ("images", f"{metrics['images']}"),
+        (samples, f"{metrics[samples]}"),
         ("top-1", f"{100 * metrics['top1']:.2f} %"),
         ("top-5", f"{100 * metrics['top5']:.2f} %"),
         ("mean class accuracy", f"{100 * metrics['mean_class_accuracy']:.2f} %"),
@@ -328,6 +328,10 @@ def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     print("\n" + table((f"{data.dataset}, {arguments.split}", ""), rows))
     if result.slices is not None:
         print("\n" + table(("slice", "images", "top-1", "95 % interval"), _slice_rows(result.slices)))
+    for video in result.unreadable:
+        print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
+    if arguments.confusion is not None:
+        _write_confusion(arguments.confusion, list(result.per_class), result.confusion)
     if arguments.output is not None:
         report = {"checkpoint": arguments.checkpoint, "data": dataclasses.asdict(data), "split": arguments.split}
         report |= dataclasses.asdict(result)
@@ -336,6 +340,49 @@ def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.record:
         record_evaluation(arguments.checkpoint, result)
     return 0
+
+
+def _evaluate(arguments: argparse.Namespace, data: Any, is_video: bool) -> Any:
+    from .evaluation.image_classification import evaluate_checkpoint
+    from .evaluation.video_classification import evaluate_video_checkpoint
+    from .training.errors import ConfigurationError
+
+    common: dict[str, Any] = {"device": arguments.device, "revision": arguments.revision}
+    if not is_video:
+        return evaluate_checkpoint(
+            arguments.checkpoint,
+            data,
+            arguments.split,
+            batch_size=arguments.batch_size or 64,
+            slices=arguments.slices,
+            **common,
+        )
+    if arguments.slices is not None:
+        raise ConfigurationError("--slices is for images: leave it out.")
+    return evaluate_video_checkpoint(
+        arguments.checkpoint, data, arguments.split, batch_size=arguments.batch_size or 8, **common
+    )
+
+
+def _is_video_model(checkpoint: str, revision: str | None) -> bool:
+    """Whether a checkpoint holds a video model; one that cannot be read is told so where it is loaded."""
+    from transformers import AutoConfig
+
+    from . import models  # noqa: F401
+
+    try:
+        return AutoConfig.from_pretrained(checkpoint, revision=revision).model_type == VIDEO_MODEL
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _write_confusion(path: Path, names: list[str], confusion: list[list[int]]) -> None:
+    """A row for every true class, a column for every class it was taken for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true class", *names])
+        writer.writerows([name, *counts] for name, counts in zip(names, confusion, strict=True))
 
 
 def distractors_command(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -447,24 +494,35 @@ def _published_table(published: Any) -> str:
 
 
 def predict_command(arguments: argparse.Namespace, rest: list[str]) -> int:
-    """`dna-hf predict CHECKPOINT IMAGE...`."""
-    from .evaluation.image_classification import load_classifier
-    from .evaluation.predict import classify, image_files
-
+    """`dna-hf predict CHECKPOINT FILE...`."""
     _no_more(rest)
-    files = image_files(arguments.images)
-    model, processor = load_classifier(arguments.checkpoint, arguments.device, arguments.revision)
+    is_video = _is_video_model(arguments.checkpoint, arguments.revision)
     rows, unreadable = [], []
-    for prediction in classify(model, processor, files, top_k=arguments.top_k, batch_size=arguments.batch_size):
+    for prediction in _predictions(arguments, is_video):
         if prediction.error is not None:
             unreadable.append(prediction.error)
         for rank, (name, probability) in enumerate(prediction.classes):
             rows.append(("" if rank else str(prediction.path), name, f"{100 * probability:.1f} %"))
     if rows:
-        print(table(("image", "class", "probability"), rows))
+        print(table(("video" if is_video else "image", "class", "probability"), rows))
     for error in unreadable:
         print(f"dna-hf: error: {error}", file=sys.stderr)
     return 2 if unreadable else 0
+
+
+def _predictions(arguments: argparse.Namespace, is_video: bool) -> Iterable[Any]:
+    where = (arguments.checkpoint, arguments.device, arguments.revision)
+    if is_video:
+        from .evaluation.video_classification import classify_videos, load_video_classifier, video_files
+
+        files = video_files(arguments.files)
+        return classify_videos(*load_video_classifier(*where), files, top_k=arguments.top_k)
+    from .evaluation.image_classification import load_classifier
+    from .evaluation.predict import classify, image_files
+
+    files = image_files(arguments.files)
+    model, processor = load_classifier(*where)
+    return classify(model, processor, files, top_k=arguments.top_k, batch_size=arguments.batch_size)
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
@@ -505,9 +563,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
 
 
-def _per_class_rows(per_class: dict[str, dict[str, float]]) -> list[tuple[str, str, str]]:
+def _per_class_rows(per_class: dict[str, dict[str, float]], samples: str) -> list[tuple[str, str, str]]:
     return [
-        (name, str(figures["images"]), f"{100 * figures['accuracy']:.1f} %" if figures["images"] else "-")
+        (name, str(figures[samples]), f"{100 * figures['accuracy']:.1f} %" if figures[samples] else "-")
         for name, figures in per_class.items()
     ]
 
@@ -525,10 +583,15 @@ def _slice_rows(slices: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
 
 
 def _data_help() -> str:
-    from .data.arguments import DataArguments
+    from .data.arguments import DataArguments, VideoDataArguments
 
-    lines = [f"  --{field.name}  {field.metadata['help']}" for field in dataclasses.fields(DataArguments)]
-    return "keys of section data:\n" + "\n".join(lines)
+    def lines(section: type) -> str:
+        return "\n".join(f"  --{field.name}  {field.metadata['help']}" for field in dataclasses.fields(section))  # type: ignore[arg-type]
+
+    return (
+        f"keys of section data, for images:\n{lines(DataArguments)}\n"
+        f"keys of section data, for videos:\n{lines(VideoDataArguments)}"
+    )
 
 
 def _no_more(rest: list[str]) -> None:

@@ -33,7 +33,7 @@ from dna_hf.models import (
     DnAViTForMaskedImageModeling,
     DnAViTModel,
 )
-from dna_hf.training import image_classification as training
+from dna_hf.training import classification as training
 from dna_hf.training.config_file import run_config
 
 
@@ -227,7 +227,7 @@ def trained(tmp_path_factory):
 
 def test_a_sharded_run_is_that_of_one_process(trained, tmp_path):
     run = trained / "runs" / "tiny"
-    training.train_image_classifier(run_config(plain_sections(), {"output_dir": str(tmp_path / "run")}))
+    training.train_classifier(run_config(plain_sections(), {"output_dir": str(tmp_path / "run")}))
     expected = load_file(tmp_path / "run" / "model.safetensors")
     weights = load_file(run / "model.safetensors")
     assert weights.keys() == expected.keys()

@@ -9,8 +9,8 @@ import yaml
 from conftest import ROOT
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.data.images import image_processor
+from dna_hf.training.classification import build_model, train_classifier
 from dna_hf.training.config_file import read_sections, run_config
-from dna_hf.training.image_classification import build_model, train_image_classifier
 from dna_hf.training.optimizer import decay_parameter_names
 from dna_hf.training.schedule import epoch_cosine
 
@@ -171,7 +171,7 @@ def test_every_configuration_runs_when_scaled_down(path, tmp_path):
         overrides["checkpoint"] = small_checkpoint(tmp_path / "checkpoint")
     else:
         overrides |= SMALL_MODEL
-    result = train_image_classifier(run_config(sections, overrides))
+    result = train_classifier(run_config(sections, overrides))
     assert result.metrics["eval_images"] == 8
     assert (tmp_path / "run" / "model.safetensors").is_file()
     state = yaml.safe_load((tmp_path / "run" / "trainer_state.json").read_text(encoding="utf-8"))

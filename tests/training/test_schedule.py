@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dna_hf.training import image_classification as training
+from dna_hf.training import classification as training
 from dna_hf.training.errors import ConfigurationError
 from dna_hf.training.schedule import epoch_cosine
 
@@ -42,7 +42,7 @@ def test_rates_in_a_run(tmp_path):
         epoch_cosine=True,
         lr_scheduler_kwargs={"warmup_epochs": 2, "warmup_lr": 1e-4, "min_lr": 2e-4},
     )
-    result = training.train_image_classifier(run)
+    result = training.train_classifier(run)
     history = json.loads((result.output_dir / "trainer_state.json").read_text())["log_history"]
     rates = [entry["learning_rate"] for entry in history if "learning_rate" in entry]
     # by hand: epochs 0 and 1 at the start of the warm-up, epoch 2 half way up, epoch 3 at 2 of 4 epochs of the cosine

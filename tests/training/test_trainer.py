@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from conftest import shared_path
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.evaluation.records import read_measurements, read_training, weights_digest
-from dna_hf.training import image_classification as training
+from dna_hf.training import classification as training
 from dna_hf.training.diagnostics import check_finite_loss, negative_scale_statistics
 from dna_hf.training.errors import ConfigurationError, NonFiniteError
 from dna_hf.training.losses import classification_loss
@@ -76,9 +76,9 @@ def test_a_stopped_run_continues_exactly(tmp_path, monkeypatch, boundary, accumu
         "num_train_epochs": 2,
         "metric_for_best_model": "top1",
     }
-    training.train_image_classifier(tiny_run(tmp_path / "straight", **options))
+    training.train_classifier(tiny_run(tmp_path / "straight", **options))
     interrupt(monkeypatch, tmp_path / "stopped", save_steps + 1, options)
-    training.train_image_classifier(tiny_run(tmp_path / "stopped", **options), resume=True)
+    training.train_classifier(tiny_run(tmp_path / "stopped", **options), resume=True)
 
     first, second = last_checkpoint(tmp_path / "straight"), last_checkpoint(tmp_path / "stopped")
     assert first.name == second.name
@@ -110,7 +110,7 @@ def test_average_is_the_closed_form(tmp_path, monkeypatch):
         return trainer
 
     monkeypatch.setattr(training, "build_trainer", recorded)
-    result = training.train_image_classifier(tiny_run(tmp_path / "run", ema_decay=0.8, num_train_epochs=1))
+    result = training.train_classifier(tiny_run(tmp_path / "run", ema_decay=0.8, num_train_epochs=1))
     average = load_file(last_checkpoint(tmp_path / "run") / "ema.safetensors")
     steps = len(history)
     assert steps == 5
@@ -138,7 +138,7 @@ def test_missing_average_is_said(tmp_path, monkeypatch):
     interrupt(monkeypatch, tmp_path / "run", 9, options)
     (last_checkpoint(tmp_path / "run") / "ema.safetensors").unlink()
     with pytest.raises(ConfigurationError, match=r"ema\.safetensors.* is missing"):
-        training.train_image_classifier(tiny_run(tmp_path / "run", **options), resume=True)
+        training.train_classifier(tiny_run(tmp_path / "run", **options), resume=True)
 
 
 def test_loss_of_soft_targets():
@@ -170,8 +170,8 @@ def test_accumulated_soft_losses_are_those_of_one_large_batch(tmp_path):
         "flip_probability": 0.0,
     }
     options |= {"crop_scale": [1.0, 1.0]}
-    large = training.train_image_classifier(tiny_run(tmp_path / "large", **options))
-    small = training.train_image_classifier(
+    large = training.train_classifier(tiny_run(tmp_path / "large", **options))
+    small = training.train_classifier(
         tiny_run(tmp_path / "small", **options, per_device_train_batch_size=2, gradient_accumulation_steps=4)
     )
     logs = [json.loads((run.output_dir / "trainer_state.json").read_text())["log_history"] for run in (large, small)]
@@ -181,7 +181,7 @@ def test_accumulated_soft_losses_are_those_of_one_large_batch(tmp_path):
 
 
 def test_scales_are_logged(tmp_path):
-    result = training.train_image_classifier(tiny_run(tmp_path / "run", logging_steps=5))
+    result = training.train_classifier(tiny_run(tmp_path / "run", logging_steps=5))
     with (result.output_dir / "negative_scale.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["layer"], row["head"]) for row in rows[:5]] == [
@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, what):
 
     monkeypatch.setattr(training, "build_trainer", poisoned)
     with pytest.raises(NonFiniteError) as info:
-        training.train_image_classifier(tiny_run(tmp_path / "run"))
+        training.train_classifier(tiny_run(tmp_path / "run"))
     message = str(info.value)
     assert ("step 1 " if what == "image" else "step 4 ") in message and "rows" in message
     expected = {
@@ -262,7 +262,7 @@ def test_training_reads_repeated_images(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "build_trainer", spied)
     options = {"repeated_augmentation": 3, "per_device_train_batch_size": 6, "num_train_epochs": 2}
-    training.train_image_classifier(tiny_run(tmp_path / "run", **options))
+    training.train_classifier(tiny_run(tmp_path / "run", **options))
     epochs = seen[:7], seen[7:]
     assert [len(batch) for batch in epochs[0]] == [6] * 6 + [4]
     for epoch in epochs:
@@ -275,7 +275,7 @@ def test_a_stream_cannot_repeat_images(tmp_path):
     folder = str(shared_path("data", "cifar10"))
     options = {"dataset": folder, "streaming": True, "repeated_augmentation": 3, "max_steps": 1}
     with pytest.raises(ConfigurationError, match="repeated_augmentation needs random access"):
-        training.train_image_classifier(tiny_run(tmp_path / "run", **options))
+        training.train_classifier(tiny_run(tmp_path / "run", **options))
 
 
 @pytest.mark.parametrize("slow", [True, False])
@@ -305,7 +305,7 @@ def test_a_run_that_waits_for_its_data_says_so(tmp_path, monkeypatch, caplog, sl
     monkeypatch.setattr(training, "build_trainer", build_slow)
     monkeypatch.setattr(logging.getLogger("dna_hf.training.callbacks"), "propagate", True)
     with caplog.at_level("WARNING", logger="dna_hf.training.callbacks"):
-        result = training.train_image_classifier(tiny_run(tmp_path / "run", logging_steps=5, num_train_epochs=1))
+        result = training.train_classifier(tiny_run(tmp_path / "run", logging_steps=5, num_train_epochs=1))
     history = json.loads((result.output_dir / "trainer_state.json").read_text())["log_history"]
     (part,) = [entry["loader_wait"] for entry in history if "loader_wait" in entry]
     assert part > 0.5 if slow else part < 0.2
@@ -319,13 +319,13 @@ def test_too_little_disk_is_said_before_training(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
     with pytest.raises(ConfigurationError, match=r"needs about 0.2 MiB .* are free"):
-        training.train_image_classifier(tiny_run(tmp_path / "run"))
+        training.train_classifier(tiny_run(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     # the model alone fits, 15,246 numbers
-    training.train_image_classifier(tiny_run(tmp_path / "run", save_strategy="no", max_steps=1))
+    training.train_classifier(tiny_run(tmp_path / "run", save_strategy="no", max_steps=1))
     # the model and its average do not
     with pytest.raises(ConfigurationError, match="are free"):
-        training.train_image_classifier(tiny_run(tmp_path / "more", save_strategy="no", max_steps=1, ema_decay=0.9))
+        training.train_classifier(tiny_run(tmp_path / "more", save_strategy="no", max_steps=1, ema_decay=0.9))
 
 
 def test_finite_losses_pass():

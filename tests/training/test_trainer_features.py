@@ -27,9 +27,9 @@ from dna_hf import DnAViTForImageClassification
 from dna_hf.cli import main
 from dna_hf.data import sources
 from dna_hf.evaluation.records import weights_digest
-from dna_hf.training import image_classification as training
+from dna_hf.training import classification as training
 from dna_hf.training.errors import ConfigurationError, NonFiniteError
-from dna_hf.training.trainer import ImageClassificationTrainer
+from dna_hf.training.trainer import ClassificationTrainer
 
 
 sys.path.append(str(Path(__file__).parent))
@@ -134,7 +134,7 @@ def watched(prepared):
 
 
 def train(folder, resume=False, **options):
-    return training.train_image_classifier(tiny_run(folder, **options), resume=resume)
+    return training.train_classifier(tiny_run(folder, **options), resume=resume)
 
 
 def interrupted_and_resumed(monkeypatch, folder, stop, options, then=None):
@@ -595,13 +595,13 @@ def test_a_loss_that_is_not_finite_stops_a_run_with_adapters(tmp_path):
 def command(tmp_path, monkeypatch, capfd):
     """Runs `dna-hf train` here; returns the exit code, stderr and the number of steps that were trained."""
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(SECTIONS), encoding="utf-8")
-    step, steps = ImageClassificationTrainer.training_step, []
+    step, steps = ClassificationTrainer.training_step, []
 
     def counted(*args, **kwargs):
         steps.append(1)
         return step(*args, **kwargs)
 
-    monkeypatch.setattr(ImageClassificationTrainer, "training_step", counted)
+    monkeypatch.setattr(ClassificationTrainer, "training_step", counted)
 
     def run(*words, folder=None, **options):
         options = {"output_dir": folder or tmp_path / "out"} | options

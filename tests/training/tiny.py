@@ -3,7 +3,7 @@
 import pytest
 from transformers import TrainerCallback
 
-from dna_hf.training import image_classification as training
+from dna_hf.training import classification as training
 from dna_hf.training.config_file import run_config
 
 
@@ -63,4 +63,4 @@ def interrupt(monkeypatch, folder, stop, options):
     with monkeypatch.context() as patch:
         patch.setattr(training, "build_trainer", interrupted)
         with pytest.raises(_Interrupted):
-            training.train_image_classifier(tiny_run(folder, **options))
+            training.train_classifier(tiny_run(folder, **options))

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import DataArguments
+from .arguments import DataArguments, VideoDataArguments
 
 
 if TYPE_CHECKING:
     from .sources import LabelledImages
+    from .video_sources import LabelledVideos
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,28 @@ def provenance(arguments: DataArguments, *splits: "LabelledImages") -> DatasetRe
         splits: what was read.
     """
     info = splits[0].rows.info
-    path = Path(arguments.dataset)
     return DatasetRecord(
-        # of a local path the last part: where it lay is nobody else's business
-        name=path.resolve().name if path.exists() else arguments.dataset,
+        name=_public_name(arguments.dataset),
         config=arguments.dataset_config,
         revision=arguments.dataset_revision,
         licence=info.license or None,
         homepage=info.homepage or None,
         splits={split.name: _rows(split) for split in splits},
     )
+
+
+def video_provenance(arguments: VideoDataArguments, *splits: "LabelledVideos") -> DatasetRecord:
+    """The same for videos; the protocol stands for the configuration."""
+    return DatasetRecord(
+        name=_public_name(arguments.dataset),
+        config=arguments.protocol,
+        splits={split.name: len(split.clips) for split in splits},
+    )
+
+
+def _public_name(dataset: str) -> str:
+    """Of a local path the last part: where it lay is nobody else's business."""
+    return Path(dataset).resolve().name if Path(dataset).exists() else dataset
 
 
 def _rows(split: "LabelledImages") -> int | None:

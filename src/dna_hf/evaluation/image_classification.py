@@ -1,7 +1,7 @@
 """Evaluate an image classifier: loss, top-1, top-5 and accuracy per class."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,12 @@ class ClassificationResult:
     """Figures of one model on one split.
 
     Args:
-        metrics: `loss` (mean cross entropy, nats), `top1`, `top5`, `mean_class_accuracy` (in [0, 1]) and `images`.
-        per_class: class name -> `accuracy` and `images`.
+        metrics: `loss` (mean cross entropy, nats), `top1`, `top5`, `mean_class_accuracy` (in [0, 1]) and the number of
+            `images` or `videos`.
+        per_class: class name -> `accuracy` and the same number.
+        confusion: images of a class (row) that were taken for a class (column), in the order of the model's classes.
         measurement: the figures, tied to the weights they were measured on.
+        unreadable: videos that could not be read, and count nowhere.
         slices: where asked for, name of the slice -> `images`, `accuracy` and its 95 % interval from `low` to `high`.
     """
 
@@ -37,6 +40,8 @@ class ClassificationResult:
     per_class: dict[str, dict[str, float]]
     measurement: Measurement | None = None
     slices: dict[str, dict[str, float]] | None = None
+    confusion: list[list[int]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
 
 def top_k_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -175,8 +180,12 @@ def logits_by_batch(model: PreTrainedModel, loader: Any) -> Iterator[tuple[np.nd
         yield outputs.logits.float().cpu().numpy(), batch["labels"].numpy()
 
 
-def classification_result(logits: np.ndarray, labels: np.ndarray, names: list[str]) -> ClassificationResult:
+def classification_result(
+    logits: np.ndarray, labels: np.ndarray, names: list[str], samples: str = "images"
+) -> ClassificationResult:
     """Compute all figures from logits (images, classes), labels (images) and the names of the classes."""
+    confusion = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
     log_probabilities = torch.from_numpy(logits).double().log_softmax(dim=1)
     loss = -log_probabilities[torch.arange(len(labels)), torch.from_numpy(labels)].mean()
     top_k = TopKAccuracy(keep_in_memory=True).compute(predictions=logits, references=labels)
@@ -188,10 +197,11 @@ def classification_result(logits: np.ndarray, labels: np.ndarray, names: list[st
             "loss": float(loss),
             **top_k,
             "mean_class_accuracy": per_class["mean_class_accuracy"],
-            "images": len(labels),
+            samples: len(labels),
         },
         per_class={
-            name: {"accuracy": accuracy, "images": count}
+            name: {"accuracy": accuracy, samples: count}
             for name, accuracy, count in zip(names, per_class["accuracy"], per_class["count"], strict=True)
         },
+        confusion=confusion.tolist(),
     )

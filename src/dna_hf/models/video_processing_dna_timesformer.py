@@ -42,8 +42,8 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
         num_clips (`int`, *optional*, defaults to 1):
             Views over time.
         num_crops (`int`, *optional*, defaults to 1):
-            Views along the long side: 1, or 3 for left, middle and right (top, middle and bottom). The views of a video
-            follow each other in `pixel_values`, the crops of a clip first.
+            Views along the long side: 1, or 3 for left, middle and right (top, middle and bottom). The views of a
+            video follow each other in `pixel_values`, the crops of a clip first.
         do_resize, do_center_crop, do_rescale, do_normalize, do_sample_frames, resample, rescale_factor, image_mean,
         image_std:
             As of every video processor of transformers.

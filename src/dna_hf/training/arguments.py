@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 
-METRICS = ("loss", "top1", "top5")
+METRICS = ("loss", "top1", "top5", "mean_class_accuracy")
 EPOCH_COSINE_KEYS = {"warmup_epochs", "warmup_lr", "min_lr"}
 
 
 @dataclass
 class DnATrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` and what image classification recipes need beyond them."""
+    """`transformers.TrainingArguments` and what the recipes of classifiers need beyond them."""
 
     decay_all: bool = field(
         default=False,

@@ -1,8 +1,8 @@
 """Read a run from a YAML file and command-line overrides, and refuse what it does not mean.
 
 A file has three sections: `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
-([`~dna_hf.data.arguments.DataArguments`]) and `training` (any field of `transformers.TrainingArguments`, and of
-[`~dna_hf.training.arguments.DnATrainingArguments`]).
+([`~dna_hf.data.arguments.DataArguments`], for videos [`~dna_hf.data.arguments.VideoDataArguments`]) and `training` (any
+field of `transformers.TrainingArguments`, and of [`~dna_hf.training.arguments.DnATrainingArguments`]).
 """
 
 import dataclasses
@@ -18,13 +18,18 @@ import yaml
 from huggingface_hub.dataclasses import type_validator
 from transformers import AutoConfig
 
-from ..data.arguments import DataArguments
+from ..data.arguments import CommonDataArguments, DataArguments, VideoDataArguments
 from .arguments import DnATrainingArguments
 from .errors import ConfigurationError, sentence
 
 
 SECTIONS = ("model", "data", "training")
-MODEL_TYPES = ("dna_vit",)
+# model type -> what its data section takes
+DATA_ARGUMENTS: dict[str, type[CommonDataArguments]] = {
+    "dna_vit": DataArguments,
+    "dna_timesformer": VideoDataArguments,
+}
+MODEL_TYPES = tuple(DATA_ARGUMENTS)
 POSITIVE_TRAINING_FIELDS = (
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -53,7 +58,7 @@ class RunConfig:
 
     model_arguments: ModelArguments
     model: dict[str, Any]
-    data: DataArguments
+    data: Any
     training: DnATrainingArguments
     # the sections as given, to be written beside the results
     sections: dict[str, dict[str, Any]]
@@ -147,9 +152,10 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
     """
     sections = {name: dict(sections.get(name, {})) for name in SECTIONS}
     model_type = (overrides or {}).get("model_type", sections["model"].get("model_type", "dna_vit"))
+    fields = model_fields(model_type)
     known = {
-        "model": _fields(ModelArguments) | model_fields(model_type),
-        "data": _fields(DataArguments),
+        "model": _fields(ModelArguments) | fields,
+        "data": _fields(DATA_ARGUMENTS[model_type]),
         "training": _fields(DnATrainingArguments),
     }
     _apply(sections, overrides or {}, known)
@@ -162,21 +168,21 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
     return RunConfig(
         model_arguments=ModelArguments(**model_arguments),
         model=model,
-        data=_build("data", DataArguments, sections["data"]),
+        data=_build("data", DATA_ARGUMENTS[model_type], sections["data"]),
         training=_build("training", DnATrainingArguments, sections["training"]),
         sections=sections,
     )
 
 
-def data_arguments(overrides: dict[str, Any]) -> DataArguments:
-    """Check the keys of a `data` section alone.
+def data_arguments(overrides: dict[str, Any], model_type: str = "dna_vit") -> Any:
+    """Check the keys of a `data` section alone: `DataArguments`, or `VideoDataArguments` for a video model.
 
     Raises:
         ConfigurationError: see [`run_config`].
     """
     sections: dict[str, dict[str, Any]] = {"data": {}}
-    _apply(sections, overrides, {"data": _fields(DataArguments)})
-    return _build("data", DataArguments, sections["data"])
+    _apply(sections, overrides, {"data": _fields(DATA_ARGUMENTS[model_type])})
+    return _build("data", DATA_ARGUMENTS[model_type], sections["data"])
 
 
 def _apply(sections: dict[str, dict[str, Any]], overrides: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:

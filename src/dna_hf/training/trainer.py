@@ -1,4 +1,4 @@
-"""transformers' Trainer, and what it lacks for image classification."""
+"""transformers' Trainer, and what it lacks for classification."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,6 +10,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Sampler
 from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import DnATrainingArguments
 from .callbacks import BestCheckpoint, LoaderWait
@@ -20,7 +21,7 @@ from .optimizer import apply_layer_decay, decay_parameter_names
 from .schedule import epoch_cosine_schedule
 
 
-class ImageClassificationTrainer(Trainer):
+class ClassificationTrainer(Trainer):
     """A Trainer for [`~dna_hf.training.arguments.DnATrainingArguments`].
 
     - Its evaluations leave the random state of training alone: where one falls between a checkpoint and the next step,
@@ -165,6 +166,12 @@ class ImageClassificationTrainer(Trainer):
             yield
         finally:
             model.float().load_state_dict(own)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """Run the evaluation; the loss is that of `compute_metrics`, if it has one, and not the mean over batches."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        own = (output.metrics or {}).pop(f"{metric_key_prefix}_cross_entropy", None)
+        return output if own is None else output._replace(metrics=output.metrics | {f"{metric_key_prefix}_loss": own})
 
     def _evaluate_average(self, average: ExponentialMovingAverage, eval_dataset: Any, prefix: str) -> dict[str, float]:
         """Metrics of the averaged weights. Callbacks see one evaluation: that of the weights themselves."""

@@ -18,7 +18,7 @@ from transformers import (
 from conftest import shared_path
 from dna_hf import DnAViTForImageClassification
 from dna_hf.data.errors import DataError
-from dna_hf.training import image_classification as training
+from dna_hf.training import classification as training
 from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
 
@@ -46,7 +46,7 @@ def log(folder):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
-    return training.train_image_classifier(tiny_run(folder))
+    return training.train_classifier(tiny_run(folder))
 
 
 def test_a_run_leaves_a_complete_checkpoint(finished):
@@ -71,18 +71,18 @@ def test_a_run_leaves_a_complete_checkpoint(finished):
 
 
 def test_the_same_seed_gives_the_same_model_bit_for_bit(finished, tmp_path):
-    training.train_image_classifier(tiny_run(tmp_path / "again"))
+    training.train_classifier(tiny_run(tmp_path / "again"))
     assert_same_weights(weights(finished.output_dir), weights(tmp_path / "again"))
     assert log(finished.output_dir) == log(tmp_path / "again")
 
 
 def test_loader_workers_change_nothing(finished, tmp_path):
-    training.train_image_classifier(tiny_run(tmp_path / "workers", dataloader_num_workers=2))
+    training.train_classifier(tiny_run(tmp_path / "workers", dataloader_num_workers=2))
     assert_same_weights(weights(finished.output_dir), weights(tmp_path / "workers"))
 
 
 def test_another_seed_gives_another_model(finished, tmp_path):
-    training.train_image_classifier(tiny_run(tmp_path / "other", seed=1))
+    training.train_classifier(tiny_run(tmp_path / "other", seed=1))
     other = weights(tmp_path / "other")
     assert any(not torch.equal(tensor, other[name]) for name, tensor in weights(finished.output_dir).items())
 
@@ -100,11 +100,11 @@ def test_another_seed_gives_another_model(finished, tmp_path):
 def test_a_stopped_run_continues_exactly(tmp_path, monkeypatch, save_steps, stop, options):
     """Five batches an epoch; the run is interrupted after `stop` steps and resumed from its last checkpoint."""
     options = options | {"save_steps": save_steps}
-    training.train_image_classifier(tiny_run(tmp_path / "straight", **options))
+    training.train_classifier(tiny_run(tmp_path / "straight", **options))
 
     interrupt(monkeypatch, tmp_path / "stopped", stop, options)
     assert [path.name for path in (tmp_path / "stopped").glob("checkpoint-*")] == [f"checkpoint-{save_steps}"]
-    training.train_image_classifier(tiny_run(tmp_path / "stopped", **options), resume=True)
+    training.train_classifier(tiny_run(tmp_path / "stopped", **options), resume=True)
 
     assert_same_weights(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
     evaluations = [[entry for entry in log(tmp_path / run) if "eval_loss" in entry] for run in ("straight", "stopped")]
@@ -115,25 +115,25 @@ def test_a_stopped_run_continues_exactly(tmp_path, monkeypatch, save_steps, stop
 def test_an_output_folder_with_another_run_is_left_alone(finished, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in finished.output_dir.rglob("*")}
     with pytest.raises(ConfigurationError, match="not empty: pass --resume"):
-        training.train_image_classifier(tiny_run(finished.output_dir))
+        training.train_classifier(tiny_run(finished.output_dir))
     with pytest.raises(ConfigurationError, match=r"model.hidden_size = 16, not 32"):
-        training.train_image_classifier(tiny_run(finished.output_dir, hidden_size=32), resume=True)
+        training.train_classifier(tiny_run(finished.output_dir, hidden_size=32), resume=True)
     with pytest.raises(ConfigurationError, match=r"data.max_train_samples"):
-        training.train_image_classifier(tiny_run(finished.output_dir, max_train_samples=41), resume=True)
+        training.train_classifier(tiny_run(finished.output_dir, max_train_samples=41), resume=True)
     assert before == {path: path.stat().st_mtime_ns for path in finished.output_dir.rglob("*")}
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="file"):
-        training.train_image_classifier(tiny_run(tmp_path / "file"))
+        training.train_classifier(tiny_run(tmp_path / "file"))
 
 
 def test_nothing_to_resume_is_said(tmp_path, finished):
     with pytest.raises(ConfigurationError, match="no checkpoint to resume"):
-        training.train_image_classifier(tiny_run(tmp_path / "new"), resume=True)
+        training.train_classifier(tiny_run(tmp_path / "new"), resume=True)
     assert not (tmp_path / "new").exists()
     shutil.copytree(finished.output_dir, tmp_path / "foreign")
     (tmp_path / "foreign" / "run.yaml").unlink()
     with pytest.raises(ConfigurationError, match=r"no run\.yaml"):
-        training.train_image_classifier(tiny_run(tmp_path / "foreign"), resume=True)
+        training.train_classifier(tiny_run(tmp_path / "foreign"), resume=True)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_nothing_to_resume_is_said(tmp_path, finished):
 )
 def test_a_run_that_cannot_work_writes_nothing(tmp_path, overrides, message):
     with pytest.raises(ConfigurationError, match=message):
-        training.train_image_classifier(tiny_run(tmp_path / "run", **overrides))
+        training.train_classifier(tiny_run(tmp_path / "run", **overrides))
     assert not (tmp_path / "run").exists()
 
 
@@ -164,7 +164,7 @@ def test_an_unreadable_image_stops_the_run_and_is_named(tmp_path):
                 Image.new("RGB", (28, 28)).save(tmp_path / "data" / split / label / f"{number}.png")
     (tmp_path / "data" / "train" / "b" / "2.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"cannot read image .*b.2\.png"):
-        training.train_image_classifier(tiny_run(tmp_path / "run", dataset=str(tmp_path / "data")))
+        training.train_classifier(tiny_run(tmp_path / "run", dataset=str(tmp_path / "data")))
     assert not list(tmp_path.glob("run/*"))
 
 
@@ -176,7 +176,7 @@ def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(finished, tmp_path)
         max_steps=1,
         learning_rate=1e-9,
     )
-    training.train_image_classifier(run)
+    training.train_classifier(run)
     before, after = weights(finished.output_dir), weights(tmp_path / "tuned")
     name = "dna_vit.embeddings.cls_token"
     assert torch.allclose(before[name], after[name], atol=1e-6)
@@ -187,27 +187,27 @@ def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(finished, tmp_path)
 def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
     run = tiny_run(tmp_path / "run", checkpoint=str(finished.output_dir), attention_variant="softmax")
     with pytest.raises(ConfigurationError, match="does not fit"):
-        training.train_image_classifier(run)
+        training.train_classifier(run)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
     with pytest.raises(ConfigurationError, match="'vit' model, not a DnA model"):
-        training.train_image_classifier(run_config({}, {"output_dir": "x", "checkpoint": str(tmp_path / "vit")}))
+        training.train_classifier(run_config({}, {"output_dir": "x", "checkpoint": str(tmp_path / "vit")}))
 
 
 def test_streamed_training(tmp_path):
     options = {"dataset": str(shared_path("data", "cifar10")), "streaming": True, "image_size": 28}
     with pytest.raises(ConfigurationError, match="max_steps"):
-        training.train_image_classifier(tiny_run(tmp_path / "endless", **options))
+        training.train_classifier(tiny_run(tmp_path / "endless", **options))
     for name in ("first", "second"):
-        training.train_image_classifier(tiny_run(tmp_path / name, max_steps=6, **options))
+        training.train_classifier(tiny_run(tmp_path / name, max_steps=6, **options))
     assert_same_weights(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
 def test_trackers_write_when_asked(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    training.train_image_classifier(tiny_run(tmp_path / "run", report_to="tensorboard", max_steps=2))
+    training.train_classifier(tiny_run(tmp_path / "run", report_to="tensorboard", max_steps=2))
     assert list((tmp_path / "board").rglob("events.out.tfevents.*"))

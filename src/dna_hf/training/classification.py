@@ -1,4 +1,4 @@
-"""Train an image classifier with transformers' Trainer."""
+"""Train a classifier of images or videos with transformers' Trainer."""
 
 import time
 from dataclasses import dataclass
@@ -9,22 +9,14 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    PreTrainedConfig,
     PreTrainedModel,
     TrainerCallback,
     set_seed,
 )
 
 from ..conversion.report import conversion_source
-from ..data.augmentation import TrainingAugmentation
-from ..data.images import ImageProcessor, image_processor, output_size, torch_dataset
 from ..data.mixing import MixingCollator
-from ..data.provenance import provenance
 from ..data.sampling import RepeatedSampler
-from ..data.sources import LabelledImages, load_train_and_eval
-from ..evaluation.image_classification import top_k_metrics
 from ..evaluation.records import (
     Measurement,
     TrainingRun,
@@ -39,11 +31,12 @@ from ..evaluation.records import (
 )
 from .callbacks import AugmentationEpoch, EarlyStopping, NegativeScaleLog, RunRecord
 from .checkpoint import check_disk, find_checkpoint
-from .config_file import MODEL_TYPES, RunConfig
+from .config_file import RunConfig
 from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError, sentence
 from .losses import classification_loss
-from .trainer import ImageClassificationTrainer
+from .tasks import task_of
+from .trainer import ClassificationTrainer
 
 
 # where the averaged weights are saved, as a checkpoint of their own
@@ -69,8 +62,8 @@ class TrainingResult:
     output_dir: Path
 
 
-def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingResult:
-    """Train, evaluate and save an image classifier.
+def train_classifier(run: RunConfig, *, resume: bool = False) -> TrainingResult:
+    """Train, evaluate and save a classifier of images or videos.
 
     Args:
         run: as [`~dna_hf.training.config_file.run_config`] returns it.
@@ -86,16 +79,14 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
         raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
     checkpoint = find_checkpoint(run, resume)
     set_seed(run.training.seed)
-    train_images, eval_images = load_train_and_eval(run.data, run.training.seed)
-    if len(train_images.class_names) < 2:
+    train, evaluation = task_of(run).load(run)
+    if len(train.class_names) < 2:
         raise ConfigurationError(
-            f"data set {run.data.dataset!r} has one class, {train_images.class_names[0]!r}: there is nothing to learn."
+            f"data set {run.data.dataset!r} has one class, {train.class_names[0]!r}: there is nothing to learn."
         )
-    if run.data.streaming and run.training.max_steps < 1:
-        raise ConfigurationError("a streamed data set has no length: set training.max_steps.")
-    model, processor = build_model(run, train_images.class_names)
+    model, processor = build_model(run, train.class_names)
     check_disk(run, model)
-    trainer = build_trainer(run, model, processor, train_images, eval_images)
+    trainer = build_trainer(run, model, processor, train, evaluation)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     seconds = time.monotonic() - start
@@ -109,29 +100,32 @@ def train_image_classifier(run: RunConfig, *, resume: bool = False) -> TrainingR
     # sharded weights (FSDP) are gathered by all processes together
     weights = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.is_world_process_zero():
-        _write_records(run, trainer, weights, train_images, eval_images, metrics, seconds, checkpoint is not None)
+        _write_records(run, trainer, weights, train, evaluation, metrics, seconds, checkpoint is not None)
     variant = model.config.attention_variant
     return TrainingResult(metrics, variant, model.num_parameters(), seconds, run.output_dir)
 
 
-def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel, ImageProcessor]:
-    """A fresh model, or one from a checkpoint with a head for the classes of the data, and its image processor.
+def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel, Any]:
+    """A fresh model, or one from a checkpoint with a head for the classes of the data, and its processor.
 
     Raises:
         ConfigurationError: if the configuration is inconsistent, or the checkpoint does not fit it.
     """
     labels = {"id2label": dict(enumerate(class_names)), "label2id": {n: i for i, n in enumerate(class_names)}}
-    source = run.model_arguments.checkpoint
+    source, task = run.model_arguments.checkpoint, task_of(run)
     try:
         if source is None:
             config = AutoConfig.for_model(run.model_arguments.model_type, **run.model, **labels)
-            return AutoModelForImageClassification.from_config(config), image_processor(run.data, _image_size(config))
+            return task.auto_model.from_config(config), task.fresh_processor(run, config)
         revision = run.model_arguments.checkpoint_revision
         config = AutoConfig.from_pretrained(source, revision=revision, **run.model, **labels)
-        if config.model_type not in MODEL_TYPES:
-            raise ValueError(f"checkpoint {source!r} holds a {config.model_type!r} model, not a DnA model.")
+        if config.model_type != run.model_arguments.model_type:
+            raise ValueError(
+                f"checkpoint {source!r} holds a {config.model_type!r} model, but model_type is "
+                f"{run.model_arguments.model_type!r}: set model_type, or convert the checkpoint."
+            )
         # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
-        model, info = AutoModelForImageClassification.from_pretrained(
+        model, info = task.auto_model.from_pretrained(
             source,
             config=config,
             revision=revision,
@@ -139,16 +133,12 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        processor = AutoImageProcessor.from_pretrained(source, revision=revision)
+        processor = task.load_processor(run, source, revision)
     except StrictDataclassError as error:
         raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
     except (OSError, ValueError, ImportError) as error:
         raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[0]}") from error
-    if not config.interpolate_pos_encoding and output_size(processor) != _image_size(config):
-        raise ConfigurationError(
-            f"the image processor of {source!r} makes images of {output_size(processor)} pixels, but the model takes "
-            f"{_image_size(config)}: convert it with --image-size."
-        )
+    task.check_processor(source, processor, config)
     # a new head is what fine-tuning is about; anything else that does not come from the checkpoint is a mistake
     strangers = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
     strangers = [key for key in strangers if not key.startswith("classifier.")]
@@ -162,15 +152,16 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
 
 def _write_records(
     run: RunConfig,
-    trainer: ImageClassificationTrainer,
+    trainer: ClassificationTrainer,
     weights: dict[str, torch.Tensor],
-    train_images: LabelledImages,
-    eval_images: LabelledImages,
+    train: Any,
+    evaluation: Any,
     metrics: dict[str, float],
     seconds: float,
     resumed: bool,
 ) -> None:
     """Write down how the saved weights were made and what was measured on them, for their model card."""
+    task = task_of(run)
     saved = [(run.output_dir, "eval_", weights)]
     if trainer.average is not None:
         saved.append((run.output_dir / AVERAGE_FOLDER, "eval_ema_", trainer.average.model.state_dict()))
@@ -184,7 +175,7 @@ def _write_records(
             "weights": weights_digest(tensors),
         }
         training = TrainingRun(
-            dataset=provenance(run.data, train_images),
+            dataset=task.provenance(run.data, train),
             settings=without_secrets(run.sections),
             started_from=_origin(run.model_arguments.checkpoint),
             seconds=round(seconds, 1),
@@ -195,11 +186,11 @@ def _write_records(
             **common,
         )
         measurement = Measurement(
-            task="image-classification",
-            dataset=provenance(run.data, eval_images),
-            split=eval_images.name,
+            task=task.name,
+            dataset=task.provenance(run.data, evaluation),
+            split=evaluation.name,
             metrics={name: metrics[f"{prefix}{name}"] for name in ("top1", "top5", "loss")},
-            samples=int(metrics[f"{prefix}images"]),
+            samples=int(metrics[f"{prefix}{task.samples}"]),
             **common,
         )
         record_training(folder, training)
@@ -216,20 +207,18 @@ def _origin(checkpoint: str | None) -> str | None:
 def build_trainer(
     run: RunConfig,
     model: PreTrainedModel,
-    processor: ImageProcessor,
-    train_images: LabelledImages,
-    eval_images: LabelledImages,
-) -> ImageClassificationTrainer:
+    processor: Any,
+    train: Any,
+    evaluation: Any,
+) -> ClassificationTrainer:
     """The Trainer of a run, with its data sets, metrics and callbacks.
 
     Raises:
         ConfigurationError: if the Trainer refuses its arguments, e.g. for a tracker that is not installed.
     """
-    augmentation = TrainingAugmentation(run.data, output_size(processor), processor.resample)  # type: ignore[union-attr]
-    train_dataset = torch_dataset(
-        train_images, processor, augmentation, seed=run.training.seed, shuffle_buffer=run.data.shuffle_buffer
-    )
-    collator = _mixing_collator(run, train_dataset, len(train_images.class_names))
+    task = task_of(run)
+    train_dataset, eval_dataset = task.datasets(run, train, evaluation, processor)
+    collator = _mixing_collator(run, train_dataset, len(train.class_names))
     callbacks: list[TrainerCallback] = [
         AugmentationEpoch(train_dataset),
         NegativeScaleLog(),
@@ -238,13 +227,13 @@ def build_trainer(
     if run.training.early_stopping_patience is not None:
         callbacks.append(EarlyStopping(run.training.early_stopping_patience))
     try:
-        return ImageClassificationTrainer(
+        return ClassificationTrainer(
             model=model,
             args=run.training,
             train_dataset=train_dataset,
-            eval_dataset=torch_dataset(eval_images, processor),
+            eval_dataset=eval_dataset,
             processing_class=processor,
-            compute_metrics=top_k_metrics,
+            compute_metrics=task.metrics,
             compute_loss_func=None if collator is None else classification_loss,
             train_collator=collator,
             train_sampler=_sampler(run, train_dataset),
@@ -257,7 +246,7 @@ def build_trainer(
 
 def _sampler(run: RunConfig, dataset: Any) -> RepeatedSampler | None:
     """The sampler of repeated augmentation, `None` for the usual one."""
-    repeats = run.data.repeated_augmentation
+    repeats = getattr(run.data, "repeated_augmentation", 1)
     if repeats == 1:
         return None
     if run.data.streaming:
@@ -281,8 +270,3 @@ def _mixing_collator(run: RunConfig, dataset: Any, num_classes: int) -> MixingCo
         seed=run.training.seed,
         clock=dataset,
     )
-
-
-def _image_size(config: PreTrainedConfig) -> tuple[int, int]:
-    size = config.image_size
-    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -1,0 +1,95 @@
+"""The motion task: images that move on a circle, and the class is the motion.
+
+An image of the embedded part of Fashion-MNIST jumps, black around it, from one to another of 16 positions on a
+circle. A class is a number of positions per frame; it has no factor in common with 16, so that a clip shows every
+position once. All classes thus have the same frames, in different orders, and every image comes in every class: what
+a model makes of the frames without their order, it makes of all 8 clips of an image, and it is right about one of
+them. A horizontal flip turns a class into another one.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from .video_sources import Clip, LabelledVideos
+
+
+MOVING = "moving-fashion-mnist"
+# positions that a clip moves on by in every frame, clockwise; there are as many frames as positions
+STEPS = (1, 3, 5, 7, -1, -3, -5, -7)
+CLASS_NAMES = tuple(f"{'clockwise' if step > 0 else 'counterclockwise'} {abs(step)}" for step in STEPS)
+NUM_POSITIONS = 16
+# all in pixels; at every position the image lies in the frame
+FRAME_SIZE = 32
+IMAGE_SIZE = 14
+RADIUS = 9
+# split -> how many of its images move
+IMAGES = {"train": 2000, "test": 100}
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionClip(Clip):
+    """A clip of the motion task, which is drawn when it is needed.
+
+    Args:
+        split: of the embedded images, `"train"` or `"test"`.
+        image: number of the image in that split.
+        position: of the first frame, counted clockwise from the top.
+        step: by how many positions the image moves on in every frame, clockwise if positive.
+    """
+
+    split: str
+    image: int
+    position: int
+    step: int
+
+    def render(self) -> np.ndarray:
+        """Draw the clip.
+
+        Returns:
+            Frames (16, 32, 32, 3), uint8, the channels alike.
+        """
+        image = small_images(self.split)[self.image]
+        frames = np.zeros((NUM_POSITIONS, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)
+        for time, frame in enumerate(frames):
+            row, column = corner(self.position + self.step * time)
+            frame[row : row + IMAGE_SIZE, column : column + IMAGE_SIZE] = image
+        return np.repeat(frames[..., None], 3, axis=-1)
+
+
+def motion_splits() -> dict[str, LabelledVideos]:
+    """The splits `train` and `test`, the same ones in every call; no image is in both.
+
+    Every image is in every class once, beginning at a random position.
+    """
+    random = np.random.default_rng(SEED)
+    splits = {}
+    for split, count in IMAGES.items():
+        images = np.sort(random.permutation(len(small_images(split)))[:count]).tolist()
+        motions = [(image, label, step) for image in images for label, step in enumerate(STEPS)]
+        positions = random.integers(NUM_POSITIONS, size=len(motions)).tolist()
+        clips: list[Clip] = [
+            MotionClip(f"{MOVING}/{split}/{number}", label, split=split, image=image, position=position, step=step)
+            for number, ((image, label, step), position) in enumerate(zip(motions, positions, strict=True))
+        ]
+        splits[split] = LabelledVideos(clips, list(CLASS_NAMES), split)
+    return splits
+
+
+def corner(position: int) -> tuple[int, int]:
+    """Row and column of the upper left pixel of the image at a position of the circle."""
+    angle = 2 * np.pi * (position % NUM_POSITIONS) / NUM_POSITIONS
+    centre = (FRAME_SIZE - IMAGE_SIZE) / 2
+    return round(centre - RADIUS * np.cos(angle)), round(centre + RADIUS * np.sin(angle))
+
+
+@lru_cache
+def small_images(split: str) -> np.ndarray:
+    """The embedded images of a split, of half their size: (images, 14, 14), uint8."""
+    arrays = np.load(Path(__file__).with_name("fashion_mnist_mini") / "fashion_mnist_mini.npz")
+    images = arrays[f"x_{split}"]
+    parts = images.reshape(len(images), IMAGE_SIZE, 2, IMAGE_SIZE, 2)
+    return parts.mean(axis=(2, 4)).round().astype(np.uint8)

@@ -1,0 +1,290 @@
+"""Turn clips into tensors: reading, augmentation and the torch data set that a Trainer reads.
+
+Augmentation draws from a generator seeded by (seed, epoch, row), as for images. A clip that cannot be read ends the
+run, or is left out: in evaluation its label becomes -100, which losses and metrics pass over; in training the next
+clip that can be read takes its place. Either way it is listed in a file.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..models.video_decoding import BASE_FRAME_RATE, FrameSampling
+from ..models.video_processing_dna_timesformer import DnATimesformerVideoProcessor, as_frames, short_side_size
+from .arguments import VideoDataArguments
+from .errors import DataError
+from .images import read_image_file
+from .motion import MotionClip
+from .video_sources import Clip, LabelledVideos
+
+
+# label of a clip that could not be read; torch's losses pass over it
+UNREADABLE = -100
+
+
+class VideoReader:
+    """Reads frames of clips, videos in a process of its own that is killed when it takes too long.
+
+    Args:
+        timeout: seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._owner = 0
+        self._process: subprocess.Popen | None = None
+        self._connection: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"timeout": self.timeout, "_owner": 0, "_process": None, "_connection": None}
+
+    def read(self, clip: Clip, sampling: FrameSampling) -> torch.Tensor:
+        """Frames (frames, channels, height, width) of a clip, in bytes.
+
+        Raises:
+            DataError: naming the clip, if it cannot be read in time.
+        """
+        if isinstance(clip, MotionClip):
+            frames = clip.render()
+            return as_frames(frames[sampling(len(frames), BASE_FRAME_RATE)])
+        if clip.frames is not None:
+            numbers = sampling(len(clip.frames), BASE_FRAME_RATE)
+            pictures = [np.asarray(read_image_file(clip.frames[number])) for number in numbers]
+            if len({picture.shape for picture in pictures}) > 1:
+                raise DataError(f"cannot read video {clip.path!r}: its frames have different sizes.")
+            return as_frames(np.stack(pictures))
+        return as_frames(self._decode(clip, sampling))
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None and self._owner == os.getpid():
+            self._connection.close()
+            self._process.kill()
+            self._process.wait()
+        self._process = self._connection = None
+
+    def _decode(self, clip: Clip, sampling: FrameSampling) -> np.ndarray:
+        self._start()
+        try:
+            self._connection.send((clip.path, dataclasses.asdict(sampling), clip.start, clip.end))
+            if not self._connection.poll(self.timeout):
+                self.close()
+                raise DataError(f"cannot read video {clip.path!r}: it is not decoded after {self.timeout:g} s.")
+            kind, answer = self._connection.recv()
+            if kind == "frames":
+                return np.frombuffer(bytearray(self._connection.recv_bytes()), dtype=np.uint8).reshape(answer)
+        except (EOFError, OSError) as error:
+            self.close()
+            raise DataError(f"cannot read video {clip.path!r}: decoding it crashed.") from error
+        raise DataError(f"cannot read video {clip.path!r}: {answer}.")
+
+    def _start(self) -> None:
+        """Start the process, one for each worker of a loader."""
+        if self._process is not None and self._owner == os.getpid():
+            return
+        self._connection, other = Pipe()
+        script = str(Path(__file__).with_name("decoding_process.py"))
+        with other:
+            self._process = subprocess.Popen(
+                [sys.executable, script, str(other.fileno()), str(self.timeout)],
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self._owner = os.getpid()
+
+
+class VideoAugmentation:
+    """Random frames, random size, random crop and horizontal flip, the same for all frames of a clip.
+
+    Args:
+        arguments: of the `data` section.
+        processor: says how many frames, of which size.
+    """
+
+    def __init__(self, arguments: VideoDataArguments, processor: DnATimesformerVideoProcessor) -> None:
+        self.kind = arguments.train_sampling
+        self.rate = arguments.sampling_rate
+        self.flip_probability = arguments.flip_probability
+        self.num_frames = processor.num_frames
+        self.crop_size = output_size(processor)
+        short = min(self.crop_size)
+        self.short_side = arguments.short_side or [short * 8 // 7, short * 10 // 7]
+        if self.short_side[0] < max(self.crop_size):
+            raise DataError(f"short_side ({self.short_side[0]}) is smaller than the crop of {self.crop_size} pixels.")
+
+    def sampling(self, random: np.random.Generator) -> FrameSampling:
+        """Which frames of a clip to read."""
+        draws = tuple(random.random(self.num_frames).tolist())
+        return FrameSampling(self.kind, self.num_frames, self.rate, draws=draws)
+
+    def __call__(
+        self, frames: torch.Tensor, processor: DnATimesformerVideoProcessor, random: np.random.Generator
+    ) -> torch.Tensor:
+        """Augment and normalise frames (frames, channels, height, width)."""
+        short_side = int(random.integers(self.short_side[0], self.short_side[1] + 1))
+        frames = processor.resize_frames(frames.float(), short_side_size(*frames.shape[-2:], short_side))
+        height, width = self.crop_size
+        top = int(random.integers(frames.shape[-2] - height + 1))
+        left = int(random.integers(frames.shape[-1] - width + 1))
+        frames = frames[..., top : top + height, left : left + width]
+        if random.random() < self.flip_probability:
+            frames = frames.flip(-1)
+        return processor.normalize_frames(frames)
+
+
+class VideoDataset(Dataset):
+    """A split: rows to samples `{"pixel_values": (frames, channels, height, width), "labels": int, "rows": int}`.
+
+    Args:
+        videos: the split.
+        processor: makes tensors of clips; its views over time and space come one after the other (of evaluation).
+        arguments: of the `data` section.
+        augmentation: for training; without it nothing is random.
+        seed: of the augmentation.
+        bad_list: file that gets a line for every clip that could not be read.
+    """
+
+    def __init__(
+        self,
+        videos: LabelledVideos,
+        processor: DnATimesformerVideoProcessor,
+        arguments: VideoDataArguments,
+        augmentation: VideoAugmentation | None = None,
+        *,
+        seed: int = 0,
+        bad_list: Path | None = None,
+    ) -> None:
+        self.videos = videos
+        self.processor = processor
+        self.augmentation = augmentation
+        self.skips = arguments.on_error == "skip"
+        self.seed = seed
+        self.bad_list = bad_list
+        self.reader = VideoReader(arguments.video_timeout)
+        # in shared memory, so that persistent loader workers see the epoch change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the augmentation is drawn for."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell which epoch the augmentation is drawn for."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.videos.clips)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        clip = self.videos.clips[row]
+        try:
+            return {"pixel_values": self._pixels(clip, row), "labels": clip.label, "rows": row}
+        except DataError as error:
+            if not self.skips:
+                raise
+            self._list(clip, error)
+        if self.augmentation is None:
+            return {"pixel_values": self._blank(), "labels": UNREADABLE, "rows": row}
+        return self._next_readable(row)
+
+    def _next_readable(self, row: int) -> dict[str, Any]:
+        """The sample of the next clip that can be read."""
+        for step in range(1, len(self)):
+            other = (row + step) % len(self)
+            clip = self.videos.clips[other]
+            try:
+                return {"pixel_values": self._pixels(clip, other), "labels": clip.label, "rows": other}
+            except DataError as error:
+                self._list(clip, error)
+        raise DataError(f"no video of split {self.videos.name!r} can be read.")
+
+    def _pixels(self, clip: Clip, row: int) -> torch.Tensor:
+        if self.augmentation is not None:
+            random = np.random.default_rng((self.seed, self.epoch, row))
+            frames = self.reader.read(clip, self.augmentation.sampling(random))
+            return self.augmentation(frames, self.processor, random)
+        views = [
+            view
+            for sampling in self.processor.samplings()
+            for view in self.processor.crops(self.reader.read(clip, sampling))
+        ]
+        return views[0] if len(views) == 1 else torch.stack(views)
+
+    def _blank(self) -> torch.Tensor:
+        shape = (self.processor.num_frames, 3, *output_size(self.processor))
+        views = self.processor.num_clips * self.processor.num_crops
+        return torch.zeros(shape if views == 1 else (views, *shape))
+
+    def _list(self, clip: Clip, error: DataError) -> None:
+        """Write down a clip that could not be read. Workers and processes share the file: a line is one write."""
+        if self.bad_list is None:
+            return
+        self.bad_list.parent.mkdir(parents=True, exist_ok=True)
+        with self.bad_list.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"video": clip.path, "error": str(error)}) + "\n")
+
+
+def read_bad_list(path: Path) -> dict[str, str]:
+    """Clips that could not be read, and why."""
+    if not path.exists():
+        return {}
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {entry["video"]: entry["error"] for entry in entries}
+
+
+def video_processor(
+    arguments: VideoDataArguments, image_size: tuple[int, int], num_frames: int
+) -> DnATimesformerVideoProcessor:
+    """The video processor of a new model: `num_frames` frames of (height, width) pixels."""
+    height, width = image_size
+    return DnATimesformerVideoProcessor(
+        num_frames=num_frames,
+        sampling=arguments.sampling,
+        sampling_rate=arguments.sampling_rate,
+        size={"shortest_edge": max(image_size)},
+        crop_size={"height": height, "width": width},
+        image_mean=arguments.image_mean,
+        image_std=arguments.image_std,
+    )
+
+
+def output_size(processor: DnATimesformerVideoProcessor) -> tuple[int, int]:
+    """Height and width of the frames that a processor makes of any video, in pixels.
+
+    Raises:
+        DataError: if they depend on the video.
+    """
+    size = processor.crop_size if processor.do_center_crop else processor.size
+    if size.get("height") and size.get("width"):
+        return size["height"], size["width"]
+    raise DataError(f"the video processor makes frames of different sizes ({processor.size}): set do_center_crop.")
+
+
+def view_processor(processor: DnATimesformerVideoProcessor, arguments: VideoDataArguments) -> Any:
+    """The processor with the views over time and space that evaluation averages over."""
+    return type(processor).from_dict(
+        processor.to_dict() | {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops}
+    )
+
+
+def split_views(pixel_values: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """A batch (clips, [views,] frames, channels, height, width) as (clips * views, ...), and the number of views."""
+    if pixel_values.dim() == 5:
+        return pixel_values, 1
+    return pixel_values.flatten(0, 1), pixel_values.shape[1]
+
+
+def paths_of(videos: LabelledVideos, rows: Sequence[int]) -> list[str]:
+    """Names of some clips."""
+    return [videos.clips[row].path for row in rows]

@@ -1,0 +1,115 @@
+"""What training images and training videos do differently: data, processors and metrics."""
+
+from typing import Any
+
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForVideoClassification,
+    PreTrainedConfig,
+)
+
+from ..data.augmentation import TrainingAugmentation
+from ..data.images import image_processor, torch_dataset
+from ..data.images import output_size as image_output_size
+from ..data.provenance import provenance, video_provenance
+from ..data.sources import load_train_and_eval
+from ..data.video_sources import load_train_and_eval as load_videos
+from ..data.videos import VideoAugmentation, VideoDataset, video_processor
+from ..evaluation.image_classification import top_k_metrics
+from ..evaluation.video_classification import load_video_processor, video_metrics
+from .config_file import RunConfig
+from .errors import ConfigurationError
+
+
+# gets a line for every video that could not be read
+BAD_LIST = "unreadable_videos.jsonl"
+
+
+class ImageTask:
+    """Classification of images."""
+
+    name = "image-classification"
+    samples = "images"
+    auto_model = AutoModelForImageClassification
+    metrics = staticmethod(top_k_metrics)
+    provenance = staticmethod(provenance)
+
+    def load(self, run: RunConfig) -> tuple[Any, Any]:
+        """The splits to train on and to evaluate on."""
+        splits = load_train_and_eval(run.data, run.training.seed)
+        if run.data.streaming and run.training.max_steps < 1:
+            raise ConfigurationError("a streamed data set has no length: set training.max_steps.")
+        return splits
+
+    def fresh_processor(self, run: RunConfig, config: PreTrainedConfig) -> Any:
+        """The processor of a fresh model."""
+        return image_processor(run.data, _image_size(config))
+
+    def load_processor(self, run: RunConfig, source: str, revision: str | None) -> Any:
+        """The processor of a checkpoint."""
+        return AutoImageProcessor.from_pretrained(source, revision=revision)
+
+    def check_processor(self, source: str, processor: Any, config: PreTrainedConfig) -> None:
+        """See that a model takes what a processor makes."""
+        if not config.interpolate_pos_encoding and image_output_size(processor) != _image_size(config):
+            raise ConfigurationError(
+                f"the image processor of {source!r} makes images of {image_output_size(processor)} pixels, but the "
+                f"model takes {_image_size(config)}: convert it with --image-size."
+            )
+
+    def datasets(self, run: RunConfig, train: Any, evaluation: Any, processor: Any) -> tuple[Any, Any]:
+        """The torch data sets of both splits."""
+        augmentation = TrainingAugmentation(run.data, image_output_size(processor), processor.resample)
+        seed, buffer = run.training.seed, run.data.shuffle_buffer
+        return (
+            torch_dataset(train, processor, augmentation, seed=seed, shuffle_buffer=buffer),
+            torch_dataset(evaluation, processor),
+        )
+
+
+class VideoTask:
+    """Classification of videos; see [`ImageTask`]."""
+
+    name = "video-classification"
+    samples = "videos"
+    auto_model = AutoModelForVideoClassification
+    metrics = staticmethod(video_metrics)
+    provenance = staticmethod(video_provenance)
+
+    def load(self, run: RunConfig) -> tuple[Any, Any]:
+        """The splits to train on and to evaluate on."""
+        return load_videos(run.data, run.training.seed)
+
+    def fresh_processor(self, run: RunConfig, config: PreTrainedConfig) -> Any:
+        """The processor of a fresh model."""
+        return video_processor(run.data, _image_size(config), config.num_frames)
+
+    def load_processor(self, run: RunConfig, source: str, revision: str | None) -> Any:
+        """The processor of a checkpoint."""
+        return load_video_processor(source, revision)
+
+    def check_processor(self, source: str, processor: Any, config: PreTrainedConfig) -> None:
+        """See that a model takes what a processor makes: it takes everything."""
+
+    def datasets(self, run: RunConfig, train: Any, evaluation: Any, processor: Any) -> tuple[Any, Any]:
+        """The torch data sets of both splits."""
+        bad_list, seed = run.output_dir / BAD_LIST, run.training.seed
+        augmentation = VideoAugmentation(run.data, processor)
+        return (
+            VideoDataset(train, processor, run.data, augmentation, seed=seed, bad_list=bad_list),
+            VideoDataset(evaluation, processor, run.data, bad_list=bad_list),
+        )
+
+
+TASKS: dict[str, Any] = {"dna_vit": ImageTask(), "dna_timesformer": VideoTask()}
+
+
+def task_of(run: RunConfig) -> Any:
+    """The task of the model of a run."""
+    return TASKS[run.model_arguments.model_type]
+
+
+def _image_size(config: PreTrainedConfig) -> tuple[int, int]:
+    size = config.image_size
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
