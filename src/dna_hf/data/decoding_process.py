@@ -2,7 +2,7 @@
 
 usage: decoding_process.py FILE_DESCRIPTOR SECONDS
 
-It answers requests (path, fields of a FrameSampling, start, end) with ("frames", shape), followed by their bytes, or
+It says "ready", and answers requests (path, fields of a FrameSampling, start, end) with ("frames", shape), followed by their bytes, or
 ("error", reason). It is started by its path, without this package, which would have to import torch first.
 """
 
@@ -20,6 +20,7 @@ from video_decoding import FrameSampling, VideoDecodingError, decode_video  # no
 def main(descriptor: int, seconds: float) -> None:
     """Answer requests until the other side is gone."""
     with Connection(descriptor) as connection:
+        connection.send("ready")
         while True:
             try:
                 path, sampling, start, end = connection.recv()

@@ -30,6 +30,8 @@ from .video_sources import Clip, LabelledVideos
 
 # label of a clip that could not be read; torch's losses pass over it
 UNREADABLE = -100
+# seconds
+START_TIMEOUT = 120
 
 
 class VideoReader:
@@ -74,8 +76,8 @@ class VideoReader:
         self._process = self._connection = None
 
     def _decode(self, clip: Clip, sampling: FrameSampling) -> np.ndarray:
-        self._start()
         try:
+            self._start()
             self._connection.send((clip.path, dataclasses.asdict(sampling), clip.start, clip.end))
             if not self._connection.poll(self.timeout):
                 self.close()
@@ -101,6 +103,11 @@ class VideoReader:
                 stdin=subprocess.DEVNULL,
             )
         self._owner = os.getpid()
+        # the time of a video does not count what the process takes to start
+        if not self._connection.poll(START_TIMEOUT):
+            self.close()
+            raise DataError(f"no process to decode videos has started in {START_TIMEOUT} s.")
+        self._connection.recv()
 
 
 class VideoAugmentation:
