@@ -129,7 +129,10 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
         revision = run.model_arguments.checkpoint_revision
         config = AutoConfig.from_pretrained(source, revision=revision, **run.model, **labels)
         if config.model_type not in MODEL_TYPES:
-            raise ValueError(f"checkpoint {source!r} holds a {config.model_type!r} model, not a DnA model.")
+            raise ValueError(
+                f"checkpoint {source!r} holds a {config.model_type!r} model, which this run does not train: start "
+                f"from a {' or '.join(MODEL_TYPES)} model, such as dna-hf convert makes of a vision transformer."
+            )
         # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
         model, info = AutoModelForImageClassification.from_pretrained(
             source,
