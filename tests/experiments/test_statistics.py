@@ -40,4 +40,4 @@ def test_quantiles_are_those_of_the_t_distribution():
 def test_many_pairs_use_the_normal_quantile():
     values = [float(i % 2) for i in range(40)]
     result = paired_difference(values, [0.0] * 40)
-    assert result.margin == pytest.approx(1.960 * spread(values).deviation / math.sqrt(40))
+    assert result.margin == pytest.approx(1.959964 * spread(values).deviation / math.sqrt(40))

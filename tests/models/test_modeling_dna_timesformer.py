@@ -536,6 +536,25 @@ def test_wrong_number_of_channels_names_both_numbers():
         run(tiny_model(), videos(frames=FRAMES + 1).transpose(1, 2))
 
 
+@pytest.mark.parametrize("model_class", [DnATimesformerModel, DnATimesformerForVideoClassification])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("attention_mask", torch.ones(BATCH, 1 + FRAMES * ROWS * COLUMNS, dtype=torch.bool)),
+        # it would fit over time and over space
+        ("attention_mask", torch.ones(1, 1, 1, 1, dtype=torch.bool)),
+        ("interpolate_pos_encoding", True),
+        ("interpolate_pos_encoding", False),
+    ],
+    ids=["mask-of-tokens", "mask-of-maps", "interpolate", "do-not-interpolate"],
+)
+def test_what_image_models_alone_take_is_refused(model_class, name, value):
+    model = tiny_model(model_class)
+    with pytest.raises(ValueError, match=f"a video model takes no {name}, leave it out"):
+        run(model, videos(), **{name: value})
+    assert torch.equal(run(model, videos(), **{name: None})[0], run(model, videos())[0])
+
+
 # --- outputs
 
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from conftest import shared_path
-from dna_hf import DnAViTForImageClassification
+from dna_hf import DnATimesformerConfig, DnATimesformerForVideoClassification, DnAViTForImageClassification
 from dna_hf.data.errors import DataError
 from dna_hf.training import classification as training
 from dna_hf.training.config_file import run_config
@@ -190,11 +190,16 @@ def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
         training.train_classifier(run)
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
-    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
-    ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
-    with pytest.raises(ConfigurationError, match="'vit' model, not a DnA model"):
-        training.train_classifier(run_config({}, {"output_dir": "x", "checkpoint": str(tmp_path / "vit")}))
+@pytest.mark.parametrize(
+    ("config_class", "model_class"),
+    [(ViTConfig, ViTForImageClassification), (DnATimesformerConfig, DnATimesformerForVideoClassification)],
+)
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, config_class, model_class):
+    config = config_class(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    model_class(config).save_pretrained(tmp_path / "other")
+    said = f"'{config.model_type}' model, but model_type is 'dna_vit': set model_type, or convert"
+    with pytest.raises(ConfigurationError, match=said):
+        training.train_classifier(run_config({}, {"output_dir": "x", "checkpoint": str(tmp_path / "other")}))
 
 
 def test_streamed_training(tmp_path):

@@ -14,7 +14,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 import yaml
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
@@ -34,6 +35,8 @@ from dna_hf.models import (
     DnAViTModel,
 )
 from dna_hf.training import classification as training
+from dna_hf.training.arguments import DnATrainingArguments
+from dna_hf.training.checkpoint import checkpoint_files
 from dna_hf.training.config_file import run_config
 
 
@@ -252,6 +255,51 @@ def test_a_sharded_run_saves_the_code_of_the_model(trained, folder):
     files = {path.name for path in (trained / folder).glob("*.py")}
     configurations = {"configuration_dna.py", "configuration_dna_vit.py"}
     assert files == {"attention_variants.py", "modeling_dna_vit.py"} | configurations
+
+
+SINGLE = {"model.safetensors", "optimizer.pt"}
+FULL = {"pytorch_model_fsdp.bin", "optimizer.bin"}
+SHARDED = {"pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"}
+
+
+@pytest.mark.parametrize(
+    ("distributed_type", "launched", "options", "expected"),
+    [
+        (DistributedType.MULTI_GPU, {}, {}, SINGLE),
+        (DistributedType.MULTI_GPU, {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {}, FULL),
+        (DistributedType.MULTI_GPU, {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {}, SHARDED),
+        (DistributedType.MULTI_GPU, {}, {"fsdp": True}, FULL),
+        (
+            DistributedType.MULTI_GPU,
+            {},
+            {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}},
+            SHARDED,
+        ),
+        # accelerate does not shard on the CPU
+        (DistributedType.MULTI_CPU, {"FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}, {}, SINGLE),
+    ],
+)
+def test_what_a_resume_reads(tmp_path, monkeypatch, distributed_type, launched, options, expected):
+    arguments = DnATrainingArguments(str(tmp_path), use_cpu=True, **options)
+    assert arguments.world_size == 1
+    monkeypatch.setattr(PartialState(), "distributed_type", distributed_type)
+    monkeypatch.setattr(PartialState(), "num_processes", 2)
+    if launched:
+        for name, value in ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} | launched).items():
+            monkeypatch.setenv(name, value)
+    assert set(checkpoint_files(arguments)) == {"trainer_state.json", "rng_state_0.pth", "scheduler.pt"} | expected
+
+
+def test_deepspeed_has_files_of_its_own(tmp_path):
+    arguments = DnATrainingArguments(str(tmp_path), use_cpu=True)
+    # what the arguments make of ACCELERATE_USE_DEEPSPEED where deepspeed is installed
+    arguments.deepspeed_plugin = object()
+    assert checkpoint_files(arguments) == ["trainer_state.json", "rng_state.pth"]
+
+
+def test_a_sharded_run_saves_what_a_resume_reads(trained):
+    files = {path.name for path in (trained / "runs/tiny/checkpoint-2").iterdir()}
+    assert FULL | {"trainer_state.json", "rng_state_0.pth", "rng_state_1.pth", "scheduler.pt"} <= files
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..evaluation.intervals import NORMAL_QUANTILE
+
 
 # 97.5 % quantiles of Student's t distribution for 1, 2, ... degrees of freedom; beyond them the normal one will do
 T_QUANTILES = (
@@ -12,7 +14,6 @@ T_QUANTILES = (
     *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
 )
-NORMAL_QUANTILE = 1.960
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,13 @@ from .modeling_dna_vit import (
 )
 
 
+# what image models take; what is left in `kwargs` goes to the attention over time and over space alike
+NOT_TAKEN = {
+    "attention_mask": "every patch of every frame is attended to",
+    "interpolate_pos_encoding": "positions always follow the size of the frames",
+}
+
+
 @auto_docstring(custom_intro="Output of the base model; the pooled output is the normalised class token.")
 @dataclass
 class DnATimesformerModelOutput(BaseModelOutputWithPooling):
@@ -287,6 +294,9 @@ class DnATimesformerModel(DnATimesformerPreTrainedModel):
         """
         for name in self.further_maps():
             kwargs.pop(f"output_{name}", None)
+        for name, reason in NOT_TAKEN.items():
+            if kwargs.pop(name, None) is not None:
+                raise ValueError(f"a video model takes no {name}, leave it out: {reason}.")
         if pixel_values.dim() != 5:
             raise ValueError(
                 "pixel_values must be (batch, frames, channels, height, width), got shape "

@@ -7,7 +7,10 @@ import zipfile
 from pathlib import Path
 
 import yaml
+from accelerate import PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
 from safetensors import SafetensorError, safe_open
+from torch.distributed.fsdp import StateDictType
 from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -18,6 +21,8 @@ from .errors import ConfigurationError
 
 
 RUN_FILE = "run.yaml"
+# of a folder that torch.distributed.checkpoint writes
+METADATA = ".metadata"
 
 
 def find_checkpoint(run: RunConfig, resume: bool) -> str | None:
@@ -94,7 +99,7 @@ def _nearest_folder(folder: Path) -> Path:
 
 def _check_whole(checkpoint: Path, arguments: DnATrainingArguments) -> None:
     """Raise an error that names the first file of a checkpoint that is missing or truncated."""
-    for name in _checkpoint_files(arguments):
+    for name in checkpoint_files(arguments):
         path = checkpoint / name
         if path.is_file() and _is_whole(path):
             continue
@@ -104,19 +109,36 @@ def _check_whole(checkpoint: Path, arguments: DnATrainingArguments) -> None:
         )
 
 
-def _checkpoint_files(arguments: DnATrainingArguments) -> list[str]:
-    """What a process reads of a checkpoint; FSDP and DeepSpeed have files of their own for model and optimizer."""
+def checkpoint_files(arguments: DnATrainingArguments) -> list[str]:
+    """What a process reads of a checkpoint, but for the files of DeepSpeed."""
     single = arguments.world_size == 1
     names = ["trainer_state.json", "rng_state.pth" if single else f"rng_state_{arguments.process_index}.pth"]
     if arguments.ema_decay:
         names.append(EMA_FILE)
-    if not arguments.fsdp and not arguments.deepspeed:
-        names += ["model.safetensors", "optimizer.pt", "scheduler.pt"]
-    return names
+    if arguments.deepspeed_plugin is not None:
+        return names
+    names.append("scheduler.pt")
+    if not _is_sharded(arguments):
+        return [*names, "model.safetensors", "optimizer.pt"]
+    # as the Trainer makes it: from the arguments, or from what `accelerate launch` sets
+    plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
+    if plugin.state_dict_type == StateDictType.FULL_STATE_DICT:
+        return [*names, "pytorch_model_fsdp.bin", "optimizer.bin"]
+    return [*names, *(f"{folder}/{METADATA}" for folder in ("pytorch_model_fsdp_0", "optimizer_0"))]
+
+
+def _is_sharded(arguments: DnATrainingArguments) -> bool:
+    """Whether accelerate shards the model, asked by the arguments or by `accelerate launch`: not on the CPU."""
+    asked = arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    distributed_type = PartialState().distributed_type
+    return bool(asked) and distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU)
 
 
 def _is_whole(path: Path) -> bool:
     """Whether a file of safetensors, JSON or `torch.save` has an end."""
+    if path.name == METADATA:
+        # torch.distributed.checkpoint renames it to this when everything is written
+        return True
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
