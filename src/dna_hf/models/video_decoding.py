@@ -8,8 +8,9 @@ stamps allow it, else from the start. A file that ends before its header says it
 """
 
 import bisect
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ class FrameSampling:
         if self.kind == "uniform":
             middle = (self.clip + 0.5) / self.num_clips
             places = self.draws or (middle,) * self.num_frames
-            return [int(total * (part + place) / self.num_frames) for part, place in enumerate(places)]
+            return [min(int(total * (part + place) / self.num_frames), total - 1) for part, place in enumerate(places)]
         window = min(max(window, min(self.num_frames, total)), total)
         place = self.draws[0] if self.kind == "random" and self.draws else (self.clip + 0.5) / self.num_clips
         start = (total - window) * place
@@ -165,6 +166,9 @@ def _open(source: Any) -> tuple[Any, Any]:
     if not streams:
         container.close()
         raise VideoDecodingError("it has no video, only sound or data")
+    if streams[0].codec_context is None:
+        container.close()
+        raise VideoDecodingError("its codec is unknown")
     # one thread: several videos are decoded at a time
     streams[0].codec_context.thread_count = 1
     return container, streams[0]
@@ -177,10 +181,13 @@ def _is_cover(stream: Any) -> bool:
 def _scan(source: Any) -> _Scan:
     container, stream = _open(source)
     with container:
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        packets = [packet for packet in _from_first_key(container, stream) if packet.size]
+        # where a file was cut without encoding it anew, frames before the cut are only there to be decoded
+        key_times = sorted(packet.pts for packet in packets if packet.is_keyframe and packet.pts is not None)
+        packets = [packet for packet in packets if not packet.is_discard]
         if not packets:
             raise VideoDecodingError("it has no frames")
-        total, announced = len(packets), stream.frames
+        total, announced = len(packets), _announced_frames(stream)
         if total < announced * (1 - TOLERANCE) - 2:
             raise VideoDecodingError(f"it is truncated: {total} of {announced} frames are there")
         times = sorted(packet.pts for packet in packets if packet.pts is not None)
@@ -193,7 +200,24 @@ def _scan(source: Any) -> _Scan:
         claimed = _announced_seconds(container, stream)
         if claimed is not None and seconds[-1] + 1 / rate < claimed * (1 - TOLERANCE) - 1:
             raise VideoDecodingError(f"it is truncated: {seconds[-1] + 1 / rate:.1f} of {claimed:.1f} s are there")
-        return _Scan(total, rate, times, seconds, sorted(packet.pts for packet in packets if packet.is_keyframe))
+        return _Scan(total, rate, times, seconds, key_times)
+
+
+def _from_first_key(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets from the first key frame on: what comes before it cannot be decoded, or looks wrong."""
+    return itertools.dropwhile(lambda packet: packet.size and not packet.is_keyframe, container.demux(stream))
+
+
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    for packet in _from_first_key(container, stream):
+        yield from packet.decode()
+
+
+def _announced_frames(stream: Any) -> int:
+    """How many frames the header tells of; of MP4, without those before or behind a cut."""
+    if "mp4" not in stream.container.format.name or stream.duration is None or not stream.average_rate:
+        return stream.frames
+    return min(stream.frames, round(stream.duration * stream.time_base * stream.average_rate))
 
 
 def _announced_seconds(container: Any, stream: Any) -> float | None:
@@ -253,7 +277,7 @@ def _in_order(source: Any, wanted: list[int]) -> dict[int, Any] | None:
     found: dict[int, Any] = {}
     with container:
         missing = set(wanted)
-        for index, frame in enumerate(container.decode(stream)):
+        for index, frame in enumerate(_decoded(container, stream)):
             if index in missing:
                 found[index] = _pixels(frame)
             if index == wanted[-1]:
@@ -264,7 +288,7 @@ def _in_order(source: Any, wanted: list[int]) -> dict[int, Any] | None:
 def _count_decoded(source: Any) -> int:
     container, stream = _open(source)
     with container:
-        return sum(1 for _ in container.decode(stream))
+        return sum(1 for _ in _decoded(container, stream))
 
 
 def _pixels(frame: Any) -> Any:
