@@ -9,7 +9,7 @@ import numpy as np
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from PIL import Image
 
-from .arguments import DataArguments
+from .arguments import CommonDataArguments, DataArguments
 from .errors import DataError
 
 
@@ -118,7 +118,7 @@ def _load_all(arguments: DataArguments) -> Any:
         OSError,
         ValueError,
     ) as error:
-        raise DataError(f"data set {source!r} cannot be loaded: {_first_line(error)}") from error
+        raise DataError(f"data set {source!r} cannot be loaded: {first_line(error)}") from error
 
 
 def _embedded() -> datasets.DatasetDict:
@@ -149,7 +149,7 @@ def _label(rows: Any, arguments: DataArguments, split: str) -> LabelledImages:
     try:
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise DataError(f"column {image_column!r} holds no images: {_first_line(error)}") from error
+        raise DataError(f"column {image_column!r} holds no images: {first_line(error)}") from error
     rows, names = _class_names(rows, label_column, arguments)
     images = LabelledImages(rows, image_column, label_column, names, split)
     if not arguments.streaming:
@@ -182,7 +182,7 @@ def _class_names(rows: Any, label_column: str, arguments: DataArguments) -> tupl
     is_number = isinstance(feature, datasets.Value) and "int" in feature.dtype
     if not (is_number or _is_text(feature) or isinstance(feature, datasets.ClassLabel)):
         raise DataError(f"column {label_column!r} holds no labels (whole numbers or text) but {feature}.")
-    given = _given_names(arguments)
+    given = given_names(arguments)
     if isinstance(feature, datasets.ClassLabel):
         names = given or feature.names
         if len(names) != feature.num_classes:
@@ -206,7 +206,7 @@ def _class_names(rows: Any, label_column: str, arguments: DataArguments) -> tupl
     return rows, names
 
 
-def _given_names(arguments: DataArguments) -> list[str] | None:
+def given_names(arguments: CommonDataArguments) -> list[str] | None:
     """The class names that were given, as a list or in a file."""
     given = arguments.class_names
     if not isinstance(given, str):
@@ -246,15 +246,18 @@ def _hold_out(train: LabelledImages, arguments: DataArguments, seed: int) -> tup
             + ("." if arguments.streaming else ", or validation_fraction to a part between 0 and 1.")
         )
     stratify = train.label_column if isinstance(train.rows.features[train.label_column], datasets.ClassLabel) else None
-    try:
-        parts = train.rows.train_test_split(
-            arguments.validation_fraction, seed=seed, stratify_by_column=stratify, load_from_cache_file=False
-        )
-    except ValueError as error:
-        raise DataError(f"no part can be held out for evaluation: {_first_line(error)}") from error
+    parts = split_rows(train.rows, arguments.validation_fraction, seed, stratify)
     kept = LabelledImages(parts["train"], train.image_column, train.label_column, train.class_names, train.name)
     held = LabelledImages(parts["test"], train.image_column, train.label_column, train.class_names, "held out")
     return kept, held
+
+
+def split_rows(rows: datasets.Dataset, fraction: float, seed: int, stratify: str | None) -> datasets.DatasetDict:
+    """Divide rows at random into `train` and `test`, the latter a fraction of each class of the column `stratify`."""
+    try:
+        return rows.train_test_split(fraction, seed=seed, stratify_by_column=stratify, load_from_cache_file=False)
+    except ValueError as error:
+        raise DataError(f"no part can be held out for evaluation: {first_line(error)}") from error
 
 
 def _take(images: LabelledImages, count: int | None) -> LabelledImages:
@@ -263,10 +266,15 @@ def _take(images: LabelledImages, count: int | None) -> LabelledImages:
     if isinstance(images.rows, datasets.IterableDataset):
         rows = images.rows.take(count)
     else:
-        # spread over the split, which may be sorted by class
-        rows = images.rows.select(np.linspace(0, len(images.rows) - 1, min(count, len(images.rows)), dtype=int))
+        rows = images.rows.select(spread(len(images.rows), count))
     return LabelledImages(rows, images.image_column, images.label_column, images.class_names, images.name)
 
 
-def _first_line(error: Exception) -> str:
+def spread(length: int, count: int) -> np.ndarray:
+    """Positions of at most `count` items, spread over a split, which may be sorted by class."""
+    return np.linspace(0, length - 1, min(count, length), dtype=int)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,372 @@
+"""Find labelled videos: in folders of classes, by a protocol, or in tables. No video is opened here.
+
+Every source lists, for each of its splits, rows of a path and a label. What follows is the same for all of them: the
+training split tells the classes, and the files are looked for.
+"""
+
+# paths are text here: there may be millions
+# ruff: noqa: PTH110, PTH112, PTH118, PTH208
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import datasets
+from transformers.utils import logging
+
+from .arguments import VideoDataArguments
+from .errors import DataError
+from .sources import first_line, given_names, split_rows, spread
+from .video_listings import Listing, find_split, frames_in, list_splits
+from .video_protocols import VIDEO_SUFFIXES
+from .video_tables import Row
+
+
+EMBEDDED = "moving-fashion-mnist"
+EVAL_SPLITS = ("validation", "dev", "test")
+CLASS_NAME_FILES = ("kinetics_400_labels.csv", "kinetics400_labels.csv", "labels.csv")
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled clip.
+
+    Args:
+        path: of a video file; where `frames` is given, a name for messages.
+        label: index of its class.
+        start: of the clip in the file, in seconds.
+        end: the same.
+        frames: image files, in order, instead of a video file.
+    """
+
+    path: str
+    label: int
+    start: float | None = None
+    end: float | None = None
+    frames: tuple[str, ...] | None = None
+
+
+@dataclass
+class LabelledVideos:
+    """One split.
+
+    Args:
+        clips: that are there.
+        class_names: which the labels index.
+        name: of the split.
+        missing: what the split lists, but there is no such file.
+    """
+
+    clips: list[Clip]
+    class_names: list[str]
+    name: str
+    missing: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Classes:
+    """How labels become indices: by the names, or as numbers from `base` on, where they are numbers."""
+
+    names: list[str]
+    base: int | None
+    given: bool
+    index: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.index = {name: number for number, name in enumerate(self.names)}
+
+
+def load_split(arguments: VideoDataArguments, split: str) -> LabelledVideos:
+    """Load one split, `max_eval_samples` of it at most.
+
+    Args:
+        arguments: which videos, columns and class names.
+        split: name of the split.
+
+    Returns:
+        The clips and the class names, which their labels index.
+
+    Raises:
+        DataError: if the data, the split, a column or (unless `on_error` is `"skip"`) a file is missing, or a label
+            does not fit.
+    """
+    splits = _splits(arguments, split)
+    return _take(_checked(splits[_named(splits, split, arguments)](), arguments), arguments.max_eval_samples)
+
+
+def load_train_and_eval(arguments: VideoDataArguments, seed: int) -> tuple[LabelledVideos, LabelledVideos]:
+    """Load the training split and the split to evaluate on.
+
+    Where there is no evaluation split, a part of the training split is held out, stratified by class.
+
+    Raises:
+        DataError: see [`load_split`]; also if the two splits have different classes.
+    """
+    splits = _splits(arguments)
+    train = _checked(splits[_named(splits, arguments.train_split, arguments)](), arguments)
+    name = _named(splits, arguments.eval_split, arguments) if arguments.eval_split else _default_eval(splits)
+    if name is None:
+        train, evaluation = _hold_out(train, arguments, seed)
+    else:
+        evaluation = _checked(splits[name](), arguments)
+        _check_classes(train, evaluation)
+    _warn_of_shared(train, evaluation)
+    return _take(train, arguments.max_train_samples), _take(evaluation, arguments.max_eval_samples)
+
+
+def load_all(arguments: VideoDataArguments) -> dict[str, LabelledVideos]:
+    """All splits by name, whole and without a complaint about missing files, to look at them."""
+    return {name: read() for name, read in _splits(arguments).items()}
+
+
+def describe(splits: Iterable[LabelledVideos]) -> str:
+    """Counts per split and class, and what is missing, as text.
+
+    Args:
+        splits: of one data set, see [`load_all`].
+    """
+    splits = list(splits)
+    counts = [Counter(clip.label for clip in split.clips) for split in splits]
+    names = splits[0].class_names if splits else []
+    rows = [["class", *(split.name for split in splits)]]
+    rows += [[name, *(str(count[label]) for count in counts)] for label, name in enumerate(names)]
+    rows += [[f"all {len(names)}", *(str(len(split.clips)) for split in splits)]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    for split in splits:
+        if split.missing:
+            shown = ", ".join(split.missing[:5]) + (", ..." if len(split.missing) > 5 else "")
+            lines.append(f"missing in {split.name}: {len(split.missing)} ({shown})")
+    return "\n".join(lines)
+
+
+def _splits(arguments: VideoDataArguments, *wanted: str) -> dict[str, Callable[[], LabelledVideos]]:
+    """What reads each split, by name. Splits of other than the usual names are found where they are wanted."""
+    if arguments.dataset == EMBEDDED:
+        if arguments.protocol is not None:
+            raise DataError(f"protocol {arguments.protocol!r} divides the videos of a folder: set dataset to it.")
+        from .motion import motion_splits
+
+        return {name: partial(_same, videos) for name, videos in motion_splits().items()}
+    listings = list_splits(arguments, {*wanted, arguments.train_split, arguments.eval_split or ""})
+    reference = find_split(listings, arguments.train_split)
+    return {name: partial(_labelled, name, reference or name, listings, arguments) for name in listings}
+
+
+def _same(videos: LabelledVideos) -> LabelledVideos:
+    return videos
+
+
+def _named(splits: dict[str, Callable[[], LabelledVideos]], wanted: str, arguments: VideoDataArguments) -> str:
+    found = find_split(splits, wanted)
+    if found is None:
+        raise DataError(f"data set {arguments.dataset!r} has no split {wanted!r}: it has {', '.join(splits)}.")
+    return found
+
+
+def _default_eval(splits: Iterable[str]) -> str | None:
+    return next(filter(None, (find_split(splits, name) for name in EVAL_SPLITS)), None)
+
+
+def _labelled(
+    split: str, reference: str, listings: dict[str, Callable[[], Listing]], arguments: VideoDataArguments
+) -> LabelledVideos:
+    """Number the labels of a split by the classes of another one, and look for its files."""
+    listing = listings[split]()
+    classes = _classes(listings[reference](), arguments)
+    videos = LabelledVideos([], classes.names, split, list(listing.missing))
+    labels: dict[tuple, int] = {}
+    for row in listing.rows:
+        label = _label(row, classes, listing, split, reference)
+        clip = _locate(row, label, listing.roots)
+        if clip is None:
+            files = _files(row, listing.roots[0], row.folders[0])
+            videos.missing.append(next((file for file in files if not os.path.exists(file)), files[0]))
+            continue
+        if labels.setdefault(_key(clip), label) != label:
+            names = classes.names[labels[_key(clip)]], classes.names[label]
+            raise DataError(
+                f"{listing.where(row)} says that {row.video!r} is {names[1]!r}, but an earlier one that it is "
+                f"{names[0]!r}: keep one."
+            )
+        videos.clips.append(clip)
+    return videos
+
+
+def _key(clip: Clip) -> tuple:
+    return clip.path, clip.start, clip.end
+
+
+def _files(row: Row, root: str, folder: str) -> list[str]:
+    """The file of a row, or the first and the last of its frames, which stand for all of them."""
+    names = (row.frames[0], row.frames[-1]) if row.frames else (row.video,)
+    return [os.path.normpath(os.path.join(root, folder, name)) for name in names]
+
+
+def _locate(row: Row, label: int, roots: tuple[str, ...]) -> Clip | None:
+    """The clip of a row, if its files are in one of the folders."""
+    if not roots:
+        return Clip(row.video, label, row.start, row.end, row.frames)
+    for root in roots:
+        for folder in row.folders:
+            path, *last = _files(row, root, folder)
+            if not os.path.exists(path) or not all(map(os.path.exists, last)):
+                continue
+            if row.frames is not None:
+                frames = tuple(os.path.join(root, folder, frame) for frame in row.frames)
+                return Clip(row.video, label, frames=frames)
+            if path.lower().endswith(VIDEO_SUFFIXES) or not os.path.isdir(path):
+                return Clip(path, label, row.start, row.end)
+            frames = frames_in(path, os.listdir(path))
+            return Clip(path, label, row.start, row.end, frames) if frames else None
+    return None
+
+
+def _classes(listing: Listing, arguments: VideoDataArguments) -> _Classes:
+    """Class names: given, known to the source, beside the table of numbers, or the distinct labels in order."""
+    given = given_names(arguments)
+    names = given or listing.class_names
+    origin = repr(listing.table.path.name) if listing.table else "the folders"
+    distinct = {row.label for row in listing.rows}
+    base = None
+    if listing.table and not listing.class_names and all(map(_is_number, distinct)):
+        base = arguments.label_base
+        names = names or _names_beside(listing.table.path, base)
+        numbers = sorted(set(map(int, distinct)))
+        if names is None and numbers != list(range(base, base + len(numbers))):
+            shown = ", ".join(map(str, numbers[:5]))
+            raise DataError(
+                f"the labels in {origin} are not {'0..n-1' if base == 0 else '1..n'} ({shown}...): set label_base to "
+                "the number of the first class, or give class_names."
+            )
+        names = names or [str(number) for number in numbers]
+    names = list(names or sorted(map(str, distinct)))
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"two classes are called {twice[0]!r}: give every class a name of its own.")
+    if len(names) < 2:
+        raise DataError(
+            f"{origin} has videos of one class only ({', '.join(names)}): give videos of at least two classes."
+        )
+    return _Classes(names, base, given is not None)
+
+
+def _is_number(label: str | int) -> bool:
+    return isinstance(label, int) or re.fullmatch(r"[+-]?\d+", label) is not None
+
+
+def _label(row: Row, classes: _Classes, listing: Listing, split: str, reference: str) -> int:
+    if classes.base is None:
+        label = classes.index.get(str(row.label))
+        if label is not None:
+            return label
+        if classes.given:
+            raise DataError(f"{listing.where(row)} is of class {row.label!r}, which class_names does not name.")
+        raise DataError(
+            f"split {split!r} has videos of class {row.label!r}, but split {reference!r} has none: make their classes "
+            "agree."
+        )
+    if not _is_number(row.label):
+        raise DataError(f"{listing.where(row)} has label {row.label!r}, but split {reference!r} numbers its classes.")
+    label = int(row.label) - classes.base
+    if not 0 <= label < len(classes.names):
+        last = classes.base + len(classes.names) - 1
+        raise DataError(
+            f"{listing.where(row)} has label {row.label}, outside the {len(classes.names)} classes "
+            f"({classes.base}..{last}): correct label_base or class_names."
+        )
+    return label
+
+
+def _names_beside(table: Path, base: int) -> list[str] | None:
+    """Class names from a file of numbers and names beside a table."""
+    for path in map(table.with_name, CLASS_NAME_FILES):
+        if path == table or not path.is_file():
+            continue
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = list(csv.DictReader(file))
+            names = {int(row["id"]): row["name"] for row in rows}
+        except KeyError:
+            continue  # some other file
+        except (OSError, TypeError, ValueError, csv.Error) as error:
+            raise DataError(f"cannot read class names from {path.name!r}: {first_line(error)}") from error
+        if sorted(names) != list(range(base, base + len(rows))):
+            raise DataError(
+                f"the column 'id' of {path.name!r} is not {base}..{base + len(rows) - 1}: set label_base, or give "
+                "class_names."
+            )
+        return [names[number] for number in sorted(names)]
+    return None
+
+
+def _checked(videos: LabelledVideos, arguments: VideoDataArguments) -> LabelledVideos:
+    """A split that can be used: not empty, and whole unless what is missing is to be skipped."""
+    missing = len(videos.missing)
+    if missing and (not videos.clips or arguments.on_error == "raise"):
+        fix = "correct clip_list" if arguments.clip_list else "set video_root to the folder that the paths start from"
+        fix += ", or on_error to skip to leave them out" if videos.clips else ""
+        raise DataError(
+            f"{missing} of {missing + len(videos.clips)} videos of split {videos.name!r} do not exist, e.g. "
+            f"{videos.missing[0]!r}: {fix}."
+        )
+    if not videos.clips:
+        raise DataError(f"split {videos.name!r} has no videos.")
+    return videos
+
+
+def _check_classes(train: LabelledVideos, evaluation: LabelledVideos) -> None:
+    if train.class_names != evaluation.class_names:
+        raise DataError(f"splits {train.name!r} and {evaluation.name!r} name different classes: give class_names.")
+    unseen = sorted({clip.label for clip in evaluation.clips} - {clip.label for clip in train.clips})
+    if unseen:
+        raise DataError(
+            f"split {evaluation.name!r} has videos of class {train.class_names[unseen[0]]!r}, but split "
+            f"{train.name!r} has none: make their classes agree."
+        )
+
+
+def _warn_of_shared(train: LabelledVideos, evaluation: LabelledVideos) -> None:
+    shared = set(map(_key, train.clips)) & set(map(_key, evaluation.clips))
+    if shared:
+        first = min(path for path, *_ in shared)
+        logger.warning(
+            f"{len(shared)} clips are in both splits, {train.name!r} and {evaluation.name!r}, e.g. {first!r}."
+        )
+
+
+def _hold_out(
+    train: LabelledVideos, arguments: VideoDataArguments, seed: int
+) -> tuple[LabelledVideos, LabelledVideos]:
+    if not 0 < arguments.validation_fraction < 1:
+        raise DataError(
+            f"data set {arguments.dataset!r} has no evaluation split: set eval_split, or validation_fraction to a "
+            "part between 0 and 1."
+        )
+    rows = datasets.Dataset.from_dict(
+        {"clip": list(range(len(train.clips))), "label": [clip.label for clip in train.clips]},
+        features=datasets.Features(
+            {"clip": datasets.Value("int64"), "label": datasets.ClassLabel(num_classes=len(train.class_names))}
+        ),
+    )
+    parts = split_rows(rows, arguments.validation_fraction, seed, "label")
+    kept, held = ([train.clips[number] for number in sorted(parts[part]["clip"])] for part in ("train", "test"))
+    return replace(train, clips=kept), replace(train, clips=held, name="held out", missing=[])
+
+
+def _take(videos: LabelledVideos, count: int | None) -> LabelledVideos:
+    if count is None:
+        return videos
+    return replace(videos, clips=[videos.clips[number] for number in spread(len(videos.clips), count)])
