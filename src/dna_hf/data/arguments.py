@@ -147,7 +147,8 @@ class VideoDataArguments(CommonDataArguments):
     )
     video_column: str | None = field(default=None, metadata={"help": "column of the videos; found if there is one"})
     video_root: str | None = field(
-        default=None, metadata={"help": "folder that paths in a table start from; by default that of the table"}
+        default=None,
+        metadata={"help": "folder that paths in a table start from; by default that of the table, or the data set's"},
     )
     label_base: Literal[0, 1] = field(default=0, metadata={"help": "number of the first class in a table: 0 or 1"})
     image_mean: list[float] = field(

@@ -222,8 +222,9 @@ def _rows(
     """Rows of records with names."""
     rows: list[Row] = []
     columns = None
+    name = repr(path.name)
     for number, record in records:
-        where = f"{unit} {number} of {path.name!r}"
+        where = f"{unit} {number} of {name}"
         if not isinstance(record, dict):
             raise DataError(f"{where} is no JSON object: a row is an object with a video and a label.")
         columns = columns or _columns(record, path, arguments)
@@ -259,10 +260,7 @@ def _row(number: int, record: dict[str, Any], columns: _Columns, where: str, spl
     label = label.strip() if isinstance(label, str) else label
     if label == "" or isinstance(label, bool) or not isinstance(label, str | int):
         raise DataError(f"{where} has no label (a whole number or text) in {columns.label!r}, but {label!r}.")
-    own = record.get(columns.split) if columns.split else None
-    if own is not None and not isinstance(own, str):
-        raise DataError(f"{where} has {own!r} in {columns.split!r}, which is no name of a split.")
-    own = own.strip() or None if own else None
+    own = str(record.get(columns.split) or "").strip() or None if columns.split else None
     if columns.video is None:
         folders = _kinetics_folders(own or split, str(label))
         return Row(number, _kinetics_file(record, columns, where), label, own, folders=folders)
@@ -292,9 +290,11 @@ def _kinetics_file(record: dict[str, Any], columns: _Columns, where: str) -> str
     """Name that the usual downloaders give to a clip of Kinetics."""
     name, start, end = (record.get(columns.kinetics[column]) for column in KINETICS_COLUMNS)
     try:
+        if not name:
+            raise ValueError
         return f"{name}_{int(float(start)):06d}_{int(float(end)):06d}.mp4"  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where} has {start!r} and {end!r} as times, which are no seconds.") from error
+        raise DataError(f"{where} is no clip of Kinetics: {name!r} from {start!r} to {end!r} seconds.") from error
 
 
 @cache
