@@ -49,7 +49,7 @@ def videos(tmp_path_factory):
 
 
 def split_of(folder, names=None):
-    names = names or sorted(os.listdir(folder))
+    names = names or sorted(path.name for path in folder.iterdir())
     return LabelledVideos([Clip(str(folder / name), index % 2) for index, name in enumerate(names)], ["a", "b"], "x")
 
 

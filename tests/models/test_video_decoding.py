@@ -452,7 +452,7 @@ def test_every_sampling_stays_within_the_video_and_in_order(kind, rate):
             for draw in (0.0, 0.5, 0.999, 1 - 2**-53):
                 indices = FrameSampling(kind, count, 32, draws=(draw,) * count)(total, rate)
                 assert len(indices) == count and indices == sorted(indices)
-                assert 0 <= indices[0] and indices[-1] < total
+                assert indices[0] >= 0 and indices[-1] < total
 
 
 def test_views_over_time_advance():

@@ -2,8 +2,8 @@
 
 usage: decoding_process.py FILE_DESCRIPTOR SECONDS
 
-It says "ready", and answers requests (path, fields of a FrameSampling, start, end) with ("frames", shape), followed by their bytes, or
-("error", reason). It is started by its path, without this package, which would have to import torch first.
+It says "ready", and answers requests (path, fields of a FrameSampling, start, end) with ("frames", shape), followed by
+their bytes, or ("error", reason). It is started by its path, without this package, which would have to import torch.
 """
 
 import signal

@@ -139,7 +139,8 @@ class VideoAugmentation:
     ) -> torch.Tensor:
         """Augment and normalise frames (frames, channels, height, width)."""
         short_side = int(random.integers(self.short_side[0], self.short_side[1] + 1))
-        frames = processor.resize_frames(frames.float(), short_side_size(*frames.shape[-2:], short_side))
+        size = short_side_size(frames.shape[-2], frames.shape[-1], short_side)
+        frames = processor.resize_frames(frames.float(), size)
         height, width = self.crop_size
         top = int(random.integers(frames.shape[-2] - height + 1))
         left = int(random.integers(frames.shape[-1] - width + 1))

@@ -42,7 +42,7 @@ def video_metrics(prediction: EvalPrediction) -> dict[str, float]:
     Raises:
         DataError: if none could be read.
     """
-    labels = prediction.label_ids
+    labels: Any = prediction.label_ids
     readable = labels != UNREADABLE
     if not readable.any():
         raise DataError("no video of the evaluation split can be read.")

@@ -1,8 +1,8 @@
 """Read a run from a YAML file and command-line overrides, and refuse what it does not mean.
 
 A file has three sections: `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
-([`~dna_hf.data.arguments.DataArguments`], for videos [`~dna_hf.data.arguments.VideoDataArguments`]) and `training` (any
-field of `transformers.TrainingArguments`, and of [`~dna_hf.training.arguments.DnATrainingArguments`]).
+([`~dna_hf.data.arguments.DataArguments`], for videos [`~dna_hf.data.arguments.VideoDataArguments`]) and `training`
+(any field of `transformers.TrainingArguments`, and of [`~dna_hf.training.arguments.DnATrainingArguments`]).
 """
 
 import dataclasses

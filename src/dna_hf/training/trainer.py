@@ -167,11 +167,14 @@ class ClassificationTrainer(Trainer):
         finally:
             model.float().load_state_dict(own)
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Run the evaluation; the loss is that of `compute_metrics`, if it has one, and not the mean over batches."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        own = (output.metrics or {}).pop(f"{metric_key_prefix}_cross_entropy", None)
-        return output if own is None else output._replace(metrics=output.metrics | {f"{metric_key_prefix}_loss": own})
+        output = super().evaluation_loop(*args, **kwargs)
+        metrics = {
+            f"{name.removesuffix('_cross_entropy')}_loss" if name.endswith("_cross_entropy") else name: value
+            for name, value in (output.metrics or {}).items()
+        }
+        return output._replace(metrics=metrics)
 
     def _evaluate_average(self, average: ExponentialMovingAverage, eval_dataset: Any, prefix: str) -> dict[str, float]:
         """Metrics of the averaged weights. Callbacks see one evaluation: that of the weights themselves."""
