@@ -346,7 +346,7 @@ def resident_bytes():
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_memory_stays_flat(tmp_path):
-    path = str(write_video(tmp_path / "a.mp4", [numbered(k, 240, 320) for k in range(16)], options=H264["options"]))
+    path = str(write_video(tmp_path / "a.mp4", [numbered(k, 240, 320) for k in range(8)], options=H264["options"]))
     for _ in range(50):
         decode_video(path, FrameSampling("uniform", 8))
     before = resident_bytes()
@@ -452,7 +452,7 @@ def test_every_sampling_stays_within_the_video_and_in_order(kind, rate):
             for draw in (0.0, 0.5, 0.999, 1 - 2**-53):
                 indices = FrameSampling(kind, count, 32, draws=(draw,) * count)(total, rate)
                 assert len(indices) == count and indices == sorted(indices)
-                assert 0 <= indices[0] and indices[-1] < total
+                assert indices[0] >= 0 and indices[-1] < total
 
 
 def test_views_over_time_advance():
