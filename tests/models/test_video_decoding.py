@@ -346,7 +346,7 @@ def resident_bytes():
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_memory_stays_flat(tmp_path):
-    path = str(write_video(tmp_path / "a.mp4", [numbered(k, 240, 320) for k in range(16)], options=H264["options"]))
+    path = str(write_video(tmp_path / "a.mp4", [numbered(k, 240, 320) for k in range(8)], options=H264["options"]))
     for _ in range(50):
         decode_video(path, FrameSampling("uniform", 8))
     before = resident_bytes()

@@ -4,6 +4,7 @@ transformers' own video processors resize with torchvision and decode with torch
 decodes with PyAV; everything else is as users of `transformers.BaseVideoProcessor` know it.
 """
 
+import os
 from io import BytesIO
 from typing import Any
 
@@ -81,7 +82,7 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
         settings = self._with_options(options)
         views = [
             view
-            for video in make_batched_videos(videos)
+            for video in make_batched_videos(_paths_as_text(videos))
             for clip in settings.read_clips(video)
             for view in settings.crops(clip)
         ]
@@ -184,6 +185,13 @@ SETTINGS = (
     *("rescale_factor", "do_normalize", "do_sample_frames", "num_frames", "sampling", "sampling_rate", "num_clips"),
     "num_crops",
 )
+
+
+def _paths_as_text(videos: Any) -> Any:
+    """The same with `pathlib` paths as strings, as transformers wants them."""
+    if isinstance(videos, list | tuple):
+        return [_paths_as_text(video) for video in videos]
+    return os.fspath(videos) if isinstance(videos, os.PathLike) else videos
 
 
 def as_frames(video: Any) -> torch.Tensor:
