@@ -7,9 +7,9 @@ decodes with PyAV; everything else is as users of `transformers.BaseVideoProcess
 import os
 from io import BytesIO
 from typing import Any
+from urllib.request import urlopen
 
 import torch
-from huggingface_hub import get_session
 from torch.nn import functional
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import PILImageResampling
@@ -21,6 +21,8 @@ from transformers.video_utils import make_batched_videos
 from .video_decoding import BASE_FRAME_RATE, FrameSampling, VideoDecodingError, decode_video
 
 
+# seconds without an answer
+DOWNLOAD_TIMEOUT = 60
 INTERPOLATIONS = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 
 
@@ -94,7 +96,7 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
     def _with_options(self, options: dict[str, Any]) -> "DnATimesformerVideoProcessor":
         """The same with other settings."""
         given = {name: value for name, value in options.items() if value is not None}
-        unknown = [name for name in given if not hasattr(type(self), name)]
+        unknown = [name for name in given if name not in SETTINGS]
         if unknown:
             raise ValueError(f"{type(self).__name__} has no option {unknown[0]!r}.")
         if not given:
@@ -121,9 +123,8 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
             return [frames[sampling(len(frames), BASE_FRAME_RATE)] for sampling in self.samplings()]
         source = video
         if video.startswith(("http://", "https://")):
-            response = get_session().get(video)
-            response.raise_for_status()
-            source = BytesIO(response.content)
+            with urlopen(video, timeout=DOWNLOAD_TIMEOUT) as response:
+                source = BytesIO(response.read())
         choose: Any = self.samplings() if self.do_sample_frames else [lambda total, rate: list(range(total))]
         try:
             return [as_frames(decode_video(source, each)[0]) for each in choose]
