@@ -250,6 +250,8 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     if push:
         from .hub.upload import sign_in
 
+        if run.model_arguments.model_type == VIDEO_MODEL:
+            raise ConfigurationError("models of videos cannot be published yet: leave out push_to_hub.")
         if run.sections["training"].get("hub_strategy", "end") != "end":
             raise ConfigurationError("dna-hf publishes a finished model alone: training.hub_strategy must be end.")
         sign_in(run.training.hub_token)

@@ -114,6 +114,20 @@ def test_prediction_and_pipeline_agree(videos, finished, capsys):
     assert float(best[2]) == pytest.approx(100 * found["score"], abs=0.06)
 
 
+def test_what_videos_cannot_do_yet_is_refused_before_anything_happens(videos, finished, tmp_path, capsys):
+    path = config(tmp_path, videos)
+    for command in (
+        ["compare", path, "--output_dir", str(tmp_path / "out")],
+        ["train", path, "--push_to_hub", "--output_dir", str(tmp_path / "out")],
+        ["publish", str(finished), "user/name"],
+        ["distractors", str(finished), "--output_dir", str(tmp_path / "out")],
+    ):
+        assert main(command) == 2, command
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert lines[-1].startswith("dna-hf: error: "), lines
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

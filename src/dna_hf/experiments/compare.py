@@ -95,7 +95,10 @@ def compare(
     """
     output_dir, overrides = Path(output_dir), dict(overrides or {})
     _check(variants, seeds, overrides, param_matched)
-    sections = run_config(read_sections(config), overrides | {"output_dir": str(output_dir)}).sections
+    run = run_config(read_sections(config), overrides | {"output_dir": str(output_dir)})
+    if run.model_arguments.model_type != DnAViTConfig.model_type:
+        raise ConfigurationError("models of videos cannot be compared yet: train each variant with dna-hf train.")
+    sections = run.sections
     checkpoint = sections["model"].get("checkpoint")
     if checkpoint is not None and param_matched:
         raise ConfigurationError("param_matched widens a fresh model: it does not go with model.checkpoint.")

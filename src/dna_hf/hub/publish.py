@@ -159,6 +159,8 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
         raise PublishError(f"{str(folder)!r} has no config.json: it is no checkpoint folder.")
     if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         raise PublishError(f"{str(folder)!r} has no {SAFE_WEIGHTS_NAME}: it holds no weights to publish.")
+    if (folder / "video_preprocessor_config.json").is_file():
+        raise PublishError(f"{str(folder)!r} holds a model of videos, which cannot be published yet.")
     if not (folder / "preprocessor_config.json").is_file():
         raise PublishError(
             f"{str(folder)!r} has no preprocessor_config.json: save the image processor of the model in it."
