@@ -97,7 +97,7 @@ def test_data_order_and_augmentation_are_the_same_for_all_variants(tmp_path):
     for variant in ("softmax", "dna", "cog"):
         run = tiny_run(tmp_path / variant, attention_variant=variant, seed=3, data_seed=3)
         training.set_seed(run.training.seed)
-        train_images, eval_images = training.load_train_and_eval(run.data, run.training.seed)
+        train_images, eval_images = training.task_of(run).load(run)
         model, processor = training.build_model(run, train_images.class_names)
         loader = training.build_trainer(run, model, processor, train_images, eval_images).get_train_dataloader()
         batches[variant] = [(batch["rows"], batch["pixel_values"]) for batch in loader]
