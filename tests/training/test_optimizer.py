@@ -3,35 +3,41 @@
 import pytest
 import torch
 
-from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnAViTConfig,
+    DnAViTForImageClassification,
+)
 from dna_hf.training.optimizer import apply_layer_decay, decay_parameter_names, layer_number
+
+
+SIZES = {
+    **{"image_size": 16, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2},
+    "intermediate_size": 32,
+}
 
 
 def tiny(variant="dna"):
     return DnAViTForImageClassification(
-        DnAViTConfig(
-            attention_variant=variant,
-            image_size=16,
-            patch_size=8,
-            hidden_size=16,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            intermediate_size=32,
-            layer_scale_init_value=0.1,
-            use_distillation_token=True,
-        )
+        DnAViTConfig(attention_variant=variant, layer_scale_init_value=0.1, use_distillation_token=True, **SIZES)
     )
 
 
+def tiny_video(variant="dna"):
+    return DnATimesformerForVideoClassification(DnATimesformerConfig(attention_variant=variant, **SIZES))
+
+
+@pytest.mark.parametrize("build", [tiny, tiny_video])
 @pytest.mark.parametrize("variant", ["dna", "dna_shared_value", "softmax", "differential", "cog"])
-def test_decay(variant):
-    model = tiny(variant)
+def test_decay(variant, build):
+    model = build(variant)
     parameters = dict(model.named_parameters())
     assert set(decay_parameter_names(model, decay_all=True)) == parameters.keys()
     decayed = set(decay_parameter_names(model))
     # written out: the weights of projections, of the MLP, of the patches and of the head
-    ends = ("_proj.weight", "fc1.weight", "fc2.weight", "projection.weight", "classifier.weight")
-    assert decayed == {name for name in parameters if name.endswith(ends)}
+    ends = ("_proj.weight", "fc1.weight", "fc2.weight", "temporal_dense.weight", "projection.weight")
+    assert decayed == {name for name in parameters if name.endswith((*ends, "classifier.weight"))}
 
 
 @pytest.mark.parametrize(

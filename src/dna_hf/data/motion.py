@@ -5,6 +5,10 @@ circle. A class is a number of positions per frame; it has no factor in common w
 position once. All classes thus have the same frames, in different orders, and every image comes in every class: what
 a model makes of the frames without their order, it makes of all 8 clips of an image, and it is right about one of
 them. A horizontal flip turns a class into another one.
+
+Half of the clips begin at the top, where one frame and its time give the class away; the others begin anywhere, and
+only how the frames follow each other tells their class. Without the former, models whose time embeddings begin at zero
+take very long to find out that time matters; with them alone, they would not have to compare frames.
 """
 
 from dataclasses import dataclass
@@ -25,6 +29,8 @@ NUM_POSITIONS = 16
 FRAME_SIZE = 32
 IMAGE_SIZE = 14
 RADIUS = 9
+# of the clips; the others begin at a random position
+BEGIN_AT_TOP = 0.5
 # split -> how many of its images move
 IMAGES = {"train": 2000, "test": 100}
 SEED = 0
@@ -63,17 +69,18 @@ class MotionClip(Clip):
 def motion_splits() -> dict[str, LabelledVideos]:
     """The splits `train` and `test`, the same ones in every call; no image is in both.
 
-    Every image is in every class once, beginning at a random position.
+    Every image is in every class once.
     """
     random = np.random.default_rng(SEED)
     splits = {}
     for split, count in IMAGES.items():
         images = np.sort(random.permutation(len(small_images(split)))[:count]).tolist()
         motions = [(image, label, step) for image in images for label, step in enumerate(STEPS)]
-        positions = random.integers(NUM_POSITIONS, size=len(motions)).tolist()
+        positions = random.integers(NUM_POSITIONS, size=len(motions))
+        positions[random.random(len(motions)) < BEGIN_AT_TOP] = 0
         clips: list[Clip] = [
             MotionClip(f"{MOVING}/{split}/{number}", label, split=split, image=image, position=position, step=step)
-            for number, ((image, label, step), position) in enumerate(zip(motions, positions, strict=True))
+            for number, ((image, label, step), position) in enumerate(zip(motions, positions.tolist(), strict=True))
         ]
         splits[split] = LabelledVideos(clips, list(CLASS_NAMES), split)
     return splits
