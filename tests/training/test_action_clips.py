@@ -4,8 +4,8 @@ import csv
 
 import pytest
 import yaml
-from conftest import shared_path
 
+from conftest import shared_path
 from dna_hf.cli import main
 from dna_hf.evaluation.records import read_measurements
 
@@ -13,7 +13,7 @@ from dna_hf.evaluation.records import read_measurements
 @pytest.mark.slow
 def test_a_small_model_learns_all_classes_and_predicts_them(tmp_path, capsys):
     folder = shared_path("data", "action-clips")
-    with open(folder / "labels.csv", newline="") as file:
+    with (folder / "labels.csv").open(newline="") as file:
         labels = {row["file"]: row["label"] for row in csv.DictReader(file)}
     assert (len(labels), len(set(labels.values()))) == (19, 14)
 

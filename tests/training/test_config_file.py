@@ -55,6 +55,7 @@ def test_overrides_find_their_section():
     run = run_config(sections(), {"hidden_size": 96, "dataset": "x", "learning_rate": 1, "data.image_column": "img"})
     assert run.model["hidden_size"] == 96
     assert (run.data.dataset, run.data.image_column, run.training.learning_rate) == ("x", "img", 1.0)
+    assert run_config(sections(), {"image_mean": [0, 0.5, 1]}).data.image_mean == [0.0, 0.5, 1.0]
     # the sections that were read stay as they were
     given = sections(model={"hidden_size": 32})
     run_config(given, {"hidden_size": 64})
@@ -90,8 +91,9 @@ def test_recorded_sections_make_the_same_run():
         ("model", {"checkpoint": 3}, "model.checkpoint must be str or null"),
         ("data", {"datset": "x"}, "did you mean 'dataset'"),
         ("data", {"streaming": "yes"}, "data.streaming must be bool"),
-        ("data", {"crop_scale": 0.5}, "data.crop_scale must be list"),
-        ("data", {"crop_scale": [0.5, "b"]}, "data.crop_scale"),
+        ("data", {"crop_scale": 0.5}, "data.crop_scale must be list of float, got 0.5"),
+        ("data", {"crop_scale": [0.5, "b"]}, "data.crop_scale must be list of float"),
+        ("data", {"crop_scale": [True, 1]}, "data.crop_scale must be list of float"),
         ("data", {"crop_scale": [0.9, 0.1]}, "crop_scale"),
         ("data", {"max_train_samples": 0}, "max_train_samples"),
         ("training", {"learning_rat": 1e-3}, "did you mean 'learning_rate'"),

@@ -1,10 +1,10 @@
 """The motion task: images that move on a circle, and the class is the motion.
 
-An image of the embedded part of Fashion-MNIST jumps, black around it, from one to another of 16 positions on a
-circle. A class is a number of positions per frame; it has no factor in common with 16, so that a clip shows every
-position once. All classes thus have the same frames, in different orders, and every image comes in every class: what
-a model makes of the frames without their order, it makes of all 8 clips of an image, and it is right about one of
-them. A horizontal flip turns a class into another one.
+An image of the embedded part of Fashion-MNIST jumps, black around it, from one to another of 11 positions on a
+circle. A class is a number of positions per frame; 11 is a prime number, so that a clip shows every position once,
+whatever its class. All classes thus have the same frames, in different orders, and every image comes in every class:
+what a model makes of the frames without their order, it makes of all 8 clips of an image, and it is right about one
+of them. A horizontal flip turns a class into another one.
 
 Half of the clips begin at the top, where one frame and its time give the class away; the others begin anywhere, and
 only how the frames follow each other tells their class. Without the former, models whose time embeddings begin at zero
@@ -22,9 +22,9 @@ from .video_sources import Clip, LabelledVideos
 
 MOVING = "moving-fashion-mnist"
 # positions that a clip moves on by in every frame, clockwise; there are as many frames as positions
-STEPS = (1, 3, 5, 7, -1, -3, -5, -7)
+STEPS = (1, 2, 3, 4, -1, -2, -3, -4)
 CLASS_NAMES = tuple(f"{'clockwise' if step > 0 else 'counterclockwise'} {abs(step)}" for step in STEPS)
-NUM_POSITIONS = 16
+NUM_POSITIONS = 11
 # all in pixels; at every position the image lies in the frame
 FRAME_SIZE = 32
 IMAGE_SIZE = 14
@@ -56,7 +56,7 @@ class MotionClip(Clip):
         """Draw the clip.
 
         Returns:
-            Frames (16, 32, 32, 3), uint8, the channels alike.
+            Frames (11, 32, 32, 3), uint8, the channels alike.
         """
         image = small_images(self.split)[self.image]
         frames = np.zeros((NUM_POSITIONS, FRAME_SIZE, FRAME_SIZE), dtype=np.uint8)

@@ -224,8 +224,10 @@ def _checked(section: str, key: str, value: Any, expected: Any) -> Any:
     options = (
         typing.get_args(expected) if typing.get_origin(expected) in (typing.Union, types.UnionType) else (expected,)
     )
-    if float in options and isinstance(value, int) and not isinstance(value, bool) and int not in options:
-        value = float(value)
+    if float in options and int not in options:
+        value = _as_float(value)
+    if list[float] in options and isinstance(value, list):
+        value = [_as_float(item) for item in value]
     try:
         type_validator(f"{section}.{key}", value, expected)
     except TypeError as error:
@@ -234,9 +236,16 @@ def _checked(section: str, key: str, value: Any, expected: Any) -> Any:
     return value
 
 
+def _as_float(value: Any) -> Any:
+    """A whole number as a float, anything else as it is: YAML reads 1 as int."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _describe(option: Any) -> str:
     if typing.get_origin(option) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(option)))
+    if typing.get_origin(option) is list:
+        return "list of " + _describe(typing.get_args(option)[0])
     return "null" if option is type(None) else getattr(option, "__name__", str(option))
 
 
