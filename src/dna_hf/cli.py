@@ -1,4 +1,4 @@
-"""The command line: `dna-hf train`, `compare`, `evaluate`, `distractors`, `predict`, `convert` and `publish`.
+"""The command line: `dna-hf train`, `compare`, `evaluate`, `distractors`, `predict`, `benchmark`, `convert`, ...
 
 What a user did wrong ends in one sentence on stderr and exit code 2; anything else is a bug and shows its traceback.
 Heavy imports happen inside the commands.
@@ -105,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     predict.set_defaults(command=predict_command)
     _add_distractors(commands)
     _add_compare(commands)
+    _add_benchmark(commands)
     _add_convert(commands)
     _add_publish(commands)
     return parser
@@ -165,6 +166,25 @@ def _add_compare(commands: Any) -> None:
         "--output_dir", "--output-dir", type=Path, help="default: runs/compare_ and the recipe's name"
     )
     compare.set_defaults(command=compare_command)
+
+
+def _add_benchmark(commands: Any) -> None:
+    benchmark = commands.add_parser("benchmark", help="measure speed", description="Measure speed.")
+    kinds = benchmark.add_subparsers(title="what to measure", metavar="WHAT", required=True)
+    data = kinds.add_parser(
+        "data",
+        help="how fast a run reads its data, and whether that is fast enough for its model",
+        description="Measure how many images or videos per second the loader of a run reads, how many its model "
+        "trains on, and how many workers reading needs to keep up. Any key of the file can be overridden: --key "
+        "value. Nothing is trained or saved. On a CPU, reading and training share the cores.",
+        allow_abbrev=False,
+    )
+    data.add_argument("config", metavar="CONFIG.yaml", help="the run, as for train")
+    data.add_argument(
+        "--seconds", type=_positive, default=10, help="to measure each part for, at least (default: %(default)s)"
+    )
+    data.add_argument("--output", metavar="FILE.json", type=Path, help="also write the figures to this file")
+    data.set_defaults(command=benchmark_data_command)
 
 
 def _add_convert(commands: Any) -> None:
@@ -305,6 +325,38 @@ def compare_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def benchmark_data_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf benchmark data CONFIG.yaml [--key value ...]`."""
+    from .training.config_file import read_sections, run_config
+
+    run = run_config(read_sections(arguments.config), parse_overrides(rest))
+
+    from .benchmark.data import benchmark_data
+
+    result = benchmark_data(run, arguments.seconds)
+    name = result.samples
+    speeds = [
+        (f"reading, {result.workers or 'no'} worker{'s' if result.workers != 1 else ''}", result.reading),
+        ("reading, one core", result.one_core),
+        (f"training, {result.device}", result.training),
+    ]
+    rows = [
+        (what, f"{speed.per_second:.4g}", f"{speed.lowest:.4g} to {speed.highest:.4g}", str(speed.samples))
+        for what, speed in speeds
+    ]
+    print(table((f"{name} of {result.batch_size} a batch", f"{name}/s", "spread", "measured on"), rows))
+    facts = [("reading / training", f"{result.ratio:.2f}"), ("does the loader feed the model", result.verdict())]
+    if result.decoding is not None:
+        facts.append(("part of decoding in reading", f"{100 * result.decoding:.0f} %"))
+    facts.append(("processor", f"{result.processor}, {result.cores} cores, {result.threads} threads of torch"))
+    print("\n" + table((result.dataset.name, ""), facts))
+    for video in result.unreadable:
+        print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
+    if arguments.output is not None:
+        _write_json(arguments.output, dataclasses.asdict(result))
+    return 0
+
+
 def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
     from .evaluation.image_classification import record_evaluation
@@ -336,8 +388,7 @@ def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.output is not None:
         report = {"checkpoint": arguments.checkpoint, "data": dataclasses.asdict(data), "split": arguments.split}
         report |= dataclasses.asdict(result)
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        _write_json(arguments.output, report)
     if arguments.record:
         record_evaluation(arguments.checkpoint, result)
     return 0
@@ -375,6 +426,11 @@ def _is_video_model(checkpoint: str, revision: str | None) -> bool:
         return AutoConfig.from_pretrained(checkpoint, revision=revision).model_type == VIDEO_MODEL
     except (OSError, ValueError, KeyError):
         return False
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_confusion(path: Path, names: list[str], confusion: list[list[int]]) -> None:

@@ -75,16 +75,8 @@ def train_classifier(run: RunConfig, *, resume: bool = False) -> TrainingResult:
         DataError: if data is missing or unreadable.
         NonFiniteError: as soon as a loss is not finite.
     """
-    if run.training.fp16 and run.training.device.type == "cpu":
-        raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
     checkpoint = find_checkpoint(run, resume)
-    set_seed(run.training.seed)
-    train, evaluation = task_of(run).load(run)
-    if len(train.class_names) < 2:
-        raise ConfigurationError(
-            f"data set {run.data.dataset!r} has one class, {train.class_names[0]!r}: there is nothing to learn."
-        )
-    model, processor = build_model(run, train.class_names)
+    train, evaluation, model, processor = load_run(run)
     check_disk(run, model)
     trainer = build_trainer(run, model, processor, train, evaluation)
     start = time.monotonic()
@@ -103,6 +95,24 @@ def train_classifier(run: RunConfig, *, resume: bool = False) -> TrainingResult:
         _write_records(run, trainer, weights, train, evaluation, metrics, seconds, checkpoint is not None)
     variant = model.config.attention_variant
     return TrainingResult(metrics, variant, model.num_parameters(), seconds, run.output_dir)
+
+
+def load_run(run: RunConfig) -> tuple[Any, Any, PreTrainedModel, Any]:
+    """What a run begins with: the splits to train on and to evaluate on, the model and its processor.
+
+    Raises:
+        ConfigurationError: if the run cannot work.
+        DataError: if data is missing.
+    """
+    if run.training.fp16 and run.training.device.type == "cpu":
+        raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
+    set_seed(run.training.seed)
+    train, evaluation = task_of(run).load(run)
+    if len(train.class_names) < 2:
+        raise ConfigurationError(
+            f"data set {run.data.dataset!r} has one class, {train.class_names[0]!r}: there is nothing to learn."
+        )
+    return train, evaluation, *build_model(run, train.class_names)
 
 
 def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel, Any]:
