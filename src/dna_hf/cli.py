@@ -222,7 +222,7 @@ def _add_publish(commands: Any) -> None:
     publish = commands.add_parser(
         "publish",
         help="publish a checkpoint folder on the Hub",
-        description="Publish a checkpoint folder in one commit: weights, configuration, code, image processor, "
+        description="Publish a checkpoint folder in one commit: weights, configuration, code, processor, "
         "model card and measured figures; then load it from there and compare. An incomplete folder is refused.",
         allow_abbrev=False,
     )
@@ -256,8 +256,6 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     if push:
         from .hub.upload import sign_in
 
-        if run.model_arguments.model_type == VIDEO_MODEL:
-            raise ConfigurationError("models of videos cannot be published yet: leave out push_to_hub.")
         if run.sections["training"].get("hub_strategy", "end") != "end":
             raise ConfigurationError("dna-hf publishes a finished model alone: training.hub_strategy must be end.")
         sign_in(run.training.hub_token)
