@@ -102,7 +102,11 @@ def from_image_model(
     check_negative_init(negative_init, warm_scale=warm_scale, negative_scale_init=negative_scale_init)
     image_model = _load_dna_vit(name_or_model, revision)
     if image_model is not None:
-        image = _unconverted(image_model, source_name(name_or_model), revision)
+        image = _unconverted(image_model, source_name(name_or_model))
+        # of a model in memory, only what lies beside it on this machine
+        folder = image.report.source
+        if not isinstance(name_or_model, nn.Module) or Path(folder).is_dir():
+            image.report.image_processor = find_image_processor(folder, revision)
     else:
         # the size is changed below, where every image model passes
         image = from_pretrained_softmax(
@@ -206,14 +210,10 @@ def _wanted() -> str:
     return f"only {' and '.join(IMAGE_MODELS)} are known"
 
 
-def _unconverted(model: PreTrainedModel, name: str, revision: str | None) -> Conversion:
+def _unconverted(model: PreTrainedModel, name: str) -> Conversion:
     """A DnA ViT as the conversion that it did not need."""
     records = [TensorRecord("copied", key, (key,)) for key in model.state_dict()]
-    source = model.name_or_path or name
-    report = ConversionReport(source, DnAViTConfig.model_type, records)
-    if model.name_or_path:
-        report.image_processor = find_image_processor(source, revision)
-    return Conversion(model, report)
+    return Conversion(model, ConversionReport(model.name_or_path or name, DnAViTConfig.model_type, records))
 
 
 def _check_image_model(model: PreTrainedModel, name: str, keep_head: bool) -> None:
