@@ -1,4 +1,4 @@
-"""Render the example model cards of ViT-B/16 in all variants into model_cards/.
+"""Render the example model cards of ViT-B/16 in all variants, and of the DnA TimeSformer, into model_cards/.
 
 They describe architectures without weights: sizes are counted, the paper's figures are marked as reported.
 """
@@ -7,8 +7,14 @@ from pathlib import Path
 
 import torch
 
-from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnAViTConfig,
+    DnAViTForImageClassification,
+)
 from dna_hf.hub.model_card import ReportedFigure, model_card
+from dna_hf.models import DnATimesformerVideoProcessor
 
 
 FOLDER = Path(__file__).resolve().parents[1] / "model_cards"
@@ -22,6 +28,8 @@ REPORTED = {
 }
 NAMES = ("validation, top-1", "validation, top-5", "test, top-1", "test, top-5")
 THROUGHPUT = "909.1 images/s"
+# the paper states no figure on Kinetics-400
+VIDEO_CARD = "timesformer-base-patch16-224-kinetics400-dna"
 
 
 def render(variant: str) -> str:
@@ -38,6 +46,15 @@ def render(variant: str) -> str:
     return str(model_card(model, f"your-name/{file_name(variant)}", reported=reported))
 
 
+def render_video() -> str:
+    """The card of the authors' model of videos, as they pretrain it on Kinetics-400."""
+    config = DnATimesformerConfig(num_labels=400, architectures=["DnATimesformerForVideoClassification"])
+    with torch.device("meta"):
+        model = DnATimesformerForVideoClassification(config)
+    processor = DnATimesformerVideoProcessor(sampling="released")
+    return str(model_card(model, f"your-name/{VIDEO_CARD}", processor=processor))
+
+
 def file_name(variant: str) -> str:
     """Name of a variant's card, without suffix."""
     return f"vit-base-patch16-224-{variant.replace('_', '-')}"
@@ -47,6 +64,7 @@ def main() -> None:
     """Write all cards."""
     for variant in ("dna", "dna_shared_value", "softmax", "differential", "cog"):
         (FOLDER / f"{file_name(variant)}.md").write_text(render(variant), encoding="utf-8")
+    (FOLDER / f"{VIDEO_CARD}.md").write_text(render_video(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -192,7 +192,11 @@ def _add_convert(commands: Any) -> None:
         "convert",
         help="make a DnA model of a checkpoint you have",
         description="Make a DnA model of a vision or video transformer (transformers' ViT, DeiT, DINOv2 or "
-        "TimeSformer, timm, a file of the authors' code) and write it to a folder that loads, trains and publishes.",
+        "TimeSformer, timm, a file of the authors' code) and write it to a folder that loads, trains and publishes. "
+        "The folder gets the image processor of the source. A video model gets a video processor: of transformers' "
+        "TimeSformer with the size and normalisation of its preprocessor_config.json; of a file of the authors' or of "
+        "the original code with those of the file's cfg (else mean 0.45, standard deviation 0.225), and frames chosen "
+        "as that code does; of an image model with those of its image processor. What it holds is printed.",
         allow_abbrev=False,
     )
     convert.add_argument("source", metavar="SOURCE", help="folder, file, name on the Hub, or name in timm")
@@ -223,7 +227,9 @@ def _add_convert(commands: Any) -> None:
         "authors' TimeSformer (default: found out)",
     )
     convert.add_argument(
-        "--image-processor", metavar="NAME", help="take the image processor of this folder or name on the Hub"
+        "--image-processor",
+        metavar="NAME",
+        help="take the image processor of this folder or name on the Hub; a video model: its size and normalisation",
     )
     convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="of the result")
     convert.add_argument("--revision", help="commit, tag or branch on the Hub")
@@ -236,7 +242,7 @@ def _add_publish(commands: Any) -> None:
     publish = commands.add_parser(
         "publish",
         help="publish a checkpoint folder on the Hub",
-        description="Publish a checkpoint folder in one commit: weights, configuration, code, image processor, "
+        description="Publish a checkpoint folder in one commit: weights, configuration, code, processor, "
         "model card and measured figures; then load it from there and compare. An incomplete folder is refused.",
         allow_abbrev=False,
     )
@@ -270,8 +276,6 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     if push:
         from .hub.upload import sign_in
 
-        if run.model_arguments.model_type == VIDEO_MODEL:
-            raise ConfigurationError("models of videos cannot be published yet: leave out push_to_hub.")
         if run.sections["training"].get("hub_strategy", "end") != "end":
             raise ConfigurationError("dna-hf publishes a finished model alone: training.hub_strategy must be end.")
         sign_in(run.training.hub_token)
@@ -510,6 +514,8 @@ def convert_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     if report.max_difference is not None:
         facts.append(("largest difference", f"{report.max_difference:.1e} ({report.compared}, one random input)"))
     facts += [("note", note) for note in report.notes]
+    if report.video_processor is not None:
+        facts += [(f"video processor, {key}", text) for key, text in report.video_processor.describe().items()]
     if not arguments.dry_run:
         conversion.save_pretrained(output)
     facts.append(("saved in", "nowhere (dry run)" if arguments.dry_run else str(output)))

@@ -166,7 +166,8 @@ class TestEveryLayout:
         targets = [target for record in report.records for target in record.targets]
         assert sorted(targets) == sorted(model.state_dict())
         notes = " ".join(report.notes)
-        assert "epoch" in notes and "no video processor" in notes and report.image_processor is None
+        assert "epoch" in notes and "cfg" in notes and report.image_processor is None
+        assert report.video_processor.sampling == "released"
 
     @pytest.mark.parametrize("suffix", [".pyth", ".pth", ".safetensors"])
     def test_export_inverts_load(self, tmp_path, layout, attention_type, suffix):

@@ -235,3 +235,11 @@ def test_a_processor_without_a_crop_has_no_one_size():
     processor.do_center_crop = False
     with pytest.raises(DataError, match="do_center_crop"):
         output_size(processor)
+
+
+def test_several_crops_of_whole_frames_are_refused():
+    arguments = arguments_of(num_crops=3)
+    processor = video_processor(arguments, (32, 32), 4)
+    processor.do_center_crop = False
+    with pytest.raises(DataError, match="num_crops is 3, but the video processor keeps whole frames"):
+        view_processor(processor, arguments)

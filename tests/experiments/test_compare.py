@@ -11,7 +11,12 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnAViTConfig,
+    DnAViTForImageClassification,
+)
 from dna_hf.cli import main
 from dna_hf.evaluation.complexity import count_parameters
 from dna_hf.experiments.compare import RunFigures, compare, draw, matched_intermediate_size, summary
@@ -129,6 +134,18 @@ def test_matched_parameters(sizes):
     assert abs(found - wanted) <= dna.num_hidden_layers * (2 * dna.hidden_size + 1)
 
 
+@pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time", "space_only"])
+def test_matched_parameters_of_videos(attention_type):
+    sizes = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 192}
+    sizes |= {"attention_type": attention_type}
+    dna = DnATimesformerConfig(**sizes)
+    widened = DnATimesformerConfig(
+        **sizes | {"attention_variant": "softmax", "intermediate_size": matched_intermediate_size(dna)}
+    )
+    wanted, found = (count_parameters(DnATimesformerForVideoClassification, config) for config in (dna, widened))
+    assert abs(found - wanted) <= 4 * (2 * 96 + 1)
+
+
 def test_summary():
     figures = [run_of("softmax", seed, top1) for seed, top1 in enumerate((0.80, 0.81, 0.82))]
     figures += [run_of("dna", seed, top1, parameters=1164) for seed, top1 in enumerate((0.81, 0.83, 0.825))]
@@ -137,6 +154,16 @@ def test_summary():
     assert "| softmax | 3 | 81.00 ± 1.00 % |  |" in lines[2]
     # differences 1, 2 and 0.5 points
     assert "| dna | 3 | 82.17 ± 1.04 % | +1.17 ± 1.90 | 1,164 | 2.0 M | 10 s | 50 | 1 MiB |" in lines[3]
+
+
+def test_summary_with_the_mean_over_classes():
+    figures = [run_of("softmax", seed, 0.8, mean_class_accuracy=0.7 + 0.02 * seed) for seed in (0, 1)]
+    header, rule, row = summary(figures).splitlines()
+    assert "| mean class accuracy, mean ± standard deviation |" in header
+    assert "| softmax | 2 | 80.00 ± 0.00 % |  | 71.00 ± 1.41 % | 1,000 |" in row
+    assert header.count("|") == rule.count("|") == row.count("|")
+    # not stated where a run lacks it
+    assert "mean class" not in summary([*figures, run_of("dna", 0, 0.8)])
 
 
 def test_summary_of_what_cannot_be_said():
@@ -174,6 +201,64 @@ def test_converted_checkpoints(tmp_path):
         assert config["attention_variant"] == variant and config["num_hidden_layers"] == 2
     assert "| dna | 1 |" in (tmp_path / "out" / "summary.md").read_text()
     assert (tmp_path / "out" / "summary.png").exists()
+
+
+VIDEO_SIZES = {"image_size": 16, "patch_size": 8, "num_frames": 2, "hidden_size": 16, "num_hidden_layers": 1}
+VIDEO_SIZES |= {"num_attention_heads": 2, "intermediate_size": 32}
+
+
+def video_recipe(folder, **model):
+    """A recipe of videos, for a run of two steps."""
+    sections = {
+        "model": {"model_type": "dna_timesformer", **model},
+        "data": {"dataset": "moving-fashion-mnist", "max_train_samples": 16, "max_eval_samples": 16},
+        "training": {**SECTIONS["training"], "max_steps": 2, "per_device_train_batch_size": 8},
+    }
+    path = folder / "videos.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return str(path)
+
+
+def test_videos(tmp_path):
+    """Variants and seeds through the command line: a table with the mean over classes, and a figure."""
+    out = tmp_path / "out"
+    words = ["--variants", "softmax,dna", "--seeds", "0,1", "--output_dir", str(out)]
+    assert main(["compare", video_recipe(tmp_path, **VIDEO_SIZES), *words]) == 0
+    with (out / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["variant"], row["seed"]) for row in rows] == [
+        ("softmax", "0"),
+        ("softmax", "1"),
+        ("dna", "0"),
+        ("dna", "1"),
+    ]
+    for row in rows:
+        place = out / row["variant"] / f"seed{row['seed']}"
+        results = yaml.safe_load((place / "eval_results.json").read_text())
+        for name in ("top1", "mean_class_accuracy", "loss"):
+            assert float(row[name]) == results[f"eval_{name}"]
+        config = DnATimesformerConfig.from_pretrained(place)
+        assert config.attention_variant == row["variant"]
+        assert int(row["parameters"]) == count_parameters(DnATimesformerForVideoClassification, config)
+        assert int(row["macs"]) > 0
+    table = (out / "summary.md").read_text()
+    assert "mean class accuracy" in table and "| dna | 2 |" in table and (out / "summary.png").exists()
+
+
+def test_converted_checkpoint_of_videos(tmp_path, capsys):
+    from transformers import TimesformerConfig, TimesformerForVideoClassification
+
+    TimesformerForVideoClassification(TimesformerConfig(**VIDEO_SIZES)).save_pretrained(tmp_path / "source")
+    recipe = video_recipe(tmp_path, checkpoint=str(tmp_path / "source"))
+    words = ["compare", recipe, "--variants", "dna", "--seeds", "4", "--output_dir", str(tmp_path / "out")]
+    assert main([*words, "--model_type", "dna_vit"]) == 2
+    assert "becomes a 'dna_timesformer' model, but model_type is 'dna_vit'" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("model.safetensors"))
+    shutil.rmtree(tmp_path / "out")
+    assert main(words) == 0
+    for folder in ("converted/dna", "dna/seed4"):
+        settings = yaml.safe_load((tmp_path / "out" / folder / "video_preprocessor_config.json").read_text())
+        assert settings["num_frames"] == 2 and settings["crop_size"] == {"height": 16, "width": 16}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,16 @@ def test_card_is_up_to_date(variant):
     assert path.read_text() == cards.render(variant), "run scripts/render_model_cards.py"
 
 
+def test_card_of_videos_is_up_to_date():
+    path = ROOT / "model_cards" / f"{cards.VIDEO_CARD}.md"
+    assert path.read_text() == cards.render_video(), "run scripts/render_model_cards.py"
+    card = ModelCard.load(path)
+    assert card.data.pipeline_tag == "video-classification" and card.data.eval_results is None
+    # as counted in the authors' code
+    assert "| parameters | 149,915,056 (counted) |" in card.text
+    assert "| multiply-accumulates per video | 246.29 G (counted) |" in card.text
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_reported_figures_are_stated_as_reported(variant):
     card = ModelCard.load(ROOT / "model_cards" / f"{cards.file_name(variant)}.md")
@@ -51,5 +61,6 @@ def test_the_hub_accepts_the_metadata(monkeypatch):
         close_session()
         for variant in VARIANTS:
             ModelCard.load(ROOT / "model_cards" / f"{cards.file_name(variant)}.md").validate()
-        assert hub.requests == [("POST", "/api/validate-yaml")] * len(VARIANTS)
+        ModelCard.load(ROOT / "model_cards" / f"{cards.VIDEO_CARD}.md").validate()
+        assert hub.requests == [("POST", "/api/validate-yaml")] * (len(VARIANTS) + 1)
     close_session()

@@ -1,6 +1,7 @@
 """Model cards: every figure is counted, read from the weights, or a measurement of them; nothing else is a result."""
 
 import dataclasses
+import hashlib
 import json
 import random
 import re
@@ -13,6 +14,9 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import close_session
 
 from dna_hf import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnATimesformerModel,
     DnAViTBackbone,
     DnAViTConfig,
     DnAViTForImageClassification,
@@ -37,6 +41,7 @@ from dna_hf.hub.model_card import (
     model_card,
     scale_statistics,
 )
+from dna_hf.models import DnATimesformerVideoProcessor
 from dna_hf.models.attention_variants import ATTENTION_VARIANTS
 from fake_hub import FakeHub, check_card
 
@@ -329,6 +334,83 @@ def test_the_snippet_loads_this_repository(model_class, auto_class, task, revisi
     assert f'"{REPO}"' in snippet and f'"{revision or "<commit>"}"' in snippet and auto_class in snippet
     assert "trust_remote_code=True" in snippet
     assert card.data.pipeline_tag == task and f"({model_class.__name__})" in card.text
+
+
+# --- videos
+
+
+def build_video(model_class=DnATimesformerForVideoClassification, **changes):
+    torch.manual_seed(0)
+    return model_class(DnATimesformerConfig(**SIZES | {"num_frames": 3} | changes)).eval()
+
+
+def expected_video_macs(model):
+    """Multiply-accumulates of all matrix products of one video under divided attention, from the shapes."""
+    config = model.config
+    patches = (config.image_size // config.patch_size) ** 2
+    frames, width = config.num_frames, config.hidden_size
+    macs = 0
+    for name, value in model.state_dict().items():
+        shape = value.shape
+        if "patch_embeddings" in name and len(shape) == 4:
+            macs += shape.numel() * patches * frames
+        elif name == "classifier.weight":
+            macs += shape.numel()
+        elif ".layers." in f".{name}" and len(shape) == 2:
+            over_space = ".attention." in name
+            tokens = frames * (patches + 1) if over_space else frames * patches + (".mlp." in name)
+            macs += shape.numel() * tokens
+    products = {"dna": 4, "softmax": 2}[config.attention_variant]
+    pairs = frames * (patches + 1) ** 2 + patches * frames**2
+    return macs + config.num_hidden_layers * products * pairs * width
+
+
+@pytest.mark.parametrize("variant", ["dna", "softmax"])
+@pytest.mark.parametrize("model_class", [DnATimesformerForVideoClassification, DnATimesformerModel])
+def test_card_of_a_video_model(model_class, variant):
+    model = build_video(model_class, attention_variant=variant)
+    processor = DnATimesformerVideoProcessor(num_frames=3, sampling="centered", sampling_rate=4, num_crops=3)
+    views = "2 over time x 3 over space, probabilities averaged"
+    record = measurement(model, task="video-classification", views=views)
+    card = model_card(model, REPO, measurements=[record], processor=processor, revision="content-0123456789ab")
+    assert_well_formed(card)
+    is_classifier = model_class is DnATimesformerForVideoClassification
+    assert card.data.pipeline_tag == ("video-classification" if is_classifier else None)
+    assert "video transformer" in card.text and "image" not in section(card, "Intended use and limits")
+    assert count_macs(model_class, model.config) == expected_video_macs(model)
+    assert row(card, "multiply-accumulates per video") == f"{expected_video_macs(model) / 1e6:.2f} M (counted)"
+    assert row(card, "attention") == "over time, then over space" and row(card, "frame size") == "32x32 pixels"
+    assert "| frames | 3, centered: of a window in the middle, one in 4 at 30 per second |" in card.text
+    assert f"split `test`, views of each: {views}:" in section(card, "Measured")
+    snippets = re.findall(r"```python\n(.*?)```", section(card, "Load it"), re.DOTALL)
+    assert len(snippets) == (2 if is_classifier else 1)
+    for snippet in snippets:
+        compile(snippet, "snippet", "exec")
+        assert f'"{REPO}"' in snippet and '"content-0123456789ab"' in snippet and "trust_remote_code=True" in snippet
+        assert "import AutoVideoProcessor" not in snippet or "video_processing_auto import" in snippet
+
+
+def test_card_of_a_video_model_without_weights():
+    with torch.device("meta"):
+        model = build_video()
+    card = model_card(model, REPO)
+    assert_well_formed(card)
+    assert "The video processor makes" not in card.text
+
+
+def test_records_of_before_there_were_views_still_hold(tmp_path, model):
+    record = measurement(model)
+    content = dataclasses.asdict(record)
+    del content["views"]
+    (tmp_path / "measurements.json").write_text(json.dumps([content]))
+    (found,) = read_measurements(tmp_path)
+    assert found == record
+    # the digest of everything but itself, as it was
+    del content["digest"]
+    text = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+    assert record.digest == hashlib.sha256(text.encode()).hexdigest()
+    with pytest.raises(RecordError, match="changed by hand"):
+        model_card(model, REPO, measurements=[forged(record, views="1 over time x 3 over space")])
 
 
 # --- figures of others

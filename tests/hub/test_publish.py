@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -14,15 +14,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import transformers
 import yaml
 from huggingface_hub import HfApi, ModelCard, constants
-from huggingface_hub.utils import _http, close_session
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-import dna_hf
 from clean_process import WITHOUT_PACKAGE
 from dna_hf import DnAViTBackbone, DnAViTConfig, DnAViTForImageClassification, DnAViTModel
 from dna_hf.cli import main
@@ -34,8 +31,9 @@ from dna_hf.evaluation.records import (
     record_training,
     weights_digest,
 )
-from dna_hf.hub import PublishError, publish
+from dna_hf.hub import publish
 from fake_hub import FakeHub
+from hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
 
 
 # the package has a function of this name, too
@@ -47,7 +45,6 @@ from tiny import SECTIONS  # noqa: E402
 
 pytestmark = pytest.mark.auto_image_processor
 
-ROOM = Path(dna_hf.__file__).parent / "models"
 CODE = {"attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
 AUTO_CLASSES = {
     "AutoConfig",
@@ -56,10 +53,7 @@ AUTO_CLASSES = {
     "AutoModelForMaskedImageModeling",
     "AutoBackbone",
 }
-COMMON = {"command": "dna-hf evaluate x", "seed": None, "date": "2026-01-02T03:04:05+00:00"}
-COMMON |= {"environment": {"machine": "a machine", "torch": "2", "transformers": "5"}}
 METRICS = {"top1": 0.25, "top5": 0.75, "loss": 1.5}
-REPO = "user/model"
 
 
 # --- checkpoints
@@ -90,10 +84,6 @@ def save_checkpoint(folder, model_class=DnAViTForImageClassification, dtype=torc
 
 def processor():
     return ViTImageProcessorPil(size={"height": 32, "width": 32})
-
-
-def local_weights(folder):
-    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
 
 
 def measure(folder, **changes):
@@ -127,30 +117,6 @@ def checkpoint(saved, tmp_path):
 # --- the Hub
 
 
-@contextmanager
-def client_of(hub, folder, token=FakeHub.token):
-    """Lead the client of this process to a Hub; publishing and the client do not wait between attempts."""
-    slept = []
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in hub.environment(folder, token).items():
-            patch.setenv(name, value)
-        for name, value in {
-            "ENDPOINT": hub.endpoint,
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-            "HF_TOKEN_PATH": str(folder / "token"),
-            "HF_HUB_CACHE": str(folder / "hub"),
-        }.items():
-            patch.setattr(constants, name, value)
-        patch.setitem(_http.http_backoff.__kwdefaults__, "max_retries", 0)
-        patch.setattr(uploading, "time", SimpleNamespace(sleep=slept.append))
-        # transformers keeps one client for the whole process
-        patch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
-        close_session()
-        yield slept
-        close_session()
-
-
 @pytest.fixture
 def hub(tmp_path):
     with FakeHub() as hub, client_of(hub, tmp_path / "home") as slept:
@@ -173,16 +139,6 @@ def snapshot(hub):
     }
 
 
-def refused(*arguments, **options):
-    """Publish in vain; returns the message, which is one line of whole sentences."""
-    with pytest.raises(PublishError) as caught:
-        publish(*arguments, **options)
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1 and message.endswith("."), message
-    assert "Traceback" not in message and FakeHub.token not in message
-    return message
-
-
 def assert_complete(hub, repo_id, folder, revision="main"):
     """A repository has all of a checkpoint: weights, configuration, code, image processor, card and records."""
     files = hub.files(repo_id, revision)
@@ -201,22 +157,7 @@ def assert_complete(hub, repo_id, folder, revision="main"):
     return files
 
 
-def figures(files):
-    """Figures in the metadata of a published card: name -> value."""
-    return {
-        result.metric_name: result.metric_value for result in ModelCard(files["README.md"].decode()).data.eval_results
-    }
-
-
 # --- publish, then load it as others do
-
-
-def run_cli(hub, folder, *words):
-    """Run `python -m dna_hf` in a process of its own, with that Hub."""
-    (folder / "home").mkdir(exist_ok=True)
-    environment = os.environ | hub.environment(folder / "home")
-    command = [sys.executable, "-m", "dna_hf", *map(str, words)]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -303,6 +303,19 @@ print("all is well")
 """
 
 
+def test_description():
+    assert DnATimesformerVideoProcessor(sampling="released", num_crops=3).describe() == {
+        "frames": "8, released: of a window at the start, one in 32 at 30 per second",
+        "size": "resized to short side 224 pixels, 224x224 cut from the centre",
+        "normalisation": "mean 0.45, 0.45, 0.45; standard deviation 0.225, 0.225, 0.225",
+        "views": "1 over time x 3 over space",
+    }
+    plain = small(**PLAIN, do_sample_frames=False).describe()
+    assert (plain["frames"], plain["size"], plain["normalisation"]) == ("all", "as it is", "none")
+    squashed = small(size={"height": 20, "width": 30}, do_center_crop=False).describe()
+    assert squashed["size"] == "resized to 20x30 pixels"
+
+
 def test_checkpoint_classifies_videos_without_the_package(tmp_path, path):
     torch.manual_seed(0)
     config = DnATimesformerConfig(

@@ -67,6 +67,7 @@ def finished(videos, tmp_path_factory):
 def test_training_learns_and_writes_down_what_it_could_not_read(finished):
     measurement, *_ = read_measurements(finished)
     assert (measurement.task, measurement.samples, measurement.metrics["top1"]) == ("video-classification", 6, 1.0)
+    assert measurement.metrics["mean_class_accuracy"] == 1.0 and measurement.views == "1 over time x 1 over space"
     assert read_training(finished).dataset.splits == {"train": 13}
     bad = read_bad_list(finished / "unreadable_videos.jsonl")
     assert {path.rpartition("/")[2] for path in bad} == {"broken.mp4"}
@@ -98,7 +99,10 @@ def test_evaluation_over_views(videos, finished, tmp_path, capsys):
     assert content["metrics"]["unreadable"] == 1
     assert content["confusion"] == [[3, 0], [0, 3]]
     assert confusion.read_text().splitlines() == ["true class,dark,light", "dark,3,0", "light,0,3"]
-    assert main([*common, "--on_error", "skip", "--view_average", "logit_sum"]) == 0
+    shutil.copytree(finished, tmp_path / "recorded")
+    common[1] = str(tmp_path / "recorded")
+    assert main([*common, "--on_error", "skip", "--view_average", "logit_sum", "--record"]) == 0
+    assert read_measurements(tmp_path / "recorded")[-1].views == "2 over time x 3 over space, logits added"
     assert main(common) == 2
     assert "broken.mp4" in capsys.readouterr().err
 
@@ -114,17 +118,9 @@ def test_prediction_and_pipeline_agree(videos, finished, capsys):
     assert float(best[2]) == pytest.approx(100 * found["score"], abs=0.06)
 
 
-def test_what_videos_cannot_do_yet_is_refused_before_anything_happens(videos, finished, tmp_path, capsys):
-    path = config(tmp_path, videos)
-    for command in (
-        ["compare", path, "--output_dir", str(tmp_path / "out")],
-        ["train", path, "--push_to_hub", "--output_dir", str(tmp_path / "out")],
-        ["publish", str(finished), "user/name"],
-        ["distractors", str(finished), "--output_dir", str(tmp_path / "out")],
-    ):
-        assert main(command) == 2, command
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert lines[-1].startswith("dna-hf: error: "), lines
+def test_what_is_for_images_alone_is_refused_before_anything_happens(finished, tmp_path, capsys):
+    assert main(["distractors", str(finished), "--output_dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("dna-hf: error: ")
     assert not (tmp_path / "out").exists()
 
 

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
-from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from ..comparison import random_input
 from ..models import (
@@ -36,8 +35,9 @@ from ..models import (
 )
 from .authors_check import evaluate_authors_timesformer, evaluate_authors_vit
 from .errors import ConversionError, refused_configuration
-from .files import read_tensors
-from .report import VIDEO_NOTE, Conversion, ConversionReport
+from .files import read_checkpoint
+from .processors import add_authors_video_processor, authors_image_processor
+from .report import Conversion, ConversionReport
 from .tensors import TensorMap
 from .timm import TIMM_NAMES
 from .vit_layout import VideoNames, count_layers, map_base_model, map_video_model
@@ -124,8 +124,9 @@ def convert_authors_checkpoint(
 
     Returns:
         The model (`DnAViTForImageClassification` or `DnATimesformerForVideoClassification`, or their base model for a
-        file without a head) in the dtype of the file, and a report. The DnA TimeSformer takes videos (batch, frames,
-        channels, height, width).
+        file without a head) in the dtype of the file, and a report, which has the processor: of images the authors'
+        evaluation, of videos see [`~dna_hf.conversion.processors.add_authors_video_processor`]. The DnA TimeSformer
+        takes videos (batch, frames, channels, height, width).
 
     Raises:
         ConversionError: for an architecture that is not supported yet, a damaged or unsafe file, or tensors that are
@@ -138,7 +139,7 @@ def convert_authors_checkpoint(
     if architecture == "vit" and attention_type is not None:
         raise ConversionError("attention_type is for architecture 'timesformer' alone.")
     sign = branch_sign(architecture, negative_sign)
-    tensors, notes = read_tensors(path)
+    tensors, notes, settings = read_checkpoint(path)
     layout = attention_layout(str(path), tensors)
     with refused_configuration(str(path)):
         config = _config(str(path), tensors, layout, num_attention_heads, architecture, attention_type)
@@ -148,9 +149,9 @@ def convert_authors_checkpoint(
         notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
     report = ConversionReport(str(path), f"authors-{architecture}", mapping.records, notes)
     if isinstance(config, DnAViTConfig):
-        report.image_processor = _image_processor(config)
+        report.image_processor = authors_image_processor(config)
     else:
-        report.notes.append(VIDEO_NOTE)
+        add_authors_video_processor(report, config, settings)
     report.max_difference = _self_check(model, tensors, sign)
     report.compared = "the model and a plain evaluation of the source tensors, in float64"
     return Conversion(model, report)
@@ -362,15 +363,3 @@ def _self_check(model: PreTrainedModel, tensors: dict[str, torch.Tensor], sign: 
             "dna-hf, please report it with the names and shapes of your tensors."
         )
     return difference
-
-
-def _image_processor(config: DnAViTConfig) -> BitImageProcessorPil:
-    """The authors' evaluation: resize the short side to size / 0.875, centre crop, ImageNet statistics."""
-    size: Any = config.image_size
-    return BitImageProcessorPil(
-        size={"shortest_edge": int(size / 0.875)},
-        crop_size={"height": size, "width": size},
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-        resample=3,
-    )

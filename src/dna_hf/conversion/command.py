@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, set_seed
 
+from ..models import DnATimesformerConfig
 from .authors import authors_architecture, convert_authors_checkpoint
 from .errors import ConversionError, first_line
 from .files import read_tensors
 from .image_to_video import from_image_model, image_to_video
 from .pretrained import from_pretrained_softmax
+from .processors import add_video_processor_of_images
 from .report import Conversion
 
 
@@ -36,7 +38,8 @@ def convert_source(
         negative_sign: see [`~dna_hf.conversion.convert_authors_checkpoint`].
         attention_type: of a video model: of a file of the authors' TimeSformer, see there; or with `num_frames`.
         num_frames: make a video model of an image model, see [`~dna_hf.conversion.from_image_model`].
-        image_processor: folder or name on the Hub whose image processor the result gets.
+        image_processor: folder or name on the Hub whose image processor the result gets; a video model treats frames
+            as it treats images.
         dtype: of the result, e.g. `"float32"`.
         seed: of new random weights.
         num_attention_heads: for sources that do not tell it.
@@ -80,11 +83,14 @@ def convert_source(
         convert: Any = from_pretrained_softmax if num_frames is None else from_image_model
         options |= video
         conversion = convert(source, num_attention_heads=num_attention_heads, dtype=torch_dtype, **options)
-    found = conversion.report.family
-    if family is not None and family != found:
-        raise ConversionError(f"{source!r} is of kind {found!r}, not {family!r}.")
+    if family is not None and family != conversion.report.family:
+        raise ConversionError(f"{source!r} is of kind {conversion.report.family!r}, not {family!r}.")
     if image_processor is not None:
-        conversion.report.image_processor = _load_image_processor(image_processor)
+        found = _load_image_processor(image_processor)
+        if isinstance(conversion.model.config, DnATimesformerConfig):
+            add_video_processor_of_images(conversion.report, conversion.model.config, found)
+        else:
+            conversion.report.image_processor = found
     return conversion
 
 

@@ -6,7 +6,7 @@ import struct
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +18,8 @@ from .errors import ConversionError, first_line
 PICKLE_SUFFIXES = (".pth", ".pyth", ".pt", ".bin", ".ckpt")
 # under which keys training scripts keep the weights, beside optimizer, epoch and so on
 WEIGHT_KEYS = ("model", "state_dict", "model_state")
+# under which key TimeSformer's, and the authors' of it, keep their configuration
+SETTINGS_KEY = "cfg"
 # what wrappers put before every name: DistributedDataParallel, an outer module, torch.compile
 PREFIXES = ("module.", "model.", "_orig_mod.")
 # what torch raises for files that are truncated, damaged or no checkpoint at all
@@ -34,14 +36,31 @@ DAMAGE = (
 )
 
 
+class Checkpoint(NamedTuple):
+    """What a checkpoint file holds.
+
+    Args:
+        tensors: by name, without the prefixes of wrappers.
+        notes: on what else there is.
+        settings: of the training run, as it wrote them under `cfg`; `None` where it did not.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    notes: list[str]
+    settings: Any
+
+
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Read the tensors of a checkpoint file.
+    """Read the tensors of a checkpoint file, and notes on what else it holds; see [`read_checkpoint`]."""
+    checkpoint = read_checkpoint(path)
+    return checkpoint.tensors, checkpoint.notes
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint file.
 
     Args:
         path: a `.safetensors` file, or a file of `torch.save`, which may be a whole training checkpoint.
-
-    Returns:
-        The tensors by name, without the prefixes of wrappers, and notes on what else the file holds.
 
     Raises:
         ConversionError: if there is no such file, it is damaged, it holds no tensors by name, or a pickle asks for
@@ -61,8 +80,10 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     else:
         suffixes = ", ".join((".safetensors", *PICKLE_SUFFIXES))
         raise ConversionError(f"{str(path)!r} is no checkpoint file: its name must end in one of {suffixes}.")
-    tensors, notes = _weights(content, path)
-    return _without_prefixes(tensors), notes
+    tensors, others = _weights(content, path)
+    settings = others.pop(SETTINGS_KEY, None)
+    notes = [f"not read: {', '.join(others)} of the training checkpoint"] if others else []
+    return Checkpoint(_without_prefixes(tensors), notes, settings)
 
 
 def _unpickle(path: Path) -> Any:
@@ -80,15 +101,13 @@ def _unpickle(path: Path) -> Any:
         raise ConversionError(f"{str(path)!r} is no intact checkpoint file: {first_line(error)}.") from error
 
 
-def _weights(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The state dict in what a file holds."""
-    notes = []
+def _weights(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The state dict in what a file holds, and what else there is in a training checkpoint, sorted by name."""
+    others: dict[str, Any] = {}
     if isinstance(content, dict):
         for key in WEIGHT_KEYS:
             if isinstance(content.get(key), dict):
-                others = sorted(str(name) for name in content if name != key)
-                if others:
-                    notes.append(f"not read: {', '.join(others)} of the training checkpoint")
+                others = {str(name): content[name] for name in sorted(content, key=str) if name != key}
                 content = content[key]
                 break
     if not isinstance(content, dict) or not content:
@@ -103,7 +122,7 @@ def _weights(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[st
     ]
     if strangers:
         raise ConversionError(f"{str(path)!r} holds something else than dense tensors by name", strangers)
-    return dict(content), notes
+    return dict(content), others
 
 
 def _kind(value: Any) -> str:

@@ -34,7 +34,8 @@ from .pretrained import (
     saved_class,
     source_name,
 )
-from .report import VIDEO_NOTE, Conversion, ConversionReport, TensorRecord
+from .processors import add_video_processor_of_images, find_image_processor, resize_video_processor
+from .report import Conversion, ConversionReport, TensorRecord
 from .tensors import TensorMap
 from .vit_layout import MapAttention, map_positions, map_softmax_attention, map_transformer
 
@@ -88,7 +89,8 @@ def from_image_model(
 
     Returns:
         The model (`DnATimesformerModel` or, with its head, `DnATimesformerForVideoClassification`), in evaluation
-        mode, and a report on every tensor of the source.
+        mode, and a report on every tensor of the source, with a video processor that treats frames as the source's
+        image processor treats images, where it has one.
 
     Raises:
         ConversionError: if the source cannot be read, or has what the DnA TimeSformer has no place for: a
@@ -101,6 +103,10 @@ def from_image_model(
     image_model = _load_dna_vit(name_or_model, revision)
     if image_model is not None:
         image = _unconverted(image_model, source_name(name_or_model))
+        # of a model in memory, only what lies beside it on this machine
+        folder = image.report.source
+        if not isinstance(name_or_model, nn.Module) or Path(folder).is_dir():
+            image.report.image_processor = find_image_processor(folder, revision)
     else:
         # the size is changed below, where every image model passes
         image = from_pretrained_softmax(
@@ -168,7 +174,10 @@ def image_to_video(
     _map(mapping, source, config, map_attention, keep_head)
     model = mapping.build(DnATimesformerForVideoClassification if keep_head else DnATimesformerModel, config)
     report = ConversionReport(name, image.report.family, _chained(image.report.records, mapping.records))
-    report.notes = [*image.report.notes, VIDEO_NOTE]
+    report.notes = list(image.report.notes)
+    add_video_processor_of_images(report, config, image.report.image_processor)
+    if image_size is not None and report.video_processor is not None:
+        resize_video_processor(report.video_processor, config.image_size)
     if image.report.max_difference is not None:
         difference = f"{image.report.max_difference:.1e} ({image.report.compared})"
         report.notes.append(f"as an image model, the largest difference was {difference}")

@@ -10,7 +10,7 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.utils import cached_file
 
@@ -21,7 +21,13 @@ from .attention import NegativeInit, check_negative_init, initial_negative_scale
 from .errors import ConversionError, first_line, refused_configuration
 from .files import read_tensors
 from .native import dna_config, map_native, native_task
-from .report import VIDEO_NOTE, Conversion, ConversionReport
+from .processors import (
+    add_native_video_processor,
+    find_image_processor,
+    resize_image_processor,
+    resize_video_processor,
+)
+from .report import Conversion, ConversionReport
 from .timm import check_timm_pooling, create_timm_model, is_timm_model, map_timm, timm_config, timm_model_facts
 
 
@@ -73,8 +79,8 @@ def from_pretrained_softmax(
     """Make a DnA model of a vision or video transformer with softmax attention, of the same task.
 
     Query, key, value and output projection become those of the positive branch, everything else is copied, and the
-    negative branch is new; of a TimeSformer over time as over space. Labels, heads and, but for videos, preprocessing
-    come along.
+    negative branch is new; of a TimeSformer over time as over space. Labels, heads and preprocessing come along; where
+    a TimeSformer was saved without preprocessing, it gets the default of transformers' TimeSformer.
 
     transformers' TimeSformer differs in three things. Under `space_only` it returns the tokens of every frame, and
     classifies the frames of a batch one by one; the DnA TimeSformer takes their mean, as the original code does, so
@@ -120,10 +126,7 @@ def from_pretrained_softmax(
 def _convert(source: str | Path | nn.Module, options: _Options, revision: str | None) -> Conversion:
     if isinstance(source, PreTrainedModel):
         folder = source.name_or_path or ""
-        is_folder = bool(folder) and Path(folder).is_dir()
-        # that of a video model needs torchvision
-        processor = _image_processor(folder, None) if is_folder and not _is_video(source) else None
-        return _convert_native(source, options, processor)
+        return _convert_native(source, options, folder if folder and Path(folder).is_dir() else None, None)
     if is_timm_model(source):
         assert isinstance(source, nn.Module)
         return _convert_timm_model(source, type(source).__name__, options)
@@ -139,29 +142,35 @@ def _convert(source: str | Path | nn.Module, options: _Options, revision: str | 
     config = read_config(name, revision)
     if "architecture" in config and "model_type" not in config:
         return _convert_timm_checkpoint(name, config, options, revision)
-    model = _load_native(name, config, revision)
-    processor = None if _is_video(model) else _image_processor(name, revision)
-    return _convert_native(model, options, processor)
+    return _convert_native(_load_native(name, config, revision), options, name, revision)
 
 
-def _is_video(source: PreTrainedModel) -> bool:
-    return source.config.model_type == "timesformer"
-
-
-def _convert_native(source: PreTrainedModel, options: _Options, processor: Any) -> Conversion:
+def _convert_native(source: PreTrainedModel, options: _Options, name: str | None, revision: str | None) -> Conversion:
+    """Convert transformers' model; `name` is where its processor is, `None` if it was never saved."""
     task = native_task(type(source).__name__)
     config = dna_config(source, options.image_size, **options.config_fields())
     mapping = map_native(source, config, options.negative_init, options.warm_scale, options.dtype)
     model = mapping.build(task.model_class, config)
-    report = ConversionReport(mapping.name, source.config.model_type, mapping.records, image_processor=processor)
+    report = ConversionReport(mapping.name, source.config.model_type, mapping.records)
     if isinstance(config, DnATimesformerConfig):
-        report.notes.append(VIDEO_NOTE)
-    elif processor is None:
-        report.notes.append("the source has no image processor")
-    elif options.image_size is not None:
-        _resize(processor, config.image_size, report)
+        add_native_video_processor(report, config, name, revision)
+        if options.image_size is not None and report.video_processor is not None:
+            resize_video_processor(report.video_processor, config.image_size)
+    else:
+        _add_image_processor(report, config, options, name, revision)
     _compare(report, source, model, options)
     return Conversion(model, report)
+
+
+def _add_image_processor(
+    report: ConversionReport, config: Any, options: _Options, name: str | None, revision: str | None
+) -> None:
+    report.image_processor = None if name is None else find_image_processor(name, revision)
+    if report.image_processor is None:
+        report.notes.append("the source has no image processor")
+    elif options.image_size is not None:
+        what = resize_image_processor(report.image_processor, config.image_size)
+        report.notes.append(f"the image processor now {what}")
 
 
 def _convert_timm_model(source: nn.Module, name: str, options: _Options) -> Conversion:
@@ -351,37 +360,6 @@ def _cached_file(name: str, file: str, revision: str | None) -> str:
         hint = "" if "/" in name else " (a name of timm's needs timm installed)"
         raise ConversionError(f"cannot read {file} of {name!r}{hint}: {first_line(error)}.") from error
     return str(path)
-
-
-def _image_processor(name: str, revision: str | None) -> Any:
-    """The image processor of a checkpoint, `None` if it has none."""
-    try:
-        found = [
-            cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-            for file in ("preprocessor_config.json", "processor_config.json")
-        ]
-        if not any(found):
-            return None
-        return AutoImageProcessor.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConversionError(f"cannot load the image processor of {name!r}: {first_line(error)}.") from error
-
-
-def _resize(processor: Any, image_size: Any, report: ConversionReport) -> None:
-    """Let an image processor make images of another size, cutting off the same part of the border."""
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
-    shortest = processor.size.get("shortest_edge")
-    if crop is not None and shortest is not None:
-        edge = round(shortest * min(height, width) / min(crop["height"], crop["width"]))
-        processor.size = {"shortest_edge": edge}
-        processor.crop_size = {"height": height, "width": width}
-        note = f"resizes the shorter side to {edge} and crops {height}x{width} pixels"
-    else:
-        processor.size = {"height": height, "width": width}
-        processor.do_center_crop = False
-        note = f"resizes to {height}x{width} pixels"
-    report.notes.append(f"the image processor now {note}")
 
 
 def source_name(source: Any) -> str:

@@ -10,8 +10,6 @@ from transformers import PreTrainedModel
 
 
 REPORT_FILE = "conversion.json"
-# of every model for videos
-VIDEO_NOTE = "preprocessing is not converted: the model has no video processor"
 Action = Literal["copied", "split", "merged", "resampled", "new", "dropped"]
 
 
@@ -46,7 +44,8 @@ class ConversionReport:
         max_difference: largest difference between what the converted model and an evaluation of the source make of one
             random image or video (see `compared`); `None` where the source could not be run.
         compared: what `max_difference` compares.
-        image_processor: the image processor that belongs to the model, if the source has one.
+        image_processor: the image processor that belongs to an image model, if the source has one.
+        video_processor: the video processor that belongs to a video model, if the source says how to preprocess.
     """
 
     source: str
@@ -56,6 +55,7 @@ class ConversionReport:
     max_difference: float | None = None
     compared: str = ""
     image_processor: Any = None
+    video_processor: Any = None
 
     def count(self, action: Action) -> int:
         """Number of records with an action."""
@@ -72,7 +72,10 @@ class ConversionReport:
         return [(str(count), *key) for key, count in groups.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the image processor, as plain types; of a source on this machine, the last part of its path."""
+        """All but the image processor, as plain types; of a source on this machine, the last part of its path.
+
+        Of a video processor, what it does, in words.
+        """
         path = Path(self.source)
         return {
             "source": path.resolve().name if path.is_absolute() or path.exists() else self.source,
@@ -80,6 +83,7 @@ class ConversionReport:
             "notes": self.notes,
             "max_difference": self.max_difference,
             "compared": self.compared,
+            "video_processor": None if self.video_processor is None else self.video_processor.describe(),
             "tensors": [asdict(record) for record in self.records],
         }
 
@@ -97,9 +101,10 @@ class Conversion(NamedTuple):
     report: ConversionReport
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a complete checkpoint folder: weights, configuration, code, image processor and `conversion.json`."""
+        """Write a complete checkpoint folder: weights, configuration, code, processor and `conversion.json`."""
         self.model.save_pretrained(folder)
-        if self.report.image_processor is not None:
-            self.report.image_processor.save_pretrained(folder)
+        for processor in (self.report.image_processor, self.report.video_processor):
+            if processor is not None:
+                processor.save_pretrained(folder)
         text = json.dumps(self.report.to_dict(), indent=2) + "\n"
         Path(folder, REPORT_FILE).write_text(text, encoding="utf-8")

@@ -280,7 +280,15 @@ def output_size(processor: DnATimesformerVideoProcessor) -> tuple[int, int]:
 
 
 def view_processor(processor: DnATimesformerVideoProcessor, arguments: VideoDataArguments) -> Any:
-    """The processor with the views over time and space that evaluation averages over."""
+    """The processor with the views over time and space that evaluation averages over.
+
+    Raises:
+        DataError: for several crops by a processor that does not crop.
+    """
+    if arguments.num_crops > 1 and not processor.do_center_crop:
+        raise DataError(
+            f"num_crops is {arguments.num_crops}, but the video processor keeps whole frames: leave it at 1."
+        )
     return type(processor).from_dict(
         processor.to_dict() | {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops}
     )

@@ -8,17 +8,18 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def count_macs(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> int:
-    """Multiply-accumulates of one image of the configured size: half of what torch's `FlopCounterMode` counts.
+    """Multiply-accumulates of one image or video of the configured size: half of what `FlopCounterMode` counts.
 
     Under eager attention, on the meta device: nothing is computed.
     """
     size = config.image_size
     height, width = (size, size) if isinstance(size, int) else size
+    frames = [config.num_frames] if hasattr(config, "num_frames") else []
     with torch.device("meta"), torch.no_grad():
         model: Any = model_class(type(config).from_dict(config.to_dict())).eval()
         model.set_attn_implementation("eager")
         with FlopCounterMode(display=False) as counter:
-            model(torch.empty(1, config.num_channels, height, width))
+            model(torch.empty(1, *frames, config.num_channels, height, width))
     return counter.get_total_flops() // 2
 
 

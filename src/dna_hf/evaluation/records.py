@@ -85,6 +85,7 @@ class Measurement(WeightsRecord):
         split: which part of it.
         metrics: name -> value, e.g. `top1` in [0, 1].
         samples: how many samples the figures are means of.
+        views: of videos, how many views of each were taken and what of them was averaged.
     """
 
     task: str
@@ -92,6 +93,7 @@ class Measurement(WeightsRecord):
     split: str
     metrics: dict[str, float]
     samples: int
+    views: str | None = None
 
     def what(self) -> str:
         """What this is a record of, for messages."""
@@ -240,6 +242,9 @@ def _record_digest(record: WeightsRecord) -> str:
     # as it will be read again: JSON has no numbers as keys, and no tuples
     content = json.loads(json.dumps(asdict(record)))
     del content["digest"]
+    # records of images are as they were before there were any of videos
+    if content.get("views") is None:
+        content.pop("views", None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -32,6 +32,10 @@ from .predict import Prediction
 from .records import Measurement, command_line, environment, now, weights_digest
 
 
+# what `view_average` says of the views, for records
+AVERAGED = {"softmax": "probabilities averaged", "logit_sum": "logits added"}
+
+
 def video_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """`compute_metrics` of a Trainer from logits (videos, classes); videos that could not be read do not count.
 
@@ -116,7 +120,8 @@ def evaluate_video_checkpoint(
     videos = load_split(arguments, split)
     known = class_names(model)
     classes = match_classes(videos.class_names, known)
-    dataset = VideoDataset(videos, view_processor(processor, arguments), arguments)
+    processor = view_processor(processor, arguments)
+    dataset = VideoDataset(videos, processor, arguments)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator, num_workers=workers)
     scores, labels, rows = [], [], []
     with torch.no_grad():
@@ -137,6 +142,7 @@ def evaluate_video_checkpoint(
         split=split,
         metrics={name: value for name, value in found.metrics.items() if name not in ("videos", "unreadable")},
         samples=int(readable.sum()),
+        views=f"{processor.describe()['views']}, {AVERAGED[arguments.view_average]}",
         command=command_line(),
         seed=None,
         date=now(),

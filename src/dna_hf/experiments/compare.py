@@ -16,11 +16,12 @@ from typing import Any
 import yaml
 from transformers import AutoConfig
 
+from .. import models
 from ..evaluation.complexity import count_macs, count_parameters
 from ..evaluation.records import read_measurements, read_training
-from ..models import DnAViTConfig, DnAViTForImageClassification
 from ..models.attention_variants import ATTENTION_VARIANTS
-from ..training.config_file import read_sections, run_config
+from ..models.configuration_dna import DnATransformerConfig
+from ..training.config_file import RunConfig, read_sections, run_config
 from ..training.errors import ConfigurationError
 from .statistics import paired_difference, spread
 
@@ -45,11 +46,12 @@ class RunFigures:
         top1: accuracy on the evaluation split, in [0, 1].
         loss: cross entropy there, in nats.
         parameters: of the model.
-        macs: multiply-accumulates of one image.
+        macs: multiply-accumulates of one image or video.
         seconds: wall time of training, evaluations included.
-        samples_per_second: images per second in training, evaluations included.
+        samples_per_second: images or videos per second in training, evaluations included.
         resumed: whether the run was stopped in between; then its times are not those of the whole run.
         peak_memory: largest memory of the process in bytes: of the GPU where there is one, else of the CPU.
+        mean_class_accuracy: mean of the accuracies of the classes, in [0, 1]; `None` where the task records none.
     """
 
     variant: str
@@ -62,6 +64,7 @@ class RunFigures:
     samples_per_second: float
     peak_memory: int
     resumed: bool
+    mean_class_accuracy: float | None = None
 
 
 def compare(
@@ -77,8 +80,9 @@ def compare(
     """Run a comparison, or what is left of it.
 
     Args:
-        config: the recipe, as for `dna-hf train`; with `model.checkpoint`, a softmax vision transformer that every
-            variant is converted from (see [`~dna_hf.conversion.from_pretrained_softmax`]); else every run is fresh.
+        config: the recipe, as for `dna-hf train`; with `model.checkpoint`, a softmax vision or video transformer that
+            every variant is converted from (see [`~dna_hf.conversion.from_pretrained_softmax`]); else every run is
+            fresh.
         variants: attention variants.
         seeds: every variant is trained with each.
         output_dir: gets a folder per run, and the results.
@@ -96,8 +100,6 @@ def compare(
     output_dir, overrides = Path(output_dir), dict(overrides or {})
     _check(variants, seeds, overrides, param_matched)
     run = run_config(read_sections(config), overrides | {"output_dir": str(output_dir)})
-    if run.model_arguments.model_type != DnAViTConfig.model_type:
-        raise ConfigurationError("models of videos cannot be compared yet: train each variant with dna-hf train.")
     sections = run.sections
     checkpoint = sections["model"].get("checkpoint")
     if checkpoint is not None and param_matched:
@@ -106,7 +108,7 @@ def compare(
     _record(output_dir, sections)
     figures = []
     for name in names:
-        changes = _changes(name, sections, checkpoint, output_dir)
+        changes = _changes(name, run, output_dir)
         for seed in seeds:
             folder = output_dir / name / f"seed{seed}"
             _train(config, overrides | changes | {"seed": seed, "data_seed": seed}, folder, report)
@@ -121,19 +123,19 @@ def summary(figures: Sequence[RunFigures]) -> str:
     by_variant: dict[str, list[RunFigures]] = {}
     for run in figures:
         by_variant.setdefault(run.variant, []).append(run)
-    lines = [
-        "| variant | runs | top-1, mean ± standard deviation | difference to softmax, 95 % interval | parameters "
-        "| MACs | training time | images/s | peak memory |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    by_class = all(run.mean_class_accuracy is not None for run in figures)
+    columns = ["variant", "runs", "top-1, mean ± standard deviation", "difference to softmax, 95 % interval"]
+    columns += ["mean class accuracy, mean ± standard deviation"] if by_class else []
+    columns += ["parameters", "MACs", "training time", "samples/s", "peak memory"]
+    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     baseline = by_variant.get(BASELINE)
     for variant, runs in by_variant.items():
-        top1 = spread([100 * run.top1 for run in runs])
         cells = [
             variant,
             str(len(runs)),
-            f"{top1.mean:.2f}" + (f" ± {top1.deviation:.2f}" if top1.deviation is not None else "") + " %",
+            _percent([run.top1 for run in runs]),
             _difference(runs, baseline) if variant != BASELINE else "",
+            *([_percent([run.mean_class_accuracy or 0.0 for run in runs])] if by_class else []),
             f"{runs[0].parameters:,}",
             f"{runs[0].macs / 1e6:,.1f} M",
             *_times([run for run in runs if not run.resumed]),
@@ -141,6 +143,12 @@ def summary(figures: Sequence[RunFigures]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _percent(values: Sequence[float]) -> str:
+    """Mean and standard deviation of values in [0, 1]."""
+    found = spread([100 * value for value in values])
+    return f"{found.mean:.2f}" + (f" ± {found.deviation:.2f}" if found.deviation is not None else "") + " %"
 
 
 def _times(whole: list[RunFigures]) -> tuple[str, str]:
@@ -175,13 +183,15 @@ def draw(figures: Sequence[RunFigures], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def matched_intermediate_size(config: DnAViTConfig) -> int:
+def matched_intermediate_size(config: DnATransformerConfig) -> int:
     """Width of the MLP with which softmax attention has as many parameters as DnA, to the nearest unit per layer.
 
-    DnA has `2 (C^2 + C) + H` more per layer (with biases); a unit of the MLP has `2 C + 1`.
+    DnA has `2 (C^2 + C) + H` more per attention (with biases), of which there are two in a layer where time and space
+    are divided; a unit of the MLP has `2 C + 1`.
     """
     width, heads = config.hidden_size, config.num_attention_heads
-    extra = 2 * (width * width + (width if config.qkv_bias else 0)) + heads
+    attentions = 2 if getattr(config, "attention_type", None) == "divided_space_time" else 1
+    extra = attentions * (2 * (width * width + (width if config.qkv_bias else 0)) + heads)
     return config.intermediate_size + round(extra / (2 * width + 1))
 
 
@@ -226,36 +236,38 @@ def _record(output_dir: Path, sections: dict[str, dict[str, Any]]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
-def _changes(
-    name: str, sections: dict[str, dict[str, Any]], checkpoint: str | None, output_dir: Path
-) -> dict[str, Any]:
+def _changes(name: str, run: RunConfig, output_dir: Path) -> dict[str, Any]:
     """What a variant changes in the configuration."""
     variant = BASELINE if name == MATCHED else name
-    if checkpoint is not None:
+    if run.model_arguments.checkpoint is not None:
         folder = output_dir / "converted" / variant
         if not (folder / "config.json").exists():
-            _convert(checkpoint, variant, sections["model"].get("image_size"), folder)
+            _convert(run, variant, folder)
         return {"checkpoint": str(folder)}
     if name != MATCHED:
         return {"attention_variant": variant}
-    model = {key: value for key, value in sections["model"].items() if key != "model_type"}
-    config = DnAViTConfig(**model | {"attention_variant": "dna"})
+    config: Any = AutoConfig.for_model(run.model_arguments.model_type, **run.model | {"attention_variant": "dna"})
     return {"attention_variant": variant, "intermediate_size": matched_intermediate_size(config)}
 
 
-def _convert(checkpoint: str, variant: str, image_size: Any, folder: Path) -> None:
+def _convert(run: RunConfig, variant: str, folder: Path) -> None:
     import torch
 
     from ..conversion import ConversionError, from_pretrained_softmax
 
+    checkpoint, model_type = str(run.model_arguments.checkpoint), run.model_arguments.model_type
     try:
         conversion = from_pretrained_softmax(
-            checkpoint, attention_variant=variant, image_size=image_size, dtype=torch.float32
+            checkpoint, attention_variant=variant, image_size=run.model.get("image_size"), dtype=torch.float32
         )
     except ConversionError as error:
         raise ConfigurationError(f"model.checkpoint: {error}") from error
-    if not isinstance(conversion.model.config, DnAViTConfig):
-        raise ConfigurationError(f"model.checkpoint: {checkpoint!r} is no image model; videos cannot be compared yet.")
+    found = conversion.model.config.model_type
+    if found != model_type:
+        raise ConfigurationError(
+            f"model.checkpoint: {checkpoint!r} becomes a {found!r} model, but model_type is {model_type!r}: set "
+            "model_type, or choose another checkpoint."
+        )
     # under its own name only when it is whole
     staging = folder.with_name(folder.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -297,6 +309,7 @@ def _finished(folder: Path) -> bool:
 
 def _figures(variant: str, seed: int, folder: Path) -> RunFigures:
     config = AutoConfig.from_pretrained(folder)
+    model_class = getattr(models, config.architectures[0])
     training, (measurement, *_) = read_training(folder), read_measurements(folder)
     assert training is not None
     return RunFigures(
@@ -304,12 +317,13 @@ def _figures(variant: str, seed: int, folder: Path) -> RunFigures:
         seed=seed,
         top1=measurement.metrics["top1"],
         loss=measurement.metrics["loss"],
-        parameters=count_parameters(DnAViTForImageClassification, config),
-        macs=count_macs(DnAViTForImageClassification, config),
+        parameters=count_parameters(model_class, config),
+        macs=count_macs(model_class, config),
         seconds=training.seconds,
         samples_per_second=training.samples_per_second,
         peak_memory=training.peak_memory,
         resumed=training.resumed,
+        mean_class_accuracy=measurement.metrics.get("mean_class_accuracy"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Publish checkpoints to the Hub, with their code, image processor and model card."""
+"""Publish checkpoints to the Hub, with their code, processor and model card."""
 
 from .errors import PublishError
 from .model_card import model_card

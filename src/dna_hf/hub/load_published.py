@@ -1,6 +1,6 @@
 """Load a published model as its users do: in a process of its own, with transformers alone, without dna-hf.
 
-usage: load_published.py REPOSITORY COMMIT AUTO_CLASS INPUT.safetensors OUTPUT.safetensors
+usage: load_published.py REPOSITORY COMMIT AUTO_CLASS AUTO_PROCESSOR INPUT.safetensors OUTPUT.safetensors
 """
 
 import sys
@@ -15,12 +15,19 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+# from their modules, which are there without torchvision; the names at the top level may not be
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # noqa: E402
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # noqa: E402
 
-def main(repository: str, commit: str, auto_class: str, source: str, target: str) -> None:
+
+AUTO_PROCESSORS = {auto.__name__: auto for auto in (AutoImageProcessor, AutoVideoProcessor)}
+
+
+def main(repository: str, commit: str, auto_class: str, auto_processor: str, source: str, target: str) -> None:
     """Write what the published model makes of the input, and its weights."""
     options = {"revision": commit, "trust_remote_code": True}
     model = getattr(transformers, auto_class).from_pretrained(repository, **options).eval()
-    transformers.AutoImageProcessor.from_pretrained(repository, revision=commit)
+    AUTO_PROCESSORS[auto_processor].from_pretrained(repository, **options)
     if not type(model).__module__.startswith("transformers_modules."):
         raise SystemExit(f"{type(model)} does not come from the repository")
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}

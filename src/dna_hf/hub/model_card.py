@@ -16,14 +16,18 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..evaluation.complexity import count_macs
 from ..evaluation.records import Measurement, RecordError, TrainingRun, weights_digest
+from ..models import DnATimesformerConfig
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # task as the Hub names it and Auto class, by the part of the class name after the model's
 TASKS = {
     "ForImageClassification": ("image-classification", "AutoModelForImageClassification"),
+    "ForVideoClassification": ("video-classification", "AutoModelForVideoClassification"),
     "ForMaskedImageModeling": (None, "AutoModelForMaskedImageModeling"),
     "Backbone": ("image-feature-extraction", "AutoBackbone"),
+    # the Hub has no task for features of videos
+    "TimesformerModel": (None, "AutoModel"),
     "Model": ("image-feature-extraction", "AutoModel"),
 }
 METRIC_NAMES = {
@@ -38,6 +42,11 @@ FORMULAS = {
     "softmax": "softmax(qkᵀ/√d) v",
     "differential": "(softmax(q₁k₁ᵀ/√d) − λ · softmax(q₂k₂ᵀ/√d)) v",
     "cog": "sign(s) · softmax(|s|) v with s = qkᵀ/√d",
+}
+ATTENTION_TYPES = {
+    "divided_space_time": "over time, then over space",
+    "joint_space_time": "over space and time together",
+    "space_only": "over space, of every frame on its own",
 }
 VARIANT_NAMES = {
     "dna": "Denoising Attention",
@@ -70,6 +79,7 @@ def model_card(
     measurements: Sequence[Measurement] = (),
     training: TrainingRun | None = None,
     reported: Sequence[ReportedFigure] = (),
+    processor: Any = None,
     converted_from: str | None = None,
     licence: str | None = None,
     revision: str | None = None,
@@ -82,6 +92,7 @@ def model_card(
         measurements: figures of these weights.
         training: the run that made these weights.
         reported: figures of others, which are stated as such and never enter the metadata.
+        processor: of a video model; the card says what it does.
         converted_from: what the weights were converted from.
         licence: licence of the weights, in the Hub's spelling.
         revision: tag or commit that the card tells its readers to pin.
@@ -97,12 +108,13 @@ def model_card(
         record.verify(digest)
     task, auto_class = task_of(type(model))
     name = repo_id.rpartition("/")[2]
+    takes_videos = model.config.model_type == DnATimesformerConfig.model_type
     origin = training.started_from if training and training.started_from else converted_from
     data = ModelCardData(
         license=licence,
         library_name="transformers",
         pipeline_tag=task,
-        tags=["denoising-attention", "vision", "custom_code", *([task] if task else [])],
+        tags=["denoising-attention", "video" if takes_videos else "vision", "custom_code", *([task] if task else [])],
         datasets=[training.dataset.name] if training and training.dataset.name.count("/") == 1 else None,
         base_model=origin if origin and _is_repository(origin) else None,
         model_name=name if measurements else None,
@@ -115,6 +127,8 @@ def model_card(
         repo_id=repo_id,
         revision=revision,
         auto_class=auto_class,
+        takes_videos=takes_videos,
+        preprocessing=processor.describe() if takes_videos and processor is not None else {},
         model_class=type(model).__name__,
         config=model.config,
         variant_name=VARIANT_NAMES[model.config.attention_variant],
@@ -186,8 +200,12 @@ def _metric_rows(measurement: Measurement) -> list[tuple[str, str]]:
 
 
 def _sizes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
+    time: list[tuple[str, Any]] = []
+    if isinstance(config, DnATimesformerConfig):
+        time = [("frames", config.num_frames), ("attention", ATTENTION_TYPES[config.attention_type])]
     return [
-        ("image size", "{}x{} pixels".format(*_pair(config.image_size))),
+        *time,
+        ("frame size" if time else "image size", "{}x{} pixels".format(*_pair(config.image_size))),
         ("patch size", "{}x{} pixels".format(*_pair(config.patch_size))),
         ("layers", config.num_hidden_layers),
         ("heads", config.num_attention_heads),

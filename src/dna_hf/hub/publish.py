@@ -18,10 +18,13 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
+
+# from its module, which is there without torchvision; the name at the top level is not
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
-from ..comparison import main_output, random_image
+from ..comparison import main_output, random_input
 from ..conversion.report import REPORT_FILE, conversion_source
 from ..evaluation.records import (
     MEASUREMENTS_FILE,
@@ -39,6 +42,11 @@ from .upload import first_line, sign_in, upload
 
 
 CARD = "README.md"
+# model type -> Auto class of its processor, what to call it, and the file that says what it does
+PROCESSORS: dict[str, tuple[Any, str, str]] = {
+    "dna_vit": (AutoImageProcessor, "image processor", "preprocessor_config.json"),
+    "dna_timesformer": (AutoVideoProcessor, "video processor", "video_preprocessor_config.json"),
+}
 # files of a checkpoint folder that go along as they are
 EXTRA_FILES = (MEASUREMENTS_FILE, TRAINING_FILE, REPORT_FILE)
 LOGITS_TOLERANCE = 1e-5
@@ -56,7 +64,8 @@ class Published:
         tag: names the commit, and is what the card tells its readers to pin.
         files: file name -> size in bytes.
         card: text of the model card.
-        max_difference: between what the local and the downloaded model make of a random image; `None` for a dry run.
+        max_difference: between what the local and the downloaded model make of a random image or video; `None` for a
+            dry run.
     """
 
     repo_id: str
@@ -81,8 +90,8 @@ def publish(
     """Publish a checkpoint folder to the Hub in one commit, and check what was published.
 
     The commit has the weights as safetensors, the configuration with all its Auto classes, the code they need, the
-    image processor, the records of training and measurement, and a model card made of them. Then it is downloaded into
-    an empty cache, loaded in a process without dna-hf, and compared with the local model.
+    image or video processor, the records of training and measurement, and a model card made of them. Then it is
+    downloaded into an empty cache, loaded in a process without dna-hf, and compared with the local model.
 
     Args:
         checkpoint: folder that `dna-hf train`, `dna-hf convert` or `save_pretrained` wrote; a `README.md` in it is
@@ -124,6 +133,7 @@ def publish(
                 repo_id,
                 measurements=measurements,
                 training=training,
+                processor=processor,
                 converted_from=source,
                 licence=licence,
                 revision=TAG_PLACEHOLDER,
@@ -159,22 +169,19 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
         raise PublishError(f"{str(folder)!r} has no config.json: it is no checkpoint folder.")
     if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         raise PublishError(f"{str(folder)!r} has no {SAFE_WEIGHTS_NAME}: it holds no weights to publish.")
-    if (folder / "video_preprocessor_config.json").is_file():
-        raise PublishError(f"{str(folder)!r} holds a model of videos, which cannot be published yet.")
-    if not (folder / "preprocessor_config.json").is_file():
-        raise PublishError(
-            f"{str(folder)!r} has no preprocessor_config.json: save the image processor of the model in it."
-        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         architecture = (config.architectures or [""])[0]
         model_class = getattr(models, architecture, None)
         if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
             raise PublishError(f"{str(folder)!r} holds a {architecture or config.model_type}, no DnA model.")
+        auto_processor, what, file = PROCESSORS[config.model_type]
+        if not (folder / file).is_file():
+            raise PublishError(f"{str(folder)!r} has no {file}: save the {what} of the model in it.")
         # misshaped tensors are refused below, by name
         loaded: Any = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
         model, info = loaded
-        processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
     except StrictDataclassError as error:
         reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
         raise PublishError(f"config.json in {str(folder)!r} is wrong: {reason}.") from error
@@ -266,7 +273,7 @@ def _verify(repo_id: str, commit: str, model: PreTrainedModel, folder: Path, tok
     """
     folder.mkdir()
     config = model.config
-    pixel_values = random_image(config)
+    pixel_values = random_input(config)
     save_file({"pixel_values": pixel_values}, folder / "input.safetensors")
     environment = os.environ | {
         "HF_ENDPOINT": constants.ENDPOINT,
@@ -279,6 +286,7 @@ def _verify(repo_id: str, commit: str, model: PreTrainedModel, folder: Path, tok
         repo_id,
         commit,
         task_of(type(model))[1],
+        PROCESSORS[config.model_type][0].__name__,
         str(folder / "input.safetensors"),
         str(folder / "output.safetensors"),
     ]

@@ -174,6 +174,29 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
         return (frames - mean) / std
 
+    def describe(self) -> dict[str, str]:
+        """What is made of a video, in words: its `frames`, their `size` and `normalisation`, and the `views`."""
+        kept = {
+            "uniform": "spread over the whole video",
+            "centered": f"of a window in the middle, one in {self.sampling_rate} at 30 per second",
+            "released": f"of a window at the start, one in {self.sampling_rate} at 30 per second",
+        }
+        frames = f"{self.num_frames}, {self.sampling}: {kept[self.sampling]}" if self.do_sample_frames else "all"
+        steps = []
+        if self.do_resize:
+            short = self.size.get("shortest_edge")
+            sides = f"short side {short}" if short else f"{self.size['height']}x{self.size['width']}"
+            steps.append(f"resized to {sides} pixels")
+        if self.do_center_crop:
+            steps.append(f"{self.crop_size['height']}x{self.crop_size['width']} cut from the centre")
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.image_mean, self.image_std))
+        return {
+            "frames": frames,
+            "size": ", ".join(steps) or "as it is",
+            "normalisation": f"mean {mean}; standard deviation {std}" if self.do_normalize else "none",
+            "views": f"{self.num_clips} over time x {self.num_crops} over space",
+        }
+
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width after resizing."""
         if self.size.get("shortest_edge"):

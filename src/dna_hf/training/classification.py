@@ -199,8 +199,9 @@ def _write_records(
             task=task.name,
             dataset=task.provenance(run.data, evaluation),
             split=evaluation.name,
-            metrics={name: metrics[f"{prefix}{name}"] for name in ("top1", "top5", "loss")},
+            metrics={name: metrics[f"{prefix}{name}"] for name in task.recorded},
             samples=int(metrics[f"{prefix}{task.samples}"]),
+            views=task.views(trainer.processing_class),
             **common,
         )
         record_training(folder, training)

@@ -33,6 +33,8 @@ class ImageTask:
     samples = "images"
     auto_model = AutoModelForImageClassification
     metrics = staticmethod(top_k_metrics)
+    # what of them is recorded for the model card
+    recorded: tuple[str, ...] = ("top1", "top5", "loss")
     provenance = staticmethod(provenance)
 
     def load(self, run: RunConfig) -> tuple[Any, Any]:
@@ -58,6 +60,10 @@ class ImageTask:
                 f"model takes {_image_size(config)}: convert it with --image-size."
             )
 
+    def views(self, processor: Any) -> str | None:
+        """The views of a sample in evaluation, for the record: there is but one of an image."""
+        return None
+
     def datasets(self, run: RunConfig, train: Any, evaluation: Any, processor: Any) -> tuple[Any, Any]:
         """The torch data sets of both splits."""
         augmentation = TrainingAugmentation(run.data, image_output_size(processor), processor.resample)
@@ -75,6 +81,7 @@ class VideoTask:
     samples = "videos"
     auto_model = AutoModelForVideoClassification
     metrics = staticmethod(video_metrics)
+    recorded: tuple[str, ...] = (*ImageTask.recorded, "mean_class_accuracy")
     provenance = staticmethod(video_provenance)
 
     def load(self, run: RunConfig) -> tuple[Any, Any]:
@@ -91,6 +98,10 @@ class VideoTask:
 
     def check_processor(self, source: str, processor: Any, config: PreTrainedConfig) -> None:
         """See that a model takes what a processor makes: it takes everything."""
+
+    def views(self, processor: Any) -> str | None:
+        """The views of a sample in evaluation, for the record."""
+        return processor.describe()["views"]
 
     def datasets(self, run: RunConfig, train: Any, evaluation: Any, processor: Any) -> tuple[Any, Any]:
         """The torch data sets of both splits."""

@@ -1,0 +1,79 @@
+"""What the tests of publishing share: a client of the Hub on loopback, and what is looked at afterwards."""
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import transformers
+from huggingface_hub import ModelCard, constants
+from huggingface_hub.utils import _http, close_session
+from safetensors.torch import load_file
+
+import dna_hf
+from dna_hf.hub import PublishError, publish
+from fake_hub import FakeHub
+
+
+uploading = import_module("dna_hf.hub.upload")
+ROOM = Path(dna_hf.__file__).parent / "models"
+COMMON = {"command": "dna-hf evaluate x", "seed": None, "date": "2026-01-02T03:04:05+00:00"}
+COMMON |= {"environment": {"machine": "a machine", "torch": "2", "transformers": "5"}}
+REPO = "user/model"
+
+
+@contextmanager
+def client_of(hub, folder, token=FakeHub.token):
+    """Lead the client of this process to a Hub; publishing and the client do not wait between attempts."""
+    slept = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in hub.environment(folder, token).items():
+            patch.setenv(name, value)
+        for name, value in {
+            "ENDPOINT": hub.endpoint,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_TOKEN_PATH": str(folder / "token"),
+            "HF_HUB_CACHE": str(folder / "hub"),
+        }.items():
+            patch.setattr(constants, name, value)
+        patch.setitem(_http.http_backoff.__kwdefaults__, "max_retries", 0)
+        patch.setattr(uploading, "time", SimpleNamespace(sleep=slept.append))
+        # transformers keeps one client for the whole process
+        patch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
+        close_session()
+        yield slept
+        close_session()
+
+
+def run_cli(hub, folder, *words):
+    """Run `python -m dna_hf` in a process of its own, with that Hub."""
+    (folder / "home").mkdir(exist_ok=True)
+    environment = os.environ | hub.environment(folder / "home")
+    command = [sys.executable, "-m", "dna_hf", *map(str, words)]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def refused(*arguments, **options):
+    """Publish in vain; returns the message, which is one line of whole sentences."""
+    with pytest.raises(PublishError) as caught:
+        publish(*arguments, **options)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1 and message.endswith("."), message
+    assert "Traceback" not in message and FakeHub.token not in message
+    return message
+
+
+def figures(files):
+    """Figures in the metadata of a published card: name -> value."""
+    return {
+        result.metric_name: result.metric_value for result in ModelCard(files["README.md"].decode()).data.eval_results
+    }
+
+
+def local_weights(folder):
+    return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
