@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 
 # parameters of two or more dimensions that are no weights of a projection
-TOKENS = ("cls_token", "distillation_token", "mask_token", "position_embeddings")
+TOKENS = ("cls_token", "distillation_token", "mask_token", "position_embeddings", "time_embeddings")
 
 
 def decay_parameter_names(model: torch.nn.Module, decay_all: bool = False) -> list[str]:
@@ -16,7 +16,7 @@ def decay_parameter_names(model: torch.nn.Module, decay_all: bool = False) -> li
     Args:
         model: any model of this package.
         decay_all: all of them, as in the paper's recipe. Otherwise the usual ones: not biases, norms and other vectors
-            (the scale of the negative branch among them), nor tokens and position tables.
+            (the scale of the negative branch among them), nor tokens and tables of positions and times.
     """
     return [
         name
