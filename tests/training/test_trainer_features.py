@@ -429,6 +429,13 @@ def test_accumulated_mixed_batches_make_the_gradient_of_one_large_batch(tmp_path
             torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4, msg=f"{step} {name}")
 
 
+def test_training_drops_the_last_batch_and_evaluation_does_not(tmp_path):
+    options = {"dataloader_drop_last": True, "max_train_samples": 39, "per_device_eval_batch_size": 8}
+    result = train(tmp_path / "run", **SHORT | options)
+    assert state_of(tmp_path / "run")["global_step"] == 4
+    assert result.metrics["eval_images"] == 20
+
+
 def test_a_finished_run_does_not_train_on(tmp_path):
     """It ends in the middle of an epoch; resuming it repeats the final evaluation alone."""
     options = {"max_steps": 7, "save_steps": 7, "eval_strategy": "no", "lr_scheduler_type": "constant"}
@@ -707,6 +714,10 @@ CONTRADICTIONS |= {
     "epoch-cosine-text": (
         {"epoch_cosine": True, "lr_scheduler_kwargs": SCHEDULE | {"warmup_lr": "a"}},
         "warmup_lr",
+    ),
+    "nothing-left": (
+        {"dataloader_drop_last": True, "max_train_samples": 7},
+        "dataloader_drop_last leaves nothing of 7",
     ),
     "workers-negative": ({"dataloader_num_workers": -1}, "num_workers"),
     "patience-without-evaluation": (

@@ -72,6 +72,14 @@ class ClassificationTrainer(Trainer):
         finally:
             self.data_collator = usual
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
+        """The batches of an evaluation: all of them, whatever `dataloader_drop_last` says about those of training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)
 
