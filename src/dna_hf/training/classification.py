@@ -134,7 +134,7 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        processor = task.load_processor(run, source, revision)
+        processor = task.load_processor(run, config, source, revision)
     except StrictDataclassError as error:
         raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
     except (OSError, ValueError, ImportError) as error:
