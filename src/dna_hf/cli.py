@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="keys of section model: model_type, attention_variant, hidden_size, image_size, ... (all fields of "
         "DnAViTConfig, or of DnATimesformerConfig), checkpoint, checkpoint_revision\n"
         "keys of section training: all fields of transformers.TrainingArguments, decay_all, layer_decay, "
-        "ema_decay, base_learning_rate, epoch_cosine, early_stopping_patience\n" + _data_help(),
+        "ema_decay, base_learning_rate, epoch_cosine, epoch_steps, early_stopping_patience\n" + _data_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

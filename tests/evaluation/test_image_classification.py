@@ -7,14 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import ViTConfig, ViTModel
+from transformers import EvalPrediction, ViTConfig, ViTModel
 
 from dna_hf import DnAViTForImageClassification
 from dna_hf.data.arguments import DataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import image_processor
 from dna_hf.data.sources import load_split
-from dna_hf.evaluation.image_classification import classification_result, evaluate_checkpoint, match_classes
+from dna_hf.evaluation.image_classification import (
+    classification_result,
+    evaluate_checkpoint,
+    match_classes,
+    top_k_metrics,
+)
 
 
 sys.path.append(str(Path(__file__).parent))
@@ -40,6 +45,13 @@ def test_figures_from_logits():
     assert result.metrics["top1"] == pytest.approx(2 / 3) and result.metrics["top5"] == 1
     assert result.metrics["mean_class_accuracy"] == pytest.approx(2 / 3) and result.metrics["images"] == 3
     assert result.per_class["c"] == {"accuracy": 0.0, "images": 1}
+
+
+def test_metrics_of_a_trainer():
+    # three images of class 0, of which two are recognised, one of class 1, none of class 2
+    logits = np.array([[2.0, 0.0, -1.0], [3.0, 1.0, 0.0], [0.0, 3.0, 1.0], [0.0, 3.0, 1.0]], dtype=np.float32)
+    metrics = top_k_metrics(EvalPrediction(logits, np.array([0, 0, 0, 1])))
+    assert metrics == {"top1": 0.75, "top5": 1.0, "mean_class_accuracy": pytest.approx((2 / 3 + 1) / 2), "images": 4}
 
 
 def test_labels_are_matched_by_name(checkpoint):

@@ -429,6 +429,13 @@ def test_accumulated_mixed_batches_make_the_gradient_of_one_large_batch(tmp_path
             torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4, msg=f"{step} {name}")
 
 
+def test_training_drops_the_last_batch_and_evaluation_does_not(tmp_path):
+    options = {"dataloader_drop_last": True, "max_train_samples": 39, "per_device_eval_batch_size": 8}
+    result = train(tmp_path / "run", **SHORT | options)
+    assert state_of(tmp_path / "run")["global_step"] == 4
+    assert result.metrics["eval_images"] == 20
+
+
 def test_a_finished_run_does_not_train_on(tmp_path):
     """It ends in the middle of an epoch; resuming it repeats the final evaluation alone."""
     options = {"max_steps": 7, "save_steps": 7, "eval_strategy": "no", "lr_scheduler_type": "constant"}
@@ -455,6 +462,61 @@ def test_plain_gradient_descent_and_clipping(tmp_path, prepared, limit):
     for name, gradient in gradients.items():
         moved = watch.weights[0][name] - watch.weights[1][name]
         torch.testing.assert_close(moved, factor * gradient, atol=1e-6, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5], ids=["same", "layer-decay"])
+@pytest.mark.parametrize(
+    ("optim_args", "momentum", "dampening", "nesterov"),
+    [
+        ("momentum=0.9,nesterov=true", 0.9, 0.0, True),
+        ("momentum=0.8, dampening=0.25, nesterov=False", 0.8, 0.25, False),
+    ],
+    ids=["nesterov", "dampening"],
+)
+def test_gradient_descent_with_momentum(tmp_path, prepared, optim_args, momentum, dampening, nesterov, decay):
+    """Ten steps against the update by hand in float64: Sutskever et al., 2013, in the form torch documents."""
+    watch = Watch()
+    prepared(watch)
+    options = {"optim": "sgd", "optim_args": optim_args, "learning_rate": 0.05, "weight_decay": 0.1}
+    options |= {"layer_decay": decay, "num_train_epochs": 2, "decay_all": False}
+    train(tmp_path / "run", **SHORT | options)
+    factors = {"embeddings.": decay**3, "layers.0.": decay**2, "layers.1.": decay}
+    assert len(watch.weights) == len(watch.gradients) == 10
+    velocity, moved = {}, 0.0
+    for step in range(9):
+        rate = 0.05 * (1 - step / 10)
+        for name, weight in watch.weights[step].items():
+            is_vector = weight.dim() == 1 or "token" in name or "position" in name
+            gradient = watch.gradients[step][name].double() + (0.0 if is_vector else 0.1) * weight.double()
+            if step == 0:
+                velocity[name] = gradient
+            else:
+                velocity[name] = momentum * velocity[name] + (1 - dampening) * gradient
+            update = gradient + momentum * velocity[name] if nesterov else velocity[name]
+            change = rate * next((value for part, value in factors.items() if part in name), 1.0) * update
+            expected = weight.double() - change
+            found = watch.weights[step + 1][name].double()
+            torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-5, msg=f"{name} in step {step}")
+            moved = max(moved, change.abs().max().item())
+    assert moved > 1e-3
+
+
+def test_a_run_with_momentum_continues_exactly(tmp_path, monkeypatch):
+    options = {"optim": "sgd", "optim_args": "momentum=0.9,nesterov=true", "learning_rate": 0.05, "layer_decay": 0.5}
+    train(tmp_path / "straight", **options)
+    interrupted_and_resumed(monkeypatch, tmp_path / "resumed", 9, options)
+    assert same(weights(tmp_path / "straight"), weights(tmp_path / "resumed"))
+
+
+def test_the_best_model_by_the_mean_over_the_classes(tmp_path):
+    options = {"metric_for_best_model": "mean_class_accuracy", "greater_is_better": True, "num_train_epochs": 2}
+    train(tmp_path / "run", **BEST | options)
+    means = [
+        entry["eval_mean_class_accuracy"]
+        for entry in state_of(tmp_path / "run")["log_history"][:-1]
+        if "eval_loss" in entry
+    ]
+    assert state_of(tmp_path / "run")["best_metric"] == max(means)
 
 
 def test_constant_rate_after_a_warm_up(tmp_path, prepared):
@@ -691,6 +753,28 @@ CONTRADICTIONS = {
     "two-precisions": ({"bf16": True, "fp16": True}, "fp16 and bf16"),
     "tracker": ({"report_to": "tracky"}, "tracky"),
     "epoch-cosine-alone": ({"epoch_cosine": True}, "lr_scheduler_kwargs"),
+    "nesterov-without-momentum": ({"optim": "sgd", "optim_args": "nesterov=true"}, "nesterov needs a momentum"),
+    "nesterov-dampened": (
+        {"optim": "sgd", "optim_args": "momentum=0.9,dampening=0.1,nesterov=true"},
+        "nesterov needs a momentum",
+    ),
+    "sgd-unknown": ({"optim": "sgd", "optim_args": "momentun=0.9"}, "'momentun=0.9'"),
+    "sgd-decay": ({"optim": "sgd", "optim_args": "weight_decay=0.1"}, "'weight_decay=0.1'"),
+    "sgd-nameless": ({"optim": "sgd", "optim_args": "0.9,true"}, "'0.9'"),
+    "sgd-empty": ({"optim": "sgd", "optim_args": "momentum=0.9,"}, "''"),
+    "sgd-text": ({"optim": "sgd", "optim_args": "momentum=high"}, "momentum must be a number"),
+    "sgd-valueless": ({"optim": "sgd", "optim_args": "momentum"}, "momentum must be a number"),
+    "sgd-large": ({"optim": "sgd", "optim_args": "momentum=9"}, "momentum must lie in"),
+    "sgd-nan": ({"optim": "sgd", "optim_args": "momentum=nan"}, "momentum must lie in"),
+    "sgd-switch": ({"optim": "sgd", "optim_args": "momentum=0.9,nesterov=ture"}, "true or false"),
+    "two-schedules": (
+        {"epoch_cosine": True, "epoch_steps": True, "lr_scheduler_kwargs": SCHEDULE},
+        "epoch_cosine or epoch_steps",
+    ),
+    "steps-without-factors": (
+        {"epoch_steps": True, "lr_scheduler_kwargs": "{steps: [0, 1], factors: [1]}"},
+        "as many factors as steps",
+    ),
     "plateau-without-evaluation": ({"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "no"}, "eval"),
     "patience-without-best": ({"early_stopping_patience": 2}, "load_best_model_at_end"),
     "patience-0": (BEST | {"early_stopping_patience": 0}, "early_stopping_patience"),
@@ -707,6 +791,10 @@ CONTRADICTIONS |= {
     "epoch-cosine-text": (
         {"epoch_cosine": True, "lr_scheduler_kwargs": SCHEDULE | {"warmup_lr": "a"}},
         "warmup_lr",
+    ),
+    "nothing-left": (
+        {"dataloader_drop_last": True, "max_train_samples": 7},
+        "dataloader_drop_last leaves nothing of 7",
     ),
     "workers-negative": ({"dataloader_num_workers": -1}, "num_workers"),
     "patience-without-evaluation": (

@@ -45,10 +45,20 @@ class ClassificationResult:
 
 
 def top_k_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """`compute_metrics` of a Trainer: top-1 and top-5 accuracy from logits (images, classes), and number of images."""
-    metric = TopKAccuracy(keep_in_memory=True)
-    accuracy = metric.compute(predictions=prediction.predictions, references=prediction.label_ids)
-    return accuracy | {"images": len(prediction.label_ids)}
+    """`compute_metrics` of a Trainer from logits (images, classes).
+
+    Returns:
+        `top1`, `top5`, `mean_class_accuracy`, and how many `images` there were.
+    """
+    logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+    per_class = PerClassAccuracy(keep_in_memory=True).compute(
+        predictions=logits.argmax(axis=1), references=labels, num_classes=logits.shape[1]
+    )
+    return {
+        **TopKAccuracy(keep_in_memory=True).compute(predictions=logits, references=labels),
+        "mean_class_accuracy": per_class["mean_class_accuracy"],
+        "images": len(labels),
+    }
 
 
 def load_classifier(

@@ -1,12 +1,16 @@
 """What the `training` section takes beside the fields of transformers' `TrainingArguments`."""
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 
 METRICS = ("loss", "top1", "top5", "mean_class_accuracy")
 EPOCH_COSINE_KEYS = {"warmup_epochs", "warmup_lr", "min_lr"}
+EPOCH_STEPS_KEYS = {"steps", "factors"}
 
 
 @dataclass
@@ -41,6 +45,13 @@ class DnATrainingArguments(TrainingArguments):
             "warmup_lr and min_lr"
         },
     )
+    epoch_steps: bool = field(
+        default=False,
+        metadata={
+            "help": "the schedule of the paper's video recipe; lr_scheduler_kwargs gives steps, the epochs from 0 on "
+            "at which the rate changes, and factors, what learning_rate is then multiplied by"
+        },
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
@@ -69,8 +80,14 @@ class DnATrainingArguments(TrainingArguments):
             self._check_best_model(self.metric_for_best_model.removeprefix("eval_"))
         if self.early_stopping_patience is not None:
             self._check_early_stopping(self.early_stopping_patience)
+        if self.optim == OptimizerNames.SGD and self.optim_args:
+            _check_sgd(self.optim_args)
+        if self.epoch_cosine and self.epoch_steps:
+            raise ValueError("set epoch_cosine or epoch_steps, not both.")
         if self.epoch_cosine:
             self._check_epoch_cosine()
+        if self.epoch_steps:
+            self._check_epoch_steps()
         if self.base_learning_rate is not None:
             self._scale_learning_rate(self.base_learning_rate)
 
@@ -98,8 +115,23 @@ class DnATrainingArguments(TrainingArguments):
         if set(options) != EPOCH_COSINE_KEYS:
             raise ValueError(f"epoch_cosine needs lr_scheduler_kwargs with {', '.join(sorted(EPOCH_COSINE_KEYS))}.")
         for key, value in options.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+            if not _is_rate(value):
                 raise ValueError(f"lr_scheduler_kwargs.{key} must be a number of at least 0, got {value!r}.")
+
+    def _check_epoch_steps(self) -> None:
+        options: dict = self.lr_scheduler_kwargs or {}  # type: ignore[assignment]
+        if set(options) != EPOCH_STEPS_KEYS:
+            raise ValueError(f"epoch_steps needs lr_scheduler_kwargs with {', '.join(sorted(EPOCH_STEPS_KEYS))}.")
+        for key, values in options.items():
+            if not isinstance(values, list) or not values or not all(map(_is_rate, values)):
+                raise ValueError(f"lr_scheduler_kwargs.{key} must be numbers of at least 0 in a list, got {values!r}.")
+        steps, factors = options["steps"], options["factors"]
+        if len(steps) != len(factors):
+            raise ValueError(
+                f"lr_scheduler_kwargs needs as many factors as steps, got {len(factors)} and {len(steps)}."
+            )
+        if steps[0] != 0 or any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+            raise ValueError(f"lr_scheduler_kwargs.steps must start at 0 and increase, got {steps}.")
 
     def _scale_learning_rate(self, base: float) -> None:
         """The linear rule of arXiv:1706.02677: as many times the rate as the batch of a step is larger."""
@@ -109,3 +141,38 @@ class DnATrainingArguments(TrainingArguments):
             raise ValueError("give learning_rate or base_learning_rate, not both.")
         batch = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         self.learning_rate = base * batch / 512
+
+
+def _is_rate(value: Any) -> bool:
+    """Whether a value is a finite number of at least 0."""
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < math.inf
+
+
+def _check_sgd(text: str) -> None:
+    """See that `optim_args` of SGD mean something: transformers passes over names and switches it does not know.
+
+    Args:
+        text: `name=value` pairs, separated by commas.
+
+    Raises:
+        ValueError: for anything but `momentum` in [0, 1), `dampening` in [0, 1] and `nesterov`, which needs a momentum
+            and no dampening.
+    """
+    values = {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
+    for pair in text.replace(" ", "").split(","):
+        name, _, value = pair.partition("=")
+        if name not in values:
+            raise ValueError(f"optim_args of sgd are momentum, dampening and nesterov, as momentum=0.9, got {pair!r}.")
+        if name == "nesterov":
+            if value.lower() not in ("true", "false"):
+                raise ValueError(f"optim_args: nesterov must be true or false, got {value!r}.")
+            values[name] = value.lower() == "true"
+            continue
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise ValueError(f"optim_args: {name} must be a number, got {value!r}.") from None
+    if not 0 <= values["momentum"] < 1 or not 0 <= values["dampening"] <= 1:
+        raise ValueError(f"optim_args: momentum must lie in [0, 1) and dampening in [0, 1], got {text!r}.")
+    if values["nesterov"] and (values["momentum"] == 0 or values["dampening"] != 0):
+        raise ValueError(f"optim_args: nesterov needs a momentum above 0 and no dampening, got {text!r}.")

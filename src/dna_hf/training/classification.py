@@ -13,6 +13,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_utils import has_length
 
 from ..conversion.report import conversion_source
 from ..data.mixing import MixingCollator
@@ -143,7 +144,7 @@ def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        processor = task.load_processor(run, source, revision)
+        processor = task.load_processor(run, config, source, revision)
     except StrictDataclassError as error:
         raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
     except (OSError, ValueError, ImportError) as error:
@@ -225,10 +226,17 @@ def build_trainer(
     """The Trainer of a run, with its data sets, metrics and callbacks.
 
     Raises:
-        ConfigurationError: if the Trainer refuses its arguments, e.g. for a tracker that is not installed.
+        ConfigurationError: if the Trainer refuses its arguments, e.g. for a tracker that is not installed, or if there
+            is no whole batch and others are dropped.
     """
     task = task_of(run)
     train_dataset, eval_dataset = task.datasets(run, train, evaluation, processor)
+    batch = run.training.train_batch_size
+    if run.training.dataloader_drop_last and has_length(train_dataset) and len(train_dataset) < batch:
+        raise ConfigurationError(
+            f"training.dataloader_drop_last leaves nothing of {len(train_dataset)} {task.samples}, fewer than a "
+            f"batch of {batch}: set it to false, or per_device_train_batch_size to fewer."
+        )
     collator = _mixing_collator(run, train_dataset, len(train.class_names))
     callbacks: list[TrainerCallback] = [
         AugmentationEpoch(train_dataset),

@@ -16,7 +16,7 @@ def decay_parameter_names(model: torch.nn.Module, decay_all: bool = False) -> li
     Args:
         model: any model of this package.
         decay_all: all of them, as in the paper's recipe. Otherwise the usual ones: not biases, norms and other vectors
-            (the scale of the negative branch among them), nor tokens and position tables.
+            (the scale of the negative branch among them), nor tokens and tables of positions and times.
     """
     return [
         name

@@ -1,6 +1,8 @@
-"""The learning rate of the paper's ImageNet recipe."""
+"""The learning rates of the paper's recipes, for images and for videos."""
 
+import bisect
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -58,3 +60,31 @@ def epoch_cosine_schedule(
         min_rate=min_lr / peak,
     )
     return LambdaLR(optimizer, lambda step: rate(step // steps_per_epoch))
+
+
+def epoch_steps(epoch: float, *, steps: Sequence[float], factors: Sequence[float]) -> float:
+    """Learning rate at a time, relative to the peak: constant from each step to the next.
+
+    Args:
+        epoch: counted from 0; 1.5 is the middle of the second epoch.
+        steps: epochs at which the rate changes: the first is 0, and they increase.
+        factors: on the peak learning rate, from each of the steps on.
+
+    Returns:
+        The factor of the last step that is not after `epoch`.
+    """
+    return factors[bisect.bisect_right(steps, epoch) - 1]
+
+
+def epoch_steps_schedule(
+    optimizer: torch.optim.Optimizer, *, steps_per_epoch: int, steps: Sequence[float], factors: Sequence[float]
+) -> LambdaLR:
+    """[`epoch_steps`] as a schedule that is stepped once per optimizer step.
+
+    Args:
+        optimizer: the rates of its groups are multiplied.
+        steps_per_epoch: optimizer steps.
+        steps: see [`epoch_steps`].
+        factors: the same.
+    """
+    return LambdaLR(optimizer, lambda step: epoch_steps(step / steps_per_epoch, steps=steps, factors=factors))

@@ -1,5 +1,6 @@
 """What training images and training videos do differently: data, processors and metrics."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -8,6 +9,7 @@ from transformers import (
     AutoModelForVideoClassification,
     PreTrainedConfig,
 )
+from transformers.utils import logging
 
 from ..data.augmentation import TrainingAugmentation
 from ..data.images import image_processor, torch_dataset
@@ -24,6 +26,8 @@ from .errors import ConfigurationError
 
 # gets a line for every video that could not be read
 BAD_LIST = "unreadable_videos.jsonl"
+
+logger = logging.get_logger(__name__)
 
 
 class ImageTask:
@@ -48,7 +52,7 @@ class ImageTask:
         """The processor of a fresh model."""
         return image_processor(run.data, _image_size(config))
 
-    def load_processor(self, run: RunConfig, source: str, revision: str | None) -> Any:
+    def load_processor(self, run: RunConfig, config: PreTrainedConfig, source: str, revision: str | None) -> Any:
         """The processor of a checkpoint."""
         return AutoImageProcessor.from_pretrained(source, revision=revision)
 
@@ -92,8 +96,14 @@ class VideoTask:
         """The processor of a fresh model."""
         return video_processor(run.data, _image_size(config), config.num_frames)
 
-    def load_processor(self, run: RunConfig, source: str, revision: str | None) -> Any:
-        """The processor of a checkpoint."""
+    def load_processor(self, run: RunConfig, config: PreTrainedConfig, source: str, revision: str | None) -> Any:
+        """The processor of a checkpoint; of one that has none, having been made of an image model, a fresh one."""
+        folder = Path(source)
+        if folder.is_dir() and not any(folder.glob("*processor_config.json")):
+            logger.warning(
+                f"{source!r} has no video processor: section 'data' says how frames are chosen and normalised."
+            )
+            return self.fresh_processor(run, config)
         return load_video_processor(source, revision)
 
     def check_processor(self, source: str, processor: Any, config: PreTrainedConfig) -> None:

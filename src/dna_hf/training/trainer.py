@@ -18,7 +18,7 @@ from .diagnostics import check_finite_loss, negative_scale_statistics
 from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError, sentence
 from .optimizer import apply_layer_decay, decay_parameter_names
-from .schedule import epoch_cosine_schedule
+from .schedule import epoch_cosine_schedule, epoch_steps_schedule
 
 
 class ClassificationTrainer(Trainer):
@@ -72,6 +72,14 @@ class ClassificationTrainer(Trainer):
         finally:
             self.data_collator = usual
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
+        """The batches of an evaluation: all of them, whatever `dataloader_drop_last` says about those of training."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)
 
@@ -95,13 +103,17 @@ class ClassificationTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rate schedule; see `transformers.Trainer.create_scheduler`."""
-        if self.args.epoch_cosine and self.lr_scheduler is None:
+        if (self.args.epoch_cosine or self.args.epoch_steps) and self.lr_scheduler is None:
             epochs = math.ceil(self.args.num_train_epochs)
+            steps_per_epoch = math.ceil(num_training_steps / epochs)
             options: Any = self.args.lr_scheduler_kwargs
             target: Any = optimizer or self.optimizer
-            self.lr_scheduler = epoch_cosine_schedule(
-                target, steps_per_epoch=math.ceil(num_training_steps / epochs), epochs=epochs, **options
-            )
+            if self.args.epoch_cosine:
+                self.lr_scheduler = epoch_cosine_schedule(
+                    target, steps_per_epoch=steps_per_epoch, epochs=epochs, **options
+                )
+            else:
+                self.lr_scheduler = epoch_steps_schedule(target, steps_per_epoch=steps_per_epoch, **options)
             self._created_lr_scheduler = True
         with _blamed_on("lr_scheduler_type"):
             return super().create_scheduler(num_training_steps, optimizer)
