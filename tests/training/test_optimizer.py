@@ -40,18 +40,6 @@ def test_decay(variant, build):
     assert decayed == {name for name in parameters if name.endswith((*ends, "classifier.weight"))}
 
 
-def test_decay_of_a_video_model():
-    sizes = {"image_size": 16, "patch_size": 8, "num_frames": 2, "hidden_size": 16, "num_hidden_layers": 1}
-    model = DnATimesformerForVideoClassification(
-        DnATimesformerConfig(**sizes, num_attention_heads=2, intermediate_size=32)
-    )
-    parameters = dict(model.named_parameters())
-    ends = ("_proj.weight", "fc1.weight", "fc2.weight", "projection.weight", "classifier.weight")
-    expected = {name for name in parameters if name.endswith((*ends, "temporal_dense.weight"))}
-    assert set(decay_parameter_names(model)) == expected
-    assert set(decay_parameter_names(model, decay_all=True)) == parameters.keys()
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

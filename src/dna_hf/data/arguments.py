@@ -26,11 +26,16 @@ class CommonDataArguments:
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "read only this many training samples"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "read only this many evaluation samples"})
-    image_mean: list[float] = field(
-        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "mean per channel that is subtracted, in [0, 1]"}
+    image_mean: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "mean per channel that is subtracted, in [0, 1]; by default that of the checkpoint, or 0.45 for a "
+            "fresh model"
+        },
     )
-    image_std: list[float] = field(
-        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "standard deviation per channel to divide by"}
+    image_std: list[float] | None = field(
+        default=None,
+        metadata={"help": "standard deviation per channel to divide by; by default that of the checkpoint, or 0.225"},
     )
     flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip in training"})
     mixup_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of Mixup; 0: none"})
@@ -48,8 +53,10 @@ class CommonDataArguments:
             self._check_probability(name)
         for name in ("max_train_samples", "max_eval_samples"):
             self._check_positive(name)
-        if len(self.image_mean) != 3 or len(self.image_std) != 3 or min(self.image_std) <= 0:
-            raise ValueError("image_mean and image_std are three numbers each, image_std positive.")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != 3 or (name == "image_std" and min(values) <= 0)):
+                raise ValueError("image_mean and image_std are three numbers each, image_std positive.")
 
     def _check_probability(self, name: str) -> None:
         if not 0 <= getattr(self, name) <= 1:
@@ -86,6 +93,12 @@ class DataArguments(CommonDataArguments):
             "help": "part of the resized short side that evaluation of a fresh model cuts from the centre; 1: the "
             "whole image, resized to the wanted shape"
         },
+    )
+    image_mean: list[float] = field(
+        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "mean per channel that is subtracted, in [0, 1]"}
+    )
+    image_std: list[float] = field(
+        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "standard deviation per channel to divide by"}
     )
     crop_scale: list[float] = field(
         default_factory=lambda: [0.08, 1.0],
@@ -151,12 +164,6 @@ class VideoDataArguments(CommonDataArguments):
         metadata={"help": "folder that paths in a table start from; by default that of the table, or the data set's"},
     )
     label_base: Literal[0, 1] = field(default=0, metadata={"help": "number of the first class in a table: 0 or 1"})
-    image_mean: list[float] = field(
-        default_factory=lambda: [0.45, 0.45, 0.45], metadata={"help": "mean per channel that is subtracted, in [0, 1]"}
-    )
-    image_std: list[float] = field(
-        default_factory=lambda: [0.225, 0.225, 0.225], metadata={"help": "standard deviation per channel to divide by"}
-    )
     train_sampling: Literal["uniform", "centered", "random", "released"] = field(
         default="random",
         metadata={
@@ -165,12 +172,19 @@ class VideoDataArguments(CommonDataArguments):
             "window anywhere, the last frame standing in for what a short clip lacks"
         },
     )
-    sampling: Literal["uniform", "centered", "released"] = field(
-        default="uniform",
-        metadata={"help": "frames of an evaluated clip of a fresh model, as for train_sampling but nothing random"},
+    sampling: Literal["uniform", "centered", "released"] | None = field(
+        default=None,
+        metadata={
+            "help": "frames of an evaluated clip, as for train_sampling but nothing random; by default as the "
+            "checkpoint, or uniform"
+        },
     )
-    sampling_rate: int = field(
-        default=32, metadata={"help": "frames of a video of 30 frames per second from a sampled frame to the next one"}
+    sampling_rate: int | None = field(
+        default=None,
+        metadata={
+            "help": "frames of a video of 30 frames per second from a sampled frame to the next one; by default as "
+            "the checkpoint, or 32"
+        },
     )
     short_side: list[int] | None = field(
         default=None,

@@ -120,7 +120,7 @@ class VideoAugmentation:
 
     def __init__(self, arguments: VideoDataArguments, processor: DnATimesformerVideoProcessor) -> None:
         self.kind = arguments.train_sampling
-        self.rate = arguments.sampling_rate
+        self.rate = processor.sampling_rate
         self.flip_probability = arguments.flip_probability
         self.num_frames = processor.num_frames
         self.crop_size = output_size(processor)
@@ -256,14 +256,19 @@ def video_processor(
 ) -> DnATimesformerVideoProcessor:
     """The video processor of a new model: `num_frames` frames of (height, width) pixels."""
     height, width = image_size
-    return DnATimesformerVideoProcessor(
+    processor = DnATimesformerVideoProcessor(
         num_frames=num_frames,
-        sampling=arguments.sampling,
-        sampling_rate=arguments.sampling_rate,
         size={"shortest_edge": max(image_size)},
         crop_size={"height": height, "width": width},
-        image_mean=arguments.image_mean,
-        image_std=arguments.image_std,
+    )
+    return with_given(processor, arguments)
+
+
+def with_given(processor: DnATimesformerVideoProcessor, arguments: VideoDataArguments) -> Any:
+    """The processor with the frames and the normalisation that are asked for; where nothing is, with its own."""
+    given = {name: getattr(arguments, name) for name in ("sampling", "sampling_rate", "image_mean", "image_std")}
+    return type(processor).from_dict(
+        processor.to_dict() | {name: value for name, value in given.items() if value is not None}
     )
 
 
@@ -280,7 +285,7 @@ def output_size(processor: DnATimesformerVideoProcessor) -> tuple[int, int]:
 
 
 def view_processor(processor: DnATimesformerVideoProcessor, arguments: VideoDataArguments) -> Any:
-    """The processor with the views over time and space that evaluation averages over.
+    """The processor with what is asked for and the views over time and space that evaluation averages over.
 
     Raises:
         DataError: for several crops by a processor that does not crop.
@@ -289,6 +294,7 @@ def view_processor(processor: DnATimesformerVideoProcessor, arguments: VideoData
         raise DataError(
             f"num_crops is {arguments.num_crops}, but the video processor keeps whole frames: leave it at 1."
         )
+    processor = with_given(processor, arguments)
     return type(processor).from_dict(
         processor.to_dict() | {"num_clips": arguments.num_clips, "num_crops": arguments.num_crops}
     )

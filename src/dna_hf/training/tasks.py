@@ -17,7 +17,7 @@ from ..data.images import output_size as image_output_size
 from ..data.provenance import provenance, video_provenance
 from ..data.sources import load_train_and_eval
 from ..data.video_sources import load_train_and_eval as load_videos
-from ..data.videos import VideoAugmentation, VideoDataset, video_processor
+from ..data.videos import VideoAugmentation, VideoDataset, video_processor, with_given
 from ..evaluation.image_classification import top_k_metrics
 from ..evaluation.video_classification import load_video_processor, video_metrics
 from .config_file import RunConfig
@@ -97,14 +97,20 @@ class VideoTask:
         return video_processor(run.data, _image_size(config), config.num_frames)
 
     def load_processor(self, run: RunConfig, config: PreTrainedConfig, source: str, revision: str | None) -> Any:
-        """The processor of a checkpoint; of one that has none, having been made of an image model, a fresh one."""
+        """The processor of a checkpoint, or a fresh one where it has none.
+
+        What the run itself says of frames and normalisation goes before what the checkpoint says.
+        """
         folder = Path(source)
         if folder.is_dir() and not any(folder.glob("*processor_config.json")):
             logger.warning(
                 f"{source!r} has no video processor: section 'data' says how frames are chosen and normalised."
             )
             return self.fresh_processor(run, config)
-        return load_video_processor(source, revision)
+        processor = with_given(load_video_processor(source, revision), run.data)
+        if "num_frames" in run.model:
+            processor.num_frames = config.num_frames
+        return processor
 
     def check_processor(self, source: str, processor: Any, config: PreTrainedConfig) -> None:
         """See that a model takes what a processor makes: it takes everything."""
