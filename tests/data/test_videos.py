@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from dna_hf.data.arguments import VideoDataArguments
 from dna_hf.data.errors import DataError
-from dna_hf.data.motion import motion_splits
+from dna_hf.data.motion import NUM_POSITIONS, motion_splits
 from dna_hf.data.video_sources import Clip, LabelledVideos
 from dna_hf.data.videos import (
     UNREADABLE,
@@ -26,7 +26,9 @@ from dna_hf.data.videos import (
     split_views,
     video_processor,
     view_processor,
+    with_given,
 )
+from dna_hf.models import DnATimesformerVideoProcessor
 from dna_hf.models.video_decoding import FrameSampling, decode_video
 
 
@@ -203,7 +205,7 @@ def test_training_stops_when_no_video_can_be_read(with_bad):
 def test_motion_clips_are_drawn():
     split = motion_splits()["test"]
     arguments = arguments_of(short_side=[32, 32], flip_probability=0)
-    processor = video_processor(arguments, (32, 32), 16)
+    processor = video_processor(arguments, (32, 32), NUM_POSITIONS)
     frames = VideoDataset(split, processor, arguments)[3]["pixel_values"]
     expected = torch.from_numpy(split.clips[3].render()).permute(0, 3, 1, 2) / 255
     assert torch.allclose(frames, (expected - 0.45) / 0.225, atol=1e-6)
@@ -221,6 +223,16 @@ def test_motion_clips_are_drawn():
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         VideoDataArguments(**options)
+
+
+def test_what_is_asked_for_goes_before_what_a_checkpoint_says():
+    checkpoint = DnATimesformerVideoProcessor(sampling="released", sampling_rate=4, image_mean=[0.1] * 3)
+    kept = with_given(checkpoint, arguments_of())
+    assert kept.to_dict() == checkpoint.to_dict()
+    changed = view_processor(checkpoint, arguments_of(sampling="centered", sampling_rate=8, image_std=[1.0] * 3))
+    assert (changed.sampling, changed.sampling_rate) == ("centered", 8)
+    assert (list(changed.image_mean), list(changed.image_std)) == ([0.1] * 3, [1.0] * 3)
+    assert checkpoint.sampling == "released"
 
 
 def test_short_side_below_the_crop_is_refused():
