@@ -1,0 +1,1 @@
+"""What the branches of an attention do: the statistics of the paper."""
