@@ -213,5 +213,7 @@ def test_what_cannot_be_asked_ends_in_a_sentence():
         analyze_subspaces(model, inputs, k=K, epsilon=0)
     with pytest.raises(AnalysisError, match="no batches"):
         analyze_subspaces(model, [])
+    with pytest.raises(AnalysisError, match="a batch is a Tensor"):
+        analyze_subspaces(model, [images()], k=K)
     with pytest.raises(AnalysisError, match="not finite"):
         analyze_subspaces(model, [{"pixel_values": torch.full((1, 3, 12, 12), torch.inf)}], k=K)

@@ -1,6 +1,6 @@
 """The subspace statistics of a model over a data set, by layer and head, streaming over batches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,6 +241,11 @@ def analyze_subspaces(
 
     samples = 0
     for batch in batches:
+        if not isinstance(batch, Mapping):
+            raise AnalysisError(
+                f"a batch is a {type(batch).__name__}, but arguments of the model by name are needed, such as "
+                "{'pixel_values': ...}."
+            )
         inputs = {
             name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
         }
