@@ -257,11 +257,15 @@ def test_visuals_of_a_batch_are_as_alone(variant, implementation):
     torch.testing.assert_close(changed[1], both.visual_probes[1], rtol=0, atol=1e-12)
 
 
-@every_variant
-def test_eager_and_sdpa_agree(variant):
+@pytest.mark.parametrize(
+    ("variant", "implementation"),
+    # flex attention has no masks for cog
+    [*((variant, "sdpa") for variant in VARIANTS), *((variant, "flex_attention") for variant in VARIANTS[:4])],
+)
+def test_backends_agree(variant, implementation):
     model = tiny_model(attention_variant=variant, attn_implementation="eager")
     expected = run(model, pixels(), GRIDS, MERGES)
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation(implementation)
     output = run(model, pixels(), GRIDS, MERGES)
     torch.testing.assert_close(output.last_hidden_state, expected.last_hidden_state, rtol=0, atol=2e-5)
     torch.testing.assert_close(output.visual_probes, expected.visual_probes, rtol=0, atol=2e-5)

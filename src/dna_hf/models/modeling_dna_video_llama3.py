@@ -192,6 +192,9 @@ class DnAVideoLlama3VisionModel(VideoLlama3VisionModel):
     config: DnAVideoLlama3VisionConfig
     config_class = DnAVideoLlama3VisionConfig
     _no_split_modules = ["VideoLlama3VisionEncoderLayer", "DnAVideoLlama3VisionInteraction"]
+    _supports_flex_attn = True
+    # the grids decide on shapes
+    _can_compile_fullgraph = False
     _can_record_outputs = {
         "hidden_states": VideoLlama3VisionEncoderLayer,
         "attentions": VideoLlama3VisionAttention,
