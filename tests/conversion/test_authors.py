@@ -729,9 +729,9 @@ def test_missing_layer_between_layers(tmp_path):
 # --- arguments
 
 
-def test_architecture_to_come(tmp_path):
+def test_vit_is_no_viscop(tmp_path):
     path = write(tmp_path / "weights.pth", pack(draw("dna"), "packed"))
-    with pytest.raises(ConversionError, match="'viscop'.*not supported yet"):
+    with pytest.raises(ConversionError, match="no vision encoder of the authors' VisCoP.*visual_probes' is missing"):
         load_authors_checkpoint(path, architecture="viscop")
 
 

@@ -19,6 +19,8 @@ from dna_hf.models import (
     DnATimesformerConfig,
     DnATimesformerForVideoClassification,
     DnATimesformerModel,
+    DnAVideoLlama3VisionConfig,
+    DnAVideoLlama3VisionModel,
     DnAViTBackbone,
     DnAViTConfig,
     DnAViTForImageClassification,
@@ -32,6 +34,7 @@ PUBLISHED = sorted(path for path in ROOM.rglob("*.py") if path != ROOM / "__init
 VIT_CODE = {"attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
 # it takes parts from the image model
 TIMESFORMER_CODE = VIT_CODE | {"configuration_dna_timesformer.py", "modeling_dna_timesformer.py"}
+VIDEO_LLAMA3_CODE = VIT_CODE | {"configuration_dna_video_llama3.py", "modeling_dna_video_llama3.py"}
 VIDEO_PROCESSOR_CODE = {"video_decoding.py", "video_processing_dna_timesformer.py"}
 VIT_AUTO_MAP = {
     "AutoConfig": "configuration_dna_vit.DnAViTConfig",
@@ -106,7 +109,7 @@ def test_the_rules_notice(line):
 
 
 def test_published_files_are_flat_and_have_unique_names():
-    assert {path.name for path in PUBLISHED} == VIT_CODE | TIMESFORMER_CODE | VIDEO_PROCESSOR_CODE
+    assert {path.name for path in PUBLISHED} == TIMESFORMER_CODE | VIDEO_LLAMA3_CODE | VIDEO_PROCESSOR_CODE
     assert all(path.parent == ROOM for path in PUBLISHED)
     assert len({path.name.lower() for path in PUBLISHED}) == len(PUBLISHED)
 
@@ -370,6 +373,82 @@ def test_video_checkpoint_loads_without_the_package(tmp_path, auto_class, model_
     printed = run_fresh(LOAD_VIDEO, tmp_path, checkpoint, tmp_path / "expected.safetensors", auto_class, again)
     assert "all is well" in printed
     assert_complete(again, TIMESFORMER_CODE, TIMESFORMER_AUTO_MAP)
+
+
+# arguments: the checkpoint, the expected output, a folder to save to
+LOAD_VISION_ENCODER = """
+import sys
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel
+
+checkpoint, expected, again = sys.argv[1:]
+saved, expected = load_file(checkpoint + "/model.safetensors"), load_file(expected)
+inputs = {name: expected[name] for name in ("pixel_values", "grid_thw", "merge_sizes")}
+
+def load(folder):
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    assert model.state_dict().keys() == saved.keys()
+    for name, tensor in saved.items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    with torch.no_grad():
+        output = model(**inputs)
+    assert (output.last_hidden_state - expected["features"]).abs().max() <= 1e-6
+    assert (output.visual_probes - expected["probes"]).abs().max() <= 1e-6
+    return model
+
+config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
+assert type(config).__name__ == "DnAVideoLlama3VisionConfig" and config.interaction_layers == [1]
+model = load(checkpoint)
+maps = model.attention_maps(**inputs)
+assert len(maps.positive) == len(maps.negative) == 1
+
+# a fresh model of the copied code has its own initial values, and trains
+fresh = AutoModel.from_config(config, trust_remote_code=True).train()
+assert 0.01 < fresh.encoder.visual_probes.std() < 0.03
+assert (fresh.encoder.interaction_modules[0].attention.negative_scale == 0.25).all()
+fresh(**inputs).visual_probes.sum().backward()
+assert fresh.encoder.visual_probes.grad.any()
+
+model.save_pretrained(again)
+load(again)
+assert "dna_hf" not in sys.modules
+print("all is well")
+"""
+
+
+def test_vision_encoder_loads_without_the_package(tmp_path):
+    torch.manual_seed(0)
+    config = DnAVideoLlama3VisionConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        patch_size=4,
+        num_probes=16,
+        interaction_layers=[1],
+        negative_scale_init=0.25,
+    )
+    model = DnAVideoLlama3VisionModel(config).eval()
+    inputs = {
+        "pixel_values": torch.randn(20, 48),
+        "grid_thw": torch.tensor([[2, 2, 4], [1, 2, 2]]),
+        "merge_sizes": torch.tensor([2, 1]),
+    }
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+        output = model(**inputs)
+    checkpoint, again = tmp_path / "checkpoint", tmp_path / "again"
+    model.save_pretrained(checkpoint)
+    outputs = {"features": output.last_hidden_state, "probes": output.visual_probes}
+    save_file(inputs | outputs, tmp_path / "expected.safetensors")
+    code = (VIDEO_LLAMA3_CODE, DnAVideoLlama3VisionConfig.auto_classes)
+    assert_complete(checkpoint, *code)
+    printed = run_fresh(LOAD_VISION_ENCODER, tmp_path, checkpoint, tmp_path / "expected.safetensors", again)
+    assert "all is well" in printed
+    assert_complete(again, *code)
 
 
 # arguments: the checkpoint, whose code leaves a mark when it is run

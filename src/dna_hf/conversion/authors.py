@@ -33,7 +33,8 @@ from ..models import (
     DnAViTForImageClassification,
     DnAViTModel,
 )
-from .authors_check import evaluate_authors_timesformer, evaluate_authors_vit
+from .authors_check import agreement, evaluate_authors_timesformer, evaluate_authors_vit
+from .authors_viscop import convert_vision_encoder
 from .errors import ConversionError, refused_configuration
 from .files import read_checkpoint
 from .processors import add_authors_video_processor, authors_image_processor
@@ -86,6 +87,7 @@ def load_authors_checkpoint(
     negative_sign: int | None = None,
     num_attention_heads: int | None = None,
     attention_type: str | None = None,
+    interaction_layers: list[int] | None = None,
 ) -> PreTrainedModel:
     """Load a checkpoint of the authors' code as a DnA model; see [`convert_authors_checkpoint`]."""
     return convert_authors_checkpoint(
@@ -94,6 +96,7 @@ def load_authors_checkpoint(
         negative_sign=negative_sign,
         num_attention_heads=num_attention_heads,
         attention_type=attention_type,
+        interaction_layers=interaction_layers,
     ).model
 
 
@@ -104,6 +107,7 @@ def convert_authors_checkpoint(
     negative_sign: int | None = None,
     num_attention_heads: int | None = None,
     attention_type: str | None = None,
+    interaction_layers: list[int] | None = None,
 ) -> Conversion:
     """Convert a checkpoint of the authors' code, and check the result.
 
@@ -114,31 +118,36 @@ def convert_authors_checkpoint(
         path: `.pth`, `.pyth`, `.pt`, `.bin` or `.safetensors` file: a state dict, or a training checkpoint that has
             one under `model`, `state_dict` or `model_state`. Nothing in it is run. The layouts are those of the table
             in [`dna_hf.conversion.authors`].
-        architecture: `"vit"` or `"timesformer"`, that of the original TimeSformer repository included.
+        architecture: `"vit"`, `"timesformer"`, that of the original TimeSformer repository included, or `"viscop"`, of
+            which the vision encoder with its probes is taken: see [`dna_hf.conversion.authors_viscop`].
         negative_sign: +1 or -1, the sign before the negative branch in the program that wrote the file. By default
-            that of the released program for the architecture: +1 for both. The released stand-alone modules (packed
-            and shared-value), which no released script uses, subtract.
+            that of the released program for the architecture: -1 for VisCoP, +1 for the others. The released
+            stand-alone modules (packed and shared-value), which no released script uses, subtract.
         num_attention_heads: needed where the tensors do not tell it, i.e. for a softmax baseline.
         attention_type: of a TimeSformer: `"divided_space_time"`, `"joint_space_time"` or `"space_only"`; found out
             from the tensors by default. Tensors that are not those of the given type are refused.
+        interaction_layers: of VisCoP, the layers that its interaction modules read, counted from 0; all by default.
 
     Returns:
         The model (`DnAViTForImageClassification` or `DnATimesformerForVideoClassification`, or their base model for a
-        file without a head) in the dtype of the file, and a report, which has the processor: of images the authors'
-        evaluation, of videos see [`~dna_hf.conversion.processors.add_authors_video_processor`]. The DnA TimeSformer
-        takes videos (batch, frames, channels, height, width).
+        file without a head; of VisCoP `DnAVideoLlama3VisionModel`) in the dtype of the file, and a report, which has
+        the processor: of images the authors' evaluation, of videos see
+        [`~dna_hf.conversion.processors.add_authors_video_processor`], of VisCoP none. The DnA TimeSformer takes videos
+        (batch, frames, channels, height, width).
 
     Raises:
-        ConversionError: for an architecture that is not supported yet, a damaged or unsafe file, or tensors that are
+        ConversionError: for an unknown architecture, a damaged or unsafe file, or tensors that are
             missing, unexpected, misshaped or not finite; all of them are listed in `problems`.
     """
     if architecture not in NEGATIVE_SIGNS:
         raise ConversionError(f"unknown architecture {architecture!r}: known are {', '.join(NEGATIVE_SIGNS)}.")
-    if architecture == "viscop":
-        raise ConversionError("checkpoints of architecture 'viscop' are not supported yet: only vit and timesformer.")
-    if architecture == "vit" and attention_type is not None:
+    if architecture != "timesformer" and attention_type is not None:
         raise ConversionError("attention_type is for architecture 'timesformer' alone.")
+    if architecture != "viscop" and interaction_layers is not None:
+        raise ConversionError("interaction_layers is for architecture 'viscop' alone.")
     sign = branch_sign(architecture, negative_sign)
+    if architecture == "viscop":
+        return convert_vision_encoder(path, sign, num_attention_heads, interaction_layers)
     tensors, notes, settings = read_checkpoint(path)
     layout = attention_layout(str(path), tensors)
     with refused_configuration(str(path)):
@@ -356,10 +365,4 @@ def _self_check(model: PreTrainedModel, tensors: dict[str, torch.Tensor], sign: 
     finally:
         model.to(dtype)  # type: ignore[arg-type]
     found = output.logits if "head.weight" in tensors else output.pooler_output
-    difference = (found - expected).abs().max().item()
-    if not difference <= SELF_CHECK_TOLERANCE * max(1.0, expected.abs().max().item()):
-        raise ConversionError(
-            f"the converted model differs by {difference:.1e} from the tensors it was made from: this is a defect of "
-            "dna-hf, please report it with the names and shapes of your tensors."
-        )
-    return difference
+    return agreement(found, expected, SELF_CHECK_TOLERANCE)

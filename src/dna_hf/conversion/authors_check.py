@@ -8,6 +8,23 @@ from collections.abc import Iterator
 
 import torch
 
+from .errors import ConversionError
+
+
+def agreement(found: torch.Tensor, expected: torch.Tensor, tolerance: float) -> float:
+    """Largest difference between what a converted model and its source compute.
+
+    Raises:
+        ConversionError: if it is above `tolerance`, relative to the largest value where that is above 1.
+    """
+    difference = (found - expected).abs().max().item()
+    if not difference <= tolerance * max(1.0, expected.abs().max().item()):
+        raise ConversionError(
+            f"the converted model differs by {difference:.1e} from the tensors it was made from: this is a defect of "
+            "dna-hf, please report it with the names and shapes of your tensors."
+        )
+    return difference
+
 
 def evaluate_authors_vit(
     tensors: dict[str, torch.Tensor], pixel_values: torch.Tensor, num_heads: int, negative_sign: int = 1
@@ -77,6 +94,90 @@ def evaluate_authors_timesformer(
         token, patches = token + change, patches + changes
         token, patches = token + _mlp(block, token), patches + _mlp(block, patches)
     return _head(weights, token[:, 0])
+
+
+def evaluate_authors_viscop(
+    tensors: dict[str, torch.Tensor],
+    pixel_values: torch.Tensor,
+    grid: tuple[int, int, int],
+    num_heads: int,
+    interaction_layers: list[int],
+    negative_sign: int = -1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Evaluate the vision encoder of VisCoP in the authors' names, in float64, on one visual with merge size 2.
+
+    Args:
+        tensors: the state dict.
+        pixel_values: (patches, channels * patch size * patch size), in blocks of 2 x 2 patches.
+        grid: frames, rows and columns of the visual, in patches.
+        num_heads: number of attention heads.
+        interaction_layers: layers that the interaction modules read, in order.
+        negative_sign: +1 if the program adds the negative branch, -1 if it subtracts it.
+
+    Returns:
+        The features (patches / 4, width) and the probes (probes, width).
+    """
+    weights = {name: tensor.double() for name, tensor in tensors.items()}
+    frames, rows, columns = grid
+    # in the order of the patches of a frame
+    places = torch.tensor(
+        [
+            (row + down, column + right)
+            for row in range(0, rows, 2)
+            for column in range(0, columns, 2)
+            for down in range(2)
+            for right in range(2)
+        ],
+        dtype=torch.float64,
+    )
+    kernel = weights["embeddings.patch_embedding.weight"].flatten(1)
+    tokens = pixel_values.double() @ kernel.T + weights["embeddings.patch_embedding.bias"]
+    tokens = tokens.unflatten(0, (frames, rows * columns))
+    axis = tokens.shape[-1] // num_heads // 2
+    frequencies = 10000.0 ** -(torch.arange(0, axis, 2, dtype=torch.float64) / axis)
+    angles = (places[:, :, None] * frequencies).flatten(1).repeat(1, 2)
+
+    def linear(name: str, states: torch.Tensor) -> torch.Tensor:
+        return states @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def heads(name: str, states: torch.Tensor) -> torch.Tensor:
+        return linear(name, states).unflatten(-1, (num_heads, -1)).transpose(-3, -2)
+
+    def rotate(states: torch.Tensor) -> torch.Tensor:
+        first, second = states.chunk(2, dim=-1)
+        return states * angles.cos() + torch.cat((-second, first), dim=-1) * angles.sin()
+
+    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(query @ key.mT / key.shape[-1] ** 0.5, dim=-1) @ value
+
+    def joined(states: torch.Tensor) -> torch.Tensor:
+        return states.transpose(-3, -2).flatten(-2)
+
+    probes = weights["encoder.visual_probes"][0]
+    index = 0
+    while f"encoder.layers.{index}.layer_norm1.weight" in weights:
+        layer = f"encoder.layers.{index}"
+        normed = _norm(tokens, weights, f"{layer}.layer_norm1")
+        query, key, value = (heads(f"{layer}.self_attn.{name}_proj", normed) for name in "qkv")
+        tokens = tokens + linear(f"{layer}.self_attn.out_proj", joined(attend(rotate(query), rotate(key), value)))
+        hidden = linear(f"{layer}.mlp.fc1", _norm(tokens, weights, f"{layer}.layer_norm2"))
+        hidden = hidden * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (hidden + 0.044715 * hidden**3))) / 2
+        tokens = tokens + linear(f"{layer}.mlp.fc2", hidden)
+        if index in interaction_layers:
+            module, read = f"encoder.interaction_modules.{interaction_layers.index(index)}", tokens.flatten(0, 1)
+            key = heads(f"{module}.k_proj", read)
+            if f"{module}.neg_scalers" in weights:
+                query, query_negative = (heads(f"{module}.q_{sign}_proj", probes) for sign in ("pos", "neg"))
+                value, value_negative = (heads(f"{module}.v_{sign}_proj", read) for sign in ("pos", "neg"))
+                alpha = negative_sign * weights[f"{module}.neg_scalers"][:, None, None]
+                output = attend(query, key, value) + alpha * attend(-query_negative, key, value_negative)
+            else:
+                output = attend(heads(f"{module}.q_proj", probes), key, heads(f"{module}.v_proj", read))
+            probes = linear(f"{module}.out_proj", joined(output))
+        index += 1
+    # the four patches of a block follow each other
+    features = _norm(tokens.flatten(0, 1), weights, "post_layernorm").unflatten(0, (-1, 4)).mean(dim=1)
+    return features, probes
 
 
 def _over_time(

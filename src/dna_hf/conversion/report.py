@@ -38,7 +38,7 @@ class ConversionReport:
     Args:
         source: what was converted.
         family: which kind of source it is: `"vit"`, `"deit"`, `"dinov2"`, `"timesformer"`, `"timm"`, `"authors-vit"`,
-            `"authors-timesformer"` or, where a video model is made of an image model, `"dna_vit"`.
+            `"authors-timesformer"`, `"authors-viscop"` or, where a video model is made of an image model, `"dna_vit"`.
         records: one for each source tensor and each new tensor.
         notes: what else the user should know, e.g. what a file held beside tensors.
         max_difference: largest difference between what the converted model and an evaluation of the source make of one

@@ -18,12 +18,14 @@ from transformers import (
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .configuration_dna_timesformer import DnATimesformerConfig
+from .configuration_dna_video_llama3 import DnAVideoLlama3VisionConfig
 from .configuration_dna_vit import DnAViTConfig
 from .modeling_dna_timesformer import (
     DnATimesformerForVideoClassification,
     DnATimesformerModel,
     DnATimesformerPreTrainedModel,
 )
+from .modeling_dna_video_llama3 import DnAVideoLlama3VisionModel
 from .modeling_dna_vit import (
     DnAViTBackbone,
     DnAViTForImageClassification,
@@ -51,6 +53,7 @@ for config_class, models in (
             AutoModelForVideoClassification: DnATimesformerForVideoClassification,
         },
     ),
+    (DnAVideoLlama3VisionConfig, {AutoModel: DnAVideoLlama3VisionModel}),
 ):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     config_class.register_for_auto_class()
@@ -66,6 +69,8 @@ __all__ = [
     "DnATimesformerModel",
     "DnATimesformerPreTrainedModel",
     "DnATimesformerVideoProcessor",
+    "DnAVideoLlama3VisionConfig",
+    "DnAVideoLlama3VisionModel",
     "DnAViTBackbone",
     "DnAViTConfig",
     "DnAViTForImageClassification",

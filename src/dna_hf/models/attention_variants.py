@@ -214,6 +214,10 @@ class VariantAttention(nn.Module):
         """(batch, tokens, width) -> (batch, heads, tokens, head_dim)."""
         return states.view(*states.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2)
 
+    def takes_packed_sequences(self, implementation: str | None) -> bool:
+        """Whether `cu_seq_lens_q` keeps sequences apart; backends other than flash attention ignore it."""
+        return "flash" in (implementation or "")
+
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -241,12 +245,19 @@ class VariantAttention(nn.Module):
             rotary: applied to every query and key in the layout (batch, heads, tokens, head_dim), e.g. a rotary
                 position embedding; never to values. Differential attention calls it on its half-width heads.
             implementation: overrides the attention implementation of the config for this call.
+            kwargs: for the backend; `cu_seq_lens_q` and its companions pack several sequences under flash attention.
+
+        Raises:
+            ValueError: for packed sequences where they would attend to each other, and for a mask that the backend
+                does not honour.
 
         Returns:
             The output (batch, queries, width) and the two attention maps (batch, heads, queries, keys): `None` where
             the backend does not form them (all but eager) or the variant has no second one.
         """
         implementation = implementation or self.config._attn_implementation
+        if kwargs.get("cu_seq_lens_q") is not None and not self.takes_packed_sequences(implementation):
+            raise ValueError("sequences packed by cu_seq_lens_q need flash attention and no cog variant: give a mask.")
         mask = backend_mask(
             attention_mask, implementation, hidden_states.shape[0], hidden_states.shape[1], hidden_states.dtype
         )
@@ -394,6 +405,9 @@ class CogAttention(SoftmaxAttention):
     Raises:
         ValueError: for a mask that is not a 4-D tensor, as the flash and flex attention mask functions make.
     """
+
+    def takes_packed_sequences(self, implementation):
+        return False
 
     def _attend(self, query, key, value, attention_mask=None, dropout=0.0, implementation=None, **kwargs):
         if attention_mask is not None and (not isinstance(attention_mask, torch.Tensor) or attention_mask.dim() != 4):

@@ -12,12 +12,28 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 
-@strict
-class DnATransformerConfig(PreTrainedConfig):
-    """Sizes, attention variant and stochastic depth; the models' configurations document the fields."""
+class PublishedConfig(PreTrainedConfig):
+    """A configuration that tells the Auto classes to load the code files saved beside it."""
 
     # what a checkpoint folder tells the Auto classes to load, from the code files saved beside the weights
     auto_classes: ClassVar[dict[str, str]] = {}
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.auto_map = kwargs.pop("auto_map", None) or dict(self.auto_classes)
+        super().__post_init__(**kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Save `config.json` with the complete map of Auto classes.
+
+        A configuration that came from another repository points there; the folder written now has its own code.
+        """
+        self.auto_map = dict(self.auto_classes)
+        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+@strict
+class DnATransformerConfig(PublishedConfig):
+    """Sizes, attention variant and stochastic depth; the models' configurations document the fields."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -40,7 +56,6 @@ class DnATransformerConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.cog_softmax_layers = [0, -1] if self.cog_softmax_layers is None else list(self.cog_softmax_layers)
-        self.auto_map = kwargs.pop("auto_map", None) or dict(self.auto_classes)
         super().__post_init__(**kwargs)
 
     @property
@@ -65,38 +80,39 @@ class DnATransformerConfig(PreTrainedConfig):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size ({self.hidden_size}) is not a multiple of num_attention_heads "
-                f"({self.num_attention_heads})."
-            )
-        if self.attention_variant == "differential" and self.hidden_size // self.num_attention_heads % 2:
-            raise ValueError(
-                "the differential variant splits every head in two, but hidden_size / num_attention_heads is odd "
-                f"({self.hidden_size} / {self.num_attention_heads})."
-            )
         images, patches = pair(self.image_size, "image_size"), pair(self.patch_size, "patch_size")
         for image, patch in zip(images, patches, strict=True):
             if patch < 1 or image < patch or image % patch:
                 raise ValueError(
                     f"image_size ({self.image_size}) must be a positive multiple of patch_size ({self.patch_size})."
                 )
-        outside = [i for i in self.cog_softmax_layers if not -self.num_hidden_layers <= i < self.num_hidden_layers]
-        if outside:
-            raise ValueError(
-                f"cog_softmax_layers names layers {outside}, but num_hidden_layers is {self.num_hidden_layers}."
-            )
-        kept = {index % self.num_hidden_layers for index in self.cog_softmax_layers}
-        if self.attention_variant == "cog" and len(kept) == self.num_hidden_layers:
-            logger.warning_once("attention_variant is 'cog', but cog_softmax_layers keeps softmax in every layer.")
+        validate_attention(self)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save `config.json` with the complete map of Auto classes.
 
-        A configuration that came from another repository points there; the folder written now has its own code.
-        """
-        self.auto_map = dict(self.auto_classes)
-        return super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+def validate_attention(config: Any) -> None:
+    """Refuse heads that do not divide the width, or not as the variant needs it, and `cog` layers that do not exist.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size ({config.hidden_size}) is not a multiple of num_attention_heads "
+            f"({config.num_attention_heads})."
+        )
+    if config.attention_variant == "differential" and config.hidden_size // config.num_attention_heads % 2:
+        raise ValueError(
+            "the differential variant splits every head in two, but hidden_size / num_attention_heads is odd "
+            f"({config.hidden_size} / {config.num_attention_heads})."
+        )
+    outside = [i for i in config.cog_softmax_layers if not -config.num_hidden_layers <= i < config.num_hidden_layers]
+    if outside:
+        raise ValueError(
+            f"cog_softmax_layers names layers {outside}, but num_hidden_layers is {config.num_hidden_layers}."
+        )
+    kept = {index % config.num_hidden_layers for index in config.cog_softmax_layers}
+    if config.attention_variant == "cog" and len(kept) == config.num_hidden_layers:
+        logger.warning_once("attention_variant is 'cog', but cog_softmax_layers keeps softmax in every layer.")
 
 
 def pair(size: Any, name: str) -> tuple[int, int]:
@@ -108,4 +124,4 @@ def pair(size: Any, name: str) -> tuple[int, int]:
     return size[0], size[1]
 
 
-__all__ = ["DnATransformerConfig"]
+__all__ = ["DnATransformerConfig", "PublishedConfig"]

@@ -1,0 +1,130 @@
+"""Configuration of the VideoLLaMA3 vision encoder with visual probes."""
+
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
+from transformers.models.video_llama_3.configuration_video_llama_3 import VideoLlama3VisionConfig
+
+from .configuration_dna import PublishedConfig, validate_attention
+
+
+@strict
+class DnAVideoLlama3VisionConfig(PublishedConfig, VideoLlama3VisionConfig):
+    r"""
+    Configuration of a [`DnAVideoLlama3VisionModel`]: the vision encoder of VideoLLaMA3 with learnable visual probes
+    that read its layers by cross-attention, Denoising Attention or one of its baselines. The defaults give the encoder
+    of VideoLLaMA3 with 16 probes that read every layer.
+
+    Args:
+        hidden_size (`int`, *optional*, defaults to 1152):
+            Width of the tokens and of the probes.
+        intermediate_size (`int`, *optional*, defaults to 4304):
+            Width of the hidden layer of the MLP.
+        num_hidden_layers (`int`, *optional*, defaults to 27):
+            Number of transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to 16):
+            Number of attention heads, of the encoder and of the cross-attention alike; a head's width, `hidden_size /
+            num_attention_heads`, is a multiple of 4.
+        num_channels (`int`, *optional*, defaults to 3):
+            Channels of the pixels.
+        patch_size (`int`, *optional*, defaults to 14):
+            Height and width of a patch, in pixels.
+        hidden_act (`str`, *optional*, defaults to `"gelu_pytorch_tanh"`):
+            Activation of the MLP.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-6):
+            Epsilon of the layer norms.
+        attention_dropout (`float`, *optional*, defaults to 0.0):
+            Dropout on the attention maps of the encoder and of the cross-attention.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the normal that initialises linear layers and probes.
+        rope_parameters (`dict`, *optional*):
+            Parameters of the rotary position embedding of the encoder, as in [`VideoLlama3VisionConfig`].
+        num_probes (`int`, *optional*, defaults to 16):
+            Number of probes that each image or video gets.
+        interaction_layers (`list[int]`, *optional*):
+            Layers, counted from 0 and in ascending order, after which the probes read the tokens; all if unset.
+        attention_variant (`str`, *optional*, defaults to `"dna"`):
+            Cross-attention of the probes: `"dna"`, `"dna_shared_value"`, `"softmax"`, `"differential"` or `"cog"`.
+            The attention of the encoder is softmax attention.
+        negative_scale_init (`float`, *optional*, defaults to 0.5):
+            Initial value of the scale of the negative branch, one per head (the paper's alpha).
+        cog_softmax_layers (`list[int]`, *optional*, defaults to `[0, -1]`):
+            Layers of the encoder whose cross-attention is softmax attention when `attention_variant` is `"cog"`;
+            negative ones count from the end.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, outside its range, or sizes that do
+            not fit together.
+
+    Example:
+
+    ```python
+    >>> from dna_hf import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
+
+    >>> configuration = DnAVideoLlama3VisionConfig(attention_variant="dna")
+    >>> model = DnAVideoLlama3VisionModel(configuration)
+    ```"""
+
+    model_type = "dna_video_llama_3_vision"
+    auto_classes: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_dna_video_llama3.DnAVideoLlama3VisionConfig",
+        "AutoModel": "modeling_dna_video_llama3.DnAVideoLlama3VisionModel",
+    }
+    # what the attention variants call it
+    attribute_map = {"attention_probs_dropout_prob": "attention_dropout"}
+    # as the attention of the encoder, whose projections always have a bias
+    qkv_bias: ClassVar[bool] = True
+
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_hidden_layers: int = 27
+    num_attention_heads: int = 16
+    patch_size: int = 14
+    num_probes: int = 16
+    interaction_layers: list[int] | tuple[int, ...] | None = None
+    attention_variant: Literal["dna", "dna_shared_value", "softmax", "differential", "cog"] = "dna"
+    negative_scale_init: float | int = 0.5
+    cog_softmax_layers: list[int] | tuple[int, ...] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.interaction_layers = None if self.interaction_layers is None else list(self.interaction_layers)
+        self.cog_softmax_layers = [0, -1] if self.cog_softmax_layers is None else list(self.cog_softmax_layers)
+        super().__post_init__(**kwargs)
+
+    @property
+    def interaction_layer_ids(self) -> list[int]:
+        """Layers after which the probes read the tokens, counted from 0: one for each interaction module, in order."""
+        return list(range(self.num_hidden_layers) if self.interaction_layers is None else self.interaction_layers)
+
+    def validate_architecture(self) -> None:
+        """Part of the validation by `@strict`: sizes are positive and fit together, the layers read from exist."""
+        super().validate_architecture()
+        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels")
+        for name in (*sizes, "patch_size", "num_probes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("initializer_range", "layer_norm_eps"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act {self.hidden_act!r} is not an activation function of transformers.")
+        if not 0 <= self.attention_dropout < 1:
+            raise ValueError(f"attention_dropout must lie in [0, 1), got {self.attention_dropout}.")
+        validate_attention(self)
+        if self.hidden_size // self.num_attention_heads % 4:
+            raise ValueError(
+                "the rotary position embedding over rows and columns needs heads whose width is a multiple of 4, got "
+                f"{self.hidden_size} / {self.num_attention_heads}."
+            )
+        layers = self.interaction_layer_ids
+        if not layers:
+            raise ValueError("interaction_layers names no layer: leave it out for all, or name those to read from.")
+        if layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < self.num_hidden_layers:
+            raise ValueError(
+                f"interaction_layers must name different layers from 0 to {self.num_hidden_layers - 1} in ascending "
+                f"order, got {layers}."
+            )
+
+
+__all__ = ["DnAVideoLlama3VisionConfig"]
