@@ -6,7 +6,17 @@ import tracemalloc
 import pytest
 import torch
 
-from analysis.tiny_models import FRAMES, HEAD_DIM, HEADS, LAYERS, images, tiny_timesformer, tiny_vit, videos
+from analysis.tiny_models import (
+    FRAMES,
+    HEAD_DIM,
+    HEADS,
+    LAYERS,
+    images,
+    tiny_probes,
+    tiny_timesformer,
+    tiny_vit,
+    videos,
+)
 from dna_hf.analysis.branches import visit_branches
 from dna_hf.analysis.errors import AnalysisError
 from dna_hf.analysis.subspace_report import analyze_subspaces
@@ -213,6 +223,8 @@ def test_what_cannot_be_asked_ends_in_a_sentence():
         analyze_subspaces(model, inputs, k=K, epsilon=0)
     with pytest.raises(AnalysisError, match="no batches"):
         analyze_subspaces(model, [])
+    with pytest.raises(AnalysisError, match="visual probes cannot be analysed"):
+        analyze_subspaces(tiny_probes(), [])
     with pytest.raises(AnalysisError, match="a batch is a Tensor"):
         analyze_subspaces(model, [images()], k=K)
     with pytest.raises(AnalysisError, match="not finite"):

@@ -5,6 +5,8 @@ import torch
 from dna_hf import (
     DnATimesformerConfig,
     DnATimesformerForVideoClassification,
+    DnAVideoLlama3VisionConfig,
+    DnAVideoLlama3VisionModel,
     DnAViTConfig,
     DnAViTForImageClassification,
 )
@@ -39,6 +41,13 @@ def tiny_timesformer(variant="dna", attention_type="divided_space_time", seed=0)
     torch.manual_seed(seed)
     config = DnATimesformerConfig(**SIZES, attention_variant=variant, attention_type=attention_type, num_frames=FRAMES)
     return _moved(DnATimesformerForVideoClassification(config))
+
+
+def tiny_probes():
+    config = DnAVideoLlama3VisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, patch_size=4
+    )
+    return DnAVideoLlama3VisionModel(config)
 
 
 def images(count=5, seed=1):

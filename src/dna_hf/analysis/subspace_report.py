@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..models.modeling_dna_video_llama3 import DnAVideoLlama3VisionInteraction
 from .accumulate import RunningDistribution
 from .branches import AttentionPlace, Branches, attention_places, single_branch, visit_branches
 from .errors import AnalysisError
@@ -226,9 +227,12 @@ def analyze_subspaces(
             directions than a video has frames.
 
     Raises:
-        AnalysisError: for settings out of range, a layer or an axis that does not exist, values that are not finite,
-            a mask that cannot be read, or no batches.
+        AnalysisError: for visual probes, settings out of range, a layer or an axis that does not exist, values that
+            are not finite, a mask that cannot be read, or no batches.
     """
+    if any(isinstance(module, DnAVideoLlama3VisionInteraction) for module in model.modules()):
+        # the probes of all of them lie in one sequence, which would be taken for one sample
+        raise AnalysisError("visual probes cannot be analysed: give a model that classifies images or videos.")
     settings = IntruderSettings(k, epsilon, against, tuple(epsilons))
     places = attention_places(model, layers, axis)
     found: dict[AttentionPlace, LayerSubspaces] = {}

@@ -119,7 +119,9 @@ def convert_authors_checkpoint(
             one under `model`, `state_dict` or `model_state`. Nothing in it is run. The layouts are those of the table
             in [`dna_hf.conversion.authors`].
         architecture: `"vit"`, `"timesformer"`, that of the original TimeSformer repository included, or `"viscop"`, of
-            which the vision encoder with its probes is taken: see [`dna_hf.conversion.authors_viscop`].
+            which the vision encoder with its probes is taken: see [`dna_hf.conversion.authors_viscop`]. Its tensors
+            do not tell the base of the rotary embedding and the epsilon of the norms; the released 10000 and 1e-6 are
+            assumed, by the comparison with the source, too.
         negative_sign: +1 or -1, the sign before the negative branch in the program that wrote the file. By default
             that of the released program for the architecture: -1 for VisCoP, +1 for the others. The released
             stand-alone modules (packed and shared-value), which no released script uses, subtract.

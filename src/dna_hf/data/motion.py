@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .video_sources import Clip, LabelledVideos
+from .video_sources import EMBEDDED, Clip, LabelledVideos
 
 
-MOVING = "moving-fashion-mnist"
 # positions that a clip moves on by in every frame, clockwise; there are as many frames as positions
 STEPS = (1, 2, 3, 4, -1, -2, -3, -4)
 CLASS_NAMES = tuple(f"{'clockwise' if step > 0 else 'counterclockwise'} {abs(step)}" for step in STEPS)
@@ -79,7 +78,7 @@ def motion_splits() -> dict[str, LabelledVideos]:
         positions = random.integers(NUM_POSITIONS, size=len(motions))
         positions[random.random(len(motions)) < BEGIN_AT_TOP] = 0
         clips: list[Clip] = [
-            MotionClip(f"{MOVING}/{split}/{number}", label, split=split, image=image, position=position, step=step)
+            MotionClip(f"{EMBEDDED}/{split}/{number}", label, split=split, image=image, position=position, step=step)
             for number, ((image, label, step), position) in enumerate(zip(motions, positions.tolist(), strict=True))
         ]
         splits[split] = LabelledVideos(clips, list(CLASS_NAMES), split)

@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
@@ -305,8 +304,3 @@ def split_views(pixel_values: torch.Tensor) -> tuple[torch.Tensor, int]:
     if pixel_values.dim() == 5:
         return pixel_values, 1
     return pixel_values.flatten(0, 1), pixel_values.shape[1]
-
-
-def paths_of(videos: LabelledVideos, rows: Sequence[int]) -> list[str]:
-    """Names of some clips."""
-    return [videos.clips[row].path for row in rows]

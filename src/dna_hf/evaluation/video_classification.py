@@ -26,8 +26,8 @@ from .image_classification import (
     classification_result,
     inference_device,
     match_classes,
+    top_k_metrics,
 )
-from .metrics import PerClassAccuracy, TopKAccuracy
 from .predict import Prediction
 from .records import Measurement, command_line, environment, now, weights_digest
 
@@ -52,16 +52,9 @@ def video_metrics(prediction: EvalPrediction) -> dict[str, float]:
         raise DataError("no video of the evaluation split can be read.")
     logits, labels = np.asarray(prediction.predictions)[readable], labels[readable]
     loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels))
-    per_class = PerClassAccuracy(keep_in_memory=True).compute(
-        predictions=logits.argmax(axis=1), references=labels, num_classes=logits.shape[1]
-    )
-    return {
-        **TopKAccuracy(keep_in_memory=True).compute(predictions=logits, references=labels),
-        "mean_class_accuracy": per_class["mean_class_accuracy"],
-        "cross_entropy": float(loss),
-        "videos": int(readable.sum()),
-        "unreadable": int((~readable).sum()),
-    }
+    figures = top_k_metrics(EvalPrediction(predictions=logits, label_ids=labels))
+    figures["videos"] = figures.pop("images")
+    return figures | {"cross_entropy": float(loss), "unreadable": int((~readable).sum())}
 
 
 def load_video_processor(checkpoint: str, revision: str | None = None) -> Any:
@@ -99,7 +92,6 @@ def evaluate_video_checkpoint(
     batch_size: int = 8,
     device: str | None = None,
     revision: str | None = None,
-    workers: int = 0,
 ) -> ClassificationResult:
     """Evaluate a checkpoint on a split; labels are matched to the model's classes by name.
 
@@ -110,7 +102,6 @@ def evaluate_video_checkpoint(
         batch_size: videos that go through the model together, with all their views.
         device: as of [`load_video_classifier`].
         revision: the same.
-        workers: processes that read videos.
 
     Raises:
         DataError: if the checkpoint or the data cannot be loaded, the data has a class the model does not know, or a
@@ -122,7 +113,7 @@ def evaluate_video_checkpoint(
     classes = match_classes(videos.class_names, known)
     processor = view_processor(processor, arguments)
     dataset = VideoDataset(videos, processor, arguments)
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator, num_workers=workers)
+    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
     scores, labels, rows = [], [], []
     with torch.no_grad():
         for batch in tqdm(loader, desc="evaluate", leave=False):
