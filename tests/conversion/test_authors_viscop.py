@@ -50,7 +50,7 @@ def assert_same_model(actual, expected):
     assert actual.state_dict().keys() == state.keys()
     for name, tensor in actual.state_dict().items():
         assert torch.equal(tensor, state[name]), name
-    assert torch.equal(run(actual).visual_probes, run(expected).visual_probes)
+    assert torch.equal(run(actual).probe_hidden_states, run(expected).probe_hidden_states)
 
 
 def test_reference_vectors(golden, tmp_path):
@@ -63,7 +63,7 @@ def test_reference_vectors(golden, tmp_path):
     with torch.no_grad():
         output = model.double()(tensors["pixel_values"], tensors["grid_thw"], tensors["merge_sizes"])
     torch.testing.assert_close(output.last_hidden_state, tensors["features"], rtol=0, atol=2e-6)
-    torch.testing.assert_close(output.visual_probes.flatten(0, 1), tensors["visual_probes"], rtol=0, atol=2e-6)
+    torch.testing.assert_close(output.probe_hidden_states, tensors["visual_probes"], rtol=0, atol=2e-6)
 
 
 def test_plain_evaluation_of_the_reference_vectors(golden):

@@ -103,8 +103,8 @@ def test_golden_vectors_of_the_original_encoder(golden, implementation):
     output = run(model, tensors["pixel_values"], tensors["grid_thw"], tensors["merge_sizes"])
     # rotary embeddings and, under eager, the softmax of the encoder are computed in float32
     torch.testing.assert_close(output.last_hidden_state, tensors["features"], rtol=0, atol=2e-6)
-    assert output.visual_probes.shape == (2, 5, 48)
-    torch.testing.assert_close(output.visual_probes.flatten(0, 1), tensors["visual_probes"], rtol=0, atol=2e-6)
+    assert output.probe_hidden_states.shape == (10, 48)
+    torch.testing.assert_close(output.probe_hidden_states, tensors["visual_probes"], rtol=0, atol=2e-6)
 
 
 # derived from the sizes: 27 modules of 4 or 6 linear layers of 1152, and 16 scales each
@@ -122,7 +122,7 @@ def test_released_sizes(variant, expected):
 
 
 def run_oracle(variant, weights, hidden_states, layers=range(LAYERS)):
-    """The probes (visuals, probes, width) and, per module and visual, both maps; written from the equations."""
+    """The probes (visuals * probes, width) and, per module and visual, both maps; written from the equations."""
     results, maps = [], [[] for _ in layers]
     for visual in range(len(PATCHES)):
         probes = weights["encoder.visual_probes"]
@@ -134,7 +134,7 @@ def run_oracle(variant, weights, hidden_states, layers=range(LAYERS)):
             probes, first, second = reference_attention(kind, own, probes, tokens[None], HEADS, layer_idx=layer)
             maps[index].append((first[0], None if second is None else second[0]))
         results.append(probes[0])
-    return torch.stack(results), maps
+    return torch.cat(results), maps
 
 
 # the lambda of differential attention is computed in float32
@@ -169,7 +169,7 @@ def test_probes_are_those_of_the_oracle(variant, implementation):
     output = run(model, pixels(dtype=torch.float64), GRIDS, MERGES)
     # under sdpa transformers' encoder does not round its softmax to float32
     atol = tolerance(variant) if implementation == "eager" else 1e-5
-    torch.testing.assert_close(output.visual_probes, expected, rtol=0, atol=atol)
+    torch.testing.assert_close(output.probe_hidden_states, expected, rtol=0, atol=atol)
 
 
 @every_variant
@@ -177,7 +177,7 @@ def test_gradients_are_those_of_the_oracle(variant):
     model, weights, _, _, cotangent = reference_case(variant)
     model.set_attn_implementation("eager")
     model.zero_grad()
-    model(pixels(dtype=torch.float64), GRIDS, MERGES).visual_probes.backward(cotangent)
+    model(pixels(dtype=torch.float64), GRIDS, MERGES).probe_hidden_states.backward(cotangent)
     for name, parameter in model.named_parameters():
         reference = weights[name].grad
         if "post_layernorm" in name:
@@ -220,7 +220,7 @@ def test_chosen_layers(layers):
     assert len(model.encoder.interaction_modules) == len(layers)
     output = run(model, pixels(dtype=torch.float64), GRIDS, MERGES, output_hidden_states=True)
     expected, _ = run_oracle("differential", model.state_dict(), output.hidden_states, layers)
-    torch.testing.assert_close(output.visual_probes, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(output.probe_hidden_states, expected, rtol=0, atol=1e-6)
 
 
 # --- visuals, backends, training
@@ -249,12 +249,14 @@ def test_visuals_of_a_batch_are_as_alone(variant, implementation):
         alone = run(model, own, GRIDS[index : index + 1], MERGES[index : index + 1])
         # a float32 rounding in the encoder may fall otherwise in another batch
         torch.testing.assert_close(alone.last_hidden_state, features, rtol=0, atol=1e-6)
-        torch.testing.assert_close(alone.visual_probes[0], both.visual_probes[index], rtol=0, atol=1e-6)
+        probes = both.probe_hidden_states.chunk(2)[index]
+        torch.testing.assert_close(alone.probe_hidden_states, probes, rtol=0, atol=1e-6)
     other = values.clone()
     other[: PATCHES[0]] += 1
-    changed = run(model, other, GRIDS, MERGES).visual_probes
-    assert (changed[0] - both.visual_probes[0]).abs().max() > 1e-3
-    torch.testing.assert_close(changed[1], both.visual_probes[1], rtol=0, atol=1e-12)
+    changed, unchanged = run(model, other, GRIDS, MERGES).probe_hidden_states.chunk(2)
+    before = both.probe_hidden_states.chunk(2)
+    assert (changed - before[0]).abs().max() > 1e-3
+    torch.testing.assert_close(unchanged, before[1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +270,7 @@ def test_backends_agree(variant, implementation):
     model.set_attn_implementation(implementation)
     output = run(model, pixels(), GRIDS, MERGES)
     torch.testing.assert_close(output.last_hidden_state, expected.last_hidden_state, rtol=0, atol=2e-5)
-    torch.testing.assert_close(output.visual_probes, expected.visual_probes, rtol=0, atol=2e-5)
+    torch.testing.assert_close(output.probe_hidden_states, expected.probe_hidden_states, rtol=0, atol=2e-5)
 
 
 def packed_attention(module, query, key, value, attention_mask, scaling, cu_seq_lens_q=None, **kwargs):
@@ -293,9 +295,9 @@ def packed_attention(module, query, key, value, attention_mask, scaling, cu_seq_
 def test_packed_sequences_of_flash_attention(variant):
     AttentionInterface.register("flash_imitation", packed_attention)
     model = tiny_model(attention_variant=variant)
-    expected = run(model, pixels(), GRIDS, MERGES).visual_probes
+    expected = run(model, pixels(), GRIDS, MERGES).probe_hidden_states
     model.config._attn_implementation = "flash_imitation"
-    torch.testing.assert_close(run(model, pixels(), GRIDS, MERGES).visual_probes, expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(run(model, pixels(), GRIDS, MERGES).probe_hidden_states, expected, rtol=0, atol=2e-5)
     # one visual needs no bounds; of several, the maps cannot be formed from them
     inputs = {"pixel_values": pixels()[: PATCHES[0]], "grid_thw": GRIDS[:1], "merge_sizes": MERGES[:1]}
     assert model.attention_maps(**inputs).positive[0].shape == (1, HEADS, PROBES, PATCHES[0])
@@ -318,7 +320,7 @@ def test_gradient_checkpointing(options):
     def gradients():
         model.zero_grad()
         output = model(pixels().requires_grad_(), GRIDS, MERGES)
-        (output.visual_probes.square().sum() + output.last_hidden_state.square().sum()).backward()
+        (output.probe_hidden_states.square().sum() + output.last_hidden_state.square().sum()).backward()
         return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
     expected = gradients()
@@ -336,10 +338,10 @@ def test_gradient_checkpointing(options):
 
 def test_bfloat16():
     model = tiny_model()
-    expected = run(model, pixels(), GRIDS, MERGES).visual_probes
+    expected = run(model, pixels(), GRIDS, MERGES).probe_hidden_states
     output = run(model.bfloat16(), pixels(), GRIDS, MERGES)
-    assert output.visual_probes.dtype == output.last_hidden_state.dtype == torch.bfloat16
-    assert (output.visual_probes - expected).abs().max() < 0.1 * expected.abs().max()
+    assert output.probe_hidden_states.dtype == output.last_hidden_state.dtype == torch.bfloat16
+    assert (output.probe_hidden_states - expected).abs().max() < 0.1 * expected.abs().max()
 
 
 def test_initial_values():
@@ -368,7 +370,7 @@ def test_saving_and_loading(tmp_path, auto):
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     expected, output = run(model, pixels(), GRIDS, MERGES), run(loaded, pixels(), GRIDS, MERGES)
-    assert torch.equal(output.visual_probes, expected.visual_probes)
+    assert torch.equal(output.probe_hidden_states, expected.probe_hidden_states)
     assert torch.equal(output.last_hidden_state, expected.last_hidden_state)
 
 
@@ -386,7 +388,7 @@ def test_loading_weights_of_the_native_encoder(tmp_path):
 def test_configuration_on_disk(tmp_path):
     tiny_config().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["model_type"] == "dna_video_llama_3_vision"
+    assert config["model_type"] == "dna_video_llama3_vision"
     assert config["auto_map"] == DnAVideoLlama3VisionConfig.auto_classes
     assert config["interaction_layers"] is None
 

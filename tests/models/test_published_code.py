@@ -395,7 +395,7 @@ def load(folder):
     with torch.no_grad():
         output = model(**inputs)
     assert (output.last_hidden_state - expected["features"]).abs().max() <= 1e-6
-    assert (output.visual_probes - expected["probes"]).abs().max() <= 1e-6
+    assert (output.probe_hidden_states - expected["probes"]).abs().max() <= 1e-6
     return model
 
 config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=True)
@@ -408,7 +408,7 @@ assert len(maps.positive) == len(maps.negative) == 1
 fresh = AutoModel.from_config(config, trust_remote_code=True).train()
 assert 0.01 < fresh.encoder.visual_probes.std() < 0.03
 assert (fresh.encoder.interaction_modules[0].attention.negative_scale == 0.25).all()
-fresh(**inputs).visual_probes.sum().backward()
+fresh(**inputs).probe_hidden_states.sum().backward()
 assert fresh.encoder.visual_probes.grad.any()
 
 model.save_pretrained(again)
@@ -442,7 +442,7 @@ def test_vision_encoder_loads_without_the_package(tmp_path):
         output = model(**inputs)
     checkpoint, again = tmp_path / "checkpoint", tmp_path / "again"
     model.save_pretrained(checkpoint)
-    outputs = {"features": output.last_hidden_state, "probes": output.visual_probes}
+    outputs = {"features": output.last_hidden_state, "probes": output.probe_hidden_states}
     save_file(inputs | outputs, tmp_path / "expected.safetensors")
     code = (VIDEO_LLAMA3_CODE, DnAVideoLlama3VisionConfig.auto_classes)
     assert_complete(checkpoint, *code)

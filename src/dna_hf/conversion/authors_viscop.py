@@ -180,5 +180,5 @@ def _self_check(model: PreTrainedModel, tensors: dict[str, torch.Tensor], sign: 
         model.rotary_pos_emb = rotary(config)
     return max(
         agreement(output.last_hidden_state, features, SELF_CHECK_TOLERANCE),
-        agreement(output.visual_probes[0], probes, SELF_CHECK_TOLERANCE),
+        agreement(output.probe_hidden_states, probes, SELF_CHECK_TOLERANCE),
     )

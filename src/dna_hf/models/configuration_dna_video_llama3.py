@@ -66,7 +66,7 @@ class DnAVideoLlama3VisionConfig(PublishedConfig, VideoLlama3VisionConfig):
     >>> model = DnAVideoLlama3VisionModel(configuration)
     ```"""
 
-    model_type = "dna_video_llama_3_vision"
+    model_type = "dna_video_llama3_vision"
     auto_classes: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_dna_video_llama3.DnAVideoLlama3VisionConfig",
         "AutoModel": "modeling_dna_video_llama3.DnAVideoLlama3VisionModel",

@@ -51,8 +51,8 @@ class DnAVideoLlama3VisionModelOutput(BaseModelOutputWithPooling):
         Not set by the vision encoder; transformers' VideoLLaMA3 keeps the projected features of each visual here.
     attentions (`tuple`, *optional*, returned when `output_attentions=True` is passed):
         Maps of the encoder, per layer a list of `(1, num_heads, h * w, h * w)`, one for each frame of each visual.
-    visual_probes (`torch.FloatTensor` of shape `(visuals, num_probes, hidden_size)`):
-        The probes of each visual after the last interaction module.
+    probe_hidden_states (`torch.FloatTensor` of shape `(visuals * num_probes, hidden_size)`):
+        The probes of all visuals after the last interaction module, one visual after the other.
     probe_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
         Maps of the positive branch from the probes of all visuals to the patches of all visuals, one of shape `(1,
         num_heads, visuals * num_probes, patches)` per interaction module; 0 between different visuals.
@@ -60,7 +60,7 @@ class DnAVideoLlama3VisionModelOutput(BaseModelOutputWithPooling):
         The same of the negative branch (the second map of differential attention). `None` for the other variants.
     """
 
-    visual_probes: torch.FloatTensor | None = None
+    probe_hidden_states: torch.FloatTensor | None = None
     probe_attentions: tuple[torch.FloatTensor, ...] | None = None
     negative_probe_attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -123,7 +123,7 @@ class DnAVideoLlama3VisionEncoder(VideoLlama3VisionEncoder):
         max_seqlen: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (patches of all visuals, width) through all layers, and the probes (visuals, num_probes, width).
+        """Tokens (patches of all visuals, width) through all layers, and the probes (visuals * num_probes, width).
 
         Args:
             hidden_states: (patches of all visuals, width).
@@ -145,7 +145,7 @@ class DnAVideoLlama3VisionEncoder(VideoLlama3VisionEncoder):
             )
             if layer_idx in interactions:
                 probes = interactions[layer_idx](probes, hidden_states, **apart, **kwargs)
-        return hidden_states, probes.view(len(patches), self.config.num_probes, -1)
+        return hidden_states, probes.squeeze(0)
 
 
 def visual_patches(pixel_values: torch.Tensor, grid_thw: torch.Tensor, merge_sizes: torch.Tensor) -> list[int]:
@@ -277,7 +277,7 @@ class DnAVideoLlama3VisionModel(VideoLlama3VisionModel):
             hidden_states, patches, cu_seqlens, position_embeddings, max_seqlen, **kwargs
         )
         features = self.pixel_unshuffle(self.post_layernorm(hidden_states), grid_thw, merge_sizes)
-        return DnAVideoLlama3VisionModelOutput(last_hidden_state=features, visual_probes=probes)
+        return DnAVideoLlama3VisionModelOutput(last_hidden_state=features, probe_hidden_states=probes)
 
 
 __all__ = ["DnAVideoLlama3VisionModel"]
