@@ -118,8 +118,13 @@ class Layout:
             for own in weights
         ]
 
-    def start(self, queries: Sequence[int]) -> torch.Tensor:
-        """One row of weights (visuals, tokens) that is 1 on each of the queries, to be pushed through layers."""
+    def start(self, queries: Sequence[int], shared: bool) -> torch.Tensor:
+        """One row of weights (visuals, tokens) that is 1 on each of the queries, to be pushed through layers.
+
+        Args:
+            queries: their numbers.
+            shared: whether queries of several frames share the 1; see [`push`].
+        """
         grid = self.grids[0]
         row = torch.zeros(len(self.grids), grid.prefix + grid.frames * grid.patches)
         row[:, list(queries)] = 1.0
@@ -210,18 +215,18 @@ class FramesLayout(Layout):
             for own in weights
         ]
 
-    def start(self, queries: Sequence[int]) -> torch.Tensor:
+    def start(self, queries: Sequence[int], shared: bool) -> torch.Tensor:
         """One row of weights (visuals * frames, tokens of a frame): every frame is pushed on its own."""
         grid = self.grids[0]
         row = torch.zeros(len(self.grids) * grid.frames, grid.prefix + grid.patches)
-        row[:, list(queries)] = 1.0
+        row[:, list(queries)] = 1.0 / grid.frames if shared else 1.0
         return row
 
     def heat(self, row: torch.Tensor) -> list[torch.Tensor]:
-        """A row (visuals * frames, tokens) as one (frames, rows, columns) per visual; mean over the frames' rows."""
+        """A row (visuals * frames, tokens) as one (frames, rows, columns) per visual, without the class tokens."""
         grid = self.grids[0]
         patches = row[:, grid.prefix :].unflatten(1, (grid.rows, grid.columns))
-        return list(patches.unflatten(0, (-1, grid.frames)) / grid.frames)
+        return list(patches.unflatten(0, (-1, grid.frames)))
 
 
 class DividedLayout(FramesLayout):
@@ -258,15 +263,15 @@ class DividedLayout(FramesLayout):
         patches = weights.unflatten(-1, (grid.rows, grid.columns))
         return [Placed(own, own.new_zeros(*own.shape[:2], 1, 0)) for own in patches]
 
-    def start(self, queries: Sequence[int]) -> torch.Tensor:
-        """One row of weights (visuals, tokens), 1 on the class token or on patches, spread over the frames."""
+    def start(self, queries: Sequence[int], shared: bool) -> torch.Tensor:
+        """One row of weights (visuals, tokens), 1 on the class token or on a place in all frames."""
         grid = self.grids[0]
         row = torch.zeros(len(self.grids), grid.prefix + grid.frames * grid.patches)
         for query in queries:
             if query < grid.prefix:
                 row[:, query] = 1.0
             else:
-                row[:, query :: grid.patches] = 1.0 / grid.frames
+                row[:, query :: grid.patches] = 1.0 / grid.frames if shared else 1.0
         return row
 
     def push(self, row: torch.Tensor, weights: torch.Tensor, axis: str, shared: bool) -> torch.Tensor:
