@@ -20,6 +20,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from .configuration_dna_timesformer import DnATimesformerConfig
 from .configuration_dna_video_llama3 import DnAVideoLlama3VisionConfig
 from .configuration_dna_vit import DnAViTConfig
+from .image_processing_dna_video_llama3 import DnAVideoLlama3ImageProcessor
 from .modeling_dna_timesformer import (
     DnATimesformerForVideoClassification,
     DnATimesformerModel,
@@ -33,7 +34,9 @@ from .modeling_dna_vit import (
     DnAViTModel,
     DnAViTPreTrainedModel,
 )
+from .processing_dna_video_llama3 import DnAVideoLlama3Processor
 from .video_processing_dna_timesformer import DnATimesformerVideoProcessor
+from .video_processing_dna_video_llama3 import DnAVideoLlama3VideoProcessor
 
 
 for config_class, models in (
@@ -62,6 +65,9 @@ for config_class, models in (
         model_class.register_for_auto_class(auto_class.__name__)
 AutoVideoProcessor.register(DnATimesformerConfig, DnATimesformerVideoProcessor, exist_ok=True)
 DnATimesformerVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+DnAVideoLlama3ImageProcessor.register_for_auto_class("AutoImageProcessor")
+DnAVideoLlama3VideoProcessor.register_for_auto_class("AutoVideoProcessor")
+DnAVideoLlama3Processor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
     "DnATimesformerConfig",
@@ -69,6 +75,9 @@ __all__ = [
     "DnATimesformerModel",
     "DnATimesformerPreTrainedModel",
     "DnATimesformerVideoProcessor",
+    "DnAVideoLlama3ImageProcessor",
+    "DnAVideoLlama3Processor",
+    "DnAVideoLlama3VideoProcessor",
     "DnAVideoLlama3VisionConfig",
     "DnAVideoLlama3VisionModel",
     "DnAViTBackbone",
