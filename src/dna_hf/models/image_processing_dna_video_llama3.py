@@ -23,8 +23,6 @@ DOWNLOAD_TIMEOUT = 60
 MIN_VISUAL_TOKENS = 16
 # of all images and frames of a sample
 MAX_VISUAL_TOKENS = 16384
-# relative, of the square root in the sizes
-ROUNDING = 1e-9
 
 
 class DnAVideoLlama3ImageProcessor(VideoLlama3ImageProcessorPil):
@@ -50,14 +48,15 @@ def resized_sides(height: int, width: int, factor: int, min_pixels: int, max_pix
     They are rounded, but down where the image has to shrink to `max_pixels`, up where it has to grow to `min_pixels`.
     `max_pixels` is never exceeded; it is at least `factor ** 2`.
     """
+    least, most = -(-min_pixels // factor**2), max_pixels // factor**2
     rows, columns = round(height / factor), round(width / factor)
-    if rows * columns * factor**2 > max_pixels:
-        scale = math.sqrt(max_pixels / (height * width)) / factor * (1 + ROUNDING)
-        rows, columns = max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
-    elif rows * columns * factor**2 < min_pixels:
-        scale = math.sqrt(min_pixels / (height * width)) / factor * (1 - ROUNDING)
-        rows, columns = math.ceil(height * scale), math.ceil(width * scale)
-    most = max_pixels // factor**2
+    if rows * columns > most:
+        # roots of whole numbers, so that what fits exactly does
+        rows = max(1, math.isqrt(height * max_pixels // (width * factor**2)))
+        columns = max(1, math.isqrt(width * max_pixels // (height * factor**2)))
+    elif rows * columns < least:
+        rows = math.isqrt((height * min_pixels - 1) // (width * factor**2)) + 1
+        columns = math.isqrt((width * min_pixels - 1) // (height * factor**2)) + 1
     if rows * columns > most:
         # what is long and thin, or grew beyond the limit
         rows, columns = (rows, most // rows) if rows <= columns else (most // columns, columns)
@@ -73,6 +72,10 @@ def read_image(image: Any) -> Any:
     if not isinstance(image, str | os.PathLike):
         if not is_valid_image(image):
             raise ValueError(f"an image is a path, a URL, a PIL image or an array, got {type(image).__name__}.")
+        if getattr(image, "ndim", 3) != 3:
+            raise ValueError(f"an image is (height, width, channels) or the like, got shape {tuple(image.shape)}.")
+        if str(getattr(image, "dtype", "uint8")) not in ("uint8", "torch.uint8"):
+            raise ValueError(f"an image has bytes from 0 to 255 (uint8), got {image.dtype}.")
         return image
     name = os.fspath(image)
     try:

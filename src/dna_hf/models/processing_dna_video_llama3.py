@@ -23,6 +23,7 @@ VIDEO_TOKEN = "<|video_pad|>"
 IMAGE_PROBE_TOKEN = "<|image_probe|>"
 VIDEO_PROBE_TOKEN = "<|video_probe|>"
 VISUAL_TOKENS = (IMAGE_TOKEN, VIDEO_TOKEN, IMAGE_PROBE_TOKEN, VIDEO_PROBE_TOKEN)
+KWARGS = {"text_kwargs": "text", "images_kwargs": "images", "videos_kwargs": "videos"}
 ROLES = ("system", "user", "assistant")
 CONTENT_TYPES = ("text", "image", "image_url", "video")
 
@@ -220,12 +221,18 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         """Options of the tokenizer, the image processor and the video processor."""
         # offsets count characters of the text as it was given, so that nothing has to be shifted
         options = {name: value for name, value in options.items() if name != "return_text_replacement_offsets"}
-        parts = {owner: dict(options.pop(f"{owner}_kwargs", None) or {}) for owner in ("text", "images", "videos")}
         owners = self._option_names()
-        for name, value in options.items():
-            if name not in owners:
+        parts: dict[str, dict[str, Any]] = {"text": {}, "images": {}, "videos": {}}
+        given = [(name, value, owners.get(name, ())) for name, value in options.items() if name not in KWARGS]
+        for kwargs, owner in KWARGS.items():
+            for name, value in (options.get(kwargs) or {}).items():
+                given.append((name, value, {owner} & set(owners.get(name, ()))))
+        for name, value, takers in given:
+            if not takers:
                 raise ValueError(f"{type(self).__name__} has no option {name!r}.")
-            for owner in owners[name]:
+            for owner in takers:
+                if name in parts[owner]:
+                    raise ValueError(f"{name!r} is given twice, by name and in {owner}_kwargs: give it once.")
                 parts[owner][name] = value
         return parts["text"], parts["images"], parts["videos"]
 

@@ -34,7 +34,7 @@ from .video_decoding import VideoDecodingError, decode_video
 FOLDER_FRAME_RATE = 3
 FRAME_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
 # part of a frame by which times may be off: files round them to milliseconds
-TIME_TOLERANCE = 0.05
+TIME_TOLERANCE = 0.02
 # change of a token, in levels of 255, below which it is left out
 COMPRESSION_THRESHOLD = 0.1
 
