@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -55,6 +56,23 @@ class HeatMap:
         if name not in self.values:
             raise AnalysisError(f"{self.variant} attention has no {name} map: choose {', '.join(self.values)}.")
         return self.values[name]
+
+    def branches(self) -> list[str]:
+        """The values that tell the branches apart, in the order in which they are drawn."""
+        return ["positive", "negative", "difference"] if "negative" in self.values else ["positive"]
+
+    def drawn(self, name: str) -> np.ndarray:
+        """Values (frames, rows, columns) as they are drawn: in multiples of `uniform`, a negative branch below 0."""
+        values = self.value(name).float().numpy() / self.uniform
+        return -values if name == "negative" else values
+
+    def title(self, name: str) -> str:
+        """What a panel with these values is called."""
+        if name == "combined":
+            return "combined"
+        if "negative" not in self.values:
+            return f"{self.variant} attention"
+        return "positive - negative" if name == "difference" else f"{name} branch"
 
 
 def heat_values(positive: torch.Tensor, negative: torch.Tensor | None) -> dict[str, torch.Tensor]:

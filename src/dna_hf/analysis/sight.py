@@ -149,18 +149,20 @@ def _see_attention(
     # over time there is no class token: all frames ask
     queries = None if axis == "time" and settings.query == CLASS else [settings.query]
     outputs, found = look(model, inputs, layers, heads, queries, axis)
-    one_by_one = settings.head == "all"
-    heats = {}
-    for maps in found:
-        if one_by_one:
-            heats[f"layer {maps.place.layer}"] = {f"head {head}": maps.heat(head=head) for head in maps.heads}
-        else:
-            heats[f"layer {maps.place.layer}"] = {"": maps.heat()}
-    if one_by_one and settings.layer is not None:
-        # heads below each other, as layers are
-        (heads_of_layer,) = heats.values()
-        heats = {head: {"": heat} for head, heat in heads_of_layer.items()}
-    return outputs, heats
+    if settings.head != "all":
+        return outputs, {_row_label(maps.place.layer, settings): {"": maps.heat()} for maps in found}
+    if settings.layer is None:
+        return outputs, {
+            f"layer {maps.place.layer}": {f"head {head}": maps.heat(head=head) for head in maps.heads}
+            for maps in found
+        }
+    (maps,) = found
+    return outputs, {f"head {head}": {"": maps.heat(head=head)} for head in maps.heads}
+
+
+def _row_label(layer: int, settings: VisualizeSettings) -> str:
+    # the last layers of several models may have different numbers
+    return "last layer" if settings.layer == -1 else f"layer {layer}"
 
 
 def _target(model: PreTrainedModel, target: str | None) -> int | None:

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from .drawing import overlay, shared_scale
 from .errors import AnalysisError
 
 
-GAP = 4
+# pixels
+GAP, STRIP = 4, 16
 CODEC = "libx264"
 
 
 def overlay_frames(
     frames: np.ndarray,
-    maps: Sequence[np.ndarray],
+    maps: Sequence[tuple[str, np.ndarray]],
     colours: str = "red-blue",
     opacity: float = 0.85,
     min_height: int = 224,
@@ -25,7 +26,7 @@ def overlay_frames(
 
     Args:
         frames: (frames, height, width, 3) in bytes.
-        maps: values (frames, rows, columns) of any sign; all share one scale, over all frames.
+        maps: label, and values (frames, rows, columns) of any sign; all share one scale, over all frames.
         colours: see [`~dna_hf.analysis.drawing.COLOURS`].
         opacity: of the strongest colour, in [0, 1].
         min_height: smaller frames are enlarged by a whole number, to at least this height in pixels.
@@ -33,17 +34,27 @@ def overlay_frames(
     Returns:
         (frames, height, width, 3) in bytes; height and width are even, as video codecs want them.
     """
-    scale = shared_scale(maps)
+    scale = shared_scale(values for _, values in maps)
     times = max(1, -(-min_height // frames.shape[1]))
     pictures = []
     for number, frame in enumerate(frames):
-        line = [frame, *(overlay(frame, values[number], scale, colours, opacity) for values in maps)]
-        line = [picture.repeat(times, axis=0).repeat(times, axis=1) for picture in line]
-        gap = np.full((line[0].shape[0], GAP, 3), 255, dtype=np.uint8)
-        joined = np.concatenate([part for picture in line for part in (picture, gap)][:-1], axis=1)
-        height, width = (size // 2 * 2 for size in joined.shape[:2])
-        pictures.append(joined[:height, :width])
+        line = [(f"frame {number}", frame)]
+        line += [(label, overlay(frame, values[number], scale, colours, opacity)) for label, values in maps]
+        pictures.append(_beside([(label, picture.repeat(times, 0).repeat(times, 1)) for label, picture in line]))
     return np.stack(pictures)
+
+
+def _beside(pictures: list[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Pictures of one size beside each other, each below its label."""
+    height, width = pictures[0][1].shape[:2]
+    step = width + GAP
+    size = (len(pictures) * step - GAP) // 2 * 2, (STRIP + height) // 2 * 2
+    joined = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(joined)
+    for number, (label, picture) in enumerate(pictures):
+        draw.text((number * step + 2, 2), label.replace("\n", ": "), fill="black")
+        joined.paste(Image.fromarray(picture), (number * step, STRIP))
+    return np.asarray(joined)
 
 
 def write_gif(frames: np.ndarray, path: str | Path, fps: float = 2.0) -> Path:

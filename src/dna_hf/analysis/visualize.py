@@ -24,7 +24,6 @@ from ..evaluation.video_classification import load_video_classifier, video_files
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .layout import CLASS
-from .maps import HeatMap
 from .sight import Classifier, Sight, VisualizeSettings, see
 from .video_figures import overlay_frames, write_gif, write_mp4
 
@@ -89,20 +88,28 @@ def visualize(
         for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
     ]
     done = Visualization()
-    folder = Path(output)
+    folder = _output_folder(output)
     rows: list[dict[str, Any]] = []
     names: set[str] = set()
     for path, seen in _sights(classifiers, files, settings, is_video, done.skipped):
         name = _unused_name(path, names)
         draw = _draw_video if is_video else _draw_image
-        written = draw(seen, folder, name, path, settings)
-        done.files += written
-        rows += _panel_rows(path, written[0], seen, settings)
+        figures, animations = draw(seen, folder, name, path, settings)
+        done.files += [*dict.fromkeys(figures), *animations]
+        rows += _panel_rows(path, figures, seen, settings)
     if not rows:
         raise DataError(f"none of the {len(files)} files can be read: {done.skipped[0]}")
     done.files += [_write_panels(folder / PANELS_FILE, rows)]
     done.files += [_write_settings(folder / SETTINGS_FILE, checkpoints, settings, done.skipped)]
     return done
+
+
+def _output_folder(output: str | Path) -> Path:
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnalysisError(f"cannot write to output folder {str(output)!r}: {error.strerror}.") from error
+    return Path(output)
 
 
 def _takes_videos(checkpoints: Sequence[str], revision: str | None) -> bool:
@@ -164,18 +171,8 @@ def _shown(settings: VisualizeSettings, seen: list[Sight]) -> list[str]:
     if show == "branches":
         if len(seen) > 1 or any(len(columns) > 1 for columns in seen[0].heats.values()):
             return ["difference"]
-        return [
-            name
-            for name in ("positive", "negative", "difference")
-            if name in first.values and (name != "difference" or "negative" in first.values)
-        ]
+        return first.branches()
     return [show]
-
-
-def panel_values(heat: HeatMap, name: str) -> np.ndarray:
-    """Values (frames, rows, columns) as they are drawn: in multiples of even attention, a negative branch below 0."""
-    values = heat.value(name).float().numpy() / heat.uniform
-    return -values if name == "negative" else values
 
 
 def _legend(shown: list[str], seen: list[Sight], kind: str) -> tuple[str, str]:
@@ -190,8 +187,10 @@ def _legend(shown: list[str], seen: list[Sight], kind: str) -> tuple[str, str]:
     return LEGENDS[shown[0]]
 
 
-def _draw_image(seen: list[Sight], folder: Path, name: str, path: Path, settings: VisualizeSettings) -> list[Path]:
-    """One figure of an image; of layers by heads, one for every model."""
+def _draw_image(
+    seen: list[Sight], folder: Path, name: str, path: Path, settings: VisualizeSettings
+) -> tuple[list[Path], list[Path]]:
+    """One figure of an image for all models, or one for each of layers by heads; and no animation."""
     shown = _shown(settings, seen)
     common: dict[str, Any] = {
         "colours": settings.colours,
@@ -206,7 +205,7 @@ def _draw_image(seen: list[Sight], folder: Path, name: str, path: Path, settings
                 FigureRow(
                     label,
                     sight.pictures[0],
-                    [Panel(head, panel_values(heat, shown[0])[0]) for head, heat in heats.items()],
+                    [Panel(head, heat.drawn(shown[0])[0]) for head, heat in heats.items()],
                 )
                 for label, heats in sight.heats.items()
             ]
@@ -215,23 +214,25 @@ def _draw_image(seen: list[Sight], folder: Path, name: str, path: Path, settings
             )
             ending = "" if len(seen) == 1 else f"_{_file_name(sight.label)}"
             written.append(save_figure(figure, folder / f"{name}{ending}.{settings.file_format}"))
-        return written
+        return written, []
     rows = []
     for label in _same_rows(seen):
         panels = []
         for sight in seen:
             (heat,) = sight.heats[label].values()
             for each in shown:
-                title = sight.title if len(seen) > 1 else _panel_title(heat, each)
-                panels.append(Panel(title, panel_values(heat, each)[0], sight.pictures[0]))
+                title = sight.title if len(seen) > 1 else heat.title(each)
+                panels.append(Panel(title, heat.drawn(each)[0], sight.pictures[0]))
         rows.append(FigureRow("" if label == settings.kind else label, seen[0].pictures[0], panels))
     first = path.name if len(seen) > 1 else f"{path.name}\n{_one_line(seen[0])}"
     figure = map_figure(rows, f"{first}\n{_describe(settings)}", **common)
-    return [save_figure(figure, folder / f"{name}.{settings.file_format}")]
+    return [save_figure(figure, folder / f"{name}.{settings.file_format}")] * len(seen), []
 
 
-def _draw_video(seen: list[Sight], folder: Path, name: str, path: Path, settings: VisualizeSettings) -> list[Path]:
-    """The contact sheet of a video, and its animation where there is one map of each model."""
+def _draw_video(
+    seen: list[Sight], folder: Path, name: str, path: Path, settings: VisualizeSettings
+) -> tuple[list[Path], list[Path]]:
+    """The contact sheet of a video, for each model, and its animation where there is one map of each."""
     if any(len(columns) > 1 for sight in seen for columns in sight.heats.values()):
         raise AnalysisError("of videos, choose one layer or one head: all of both do not fit on a sheet.")
     if len({len(sight.pictures) for sight in seen}) > 1:
@@ -247,9 +248,9 @@ def _draw_video(seen: list[Sight], folder: Path, name: str, path: Path, settings
                 parts = [
                     label if len(labels) > 1 else "",
                     sight.title if len(seen) > 1 else "",
-                    _panel_title(heat, each) if len(seen) == 1 else "",
+                    heat.title(each) if len(seen) == 1 else "",
                 ]
-                rows.append(("\n".join(part for part in parts if part), panel_values(heat, each)))
+                rows.append(("\n".join(part for part in parts if part), heat.drawn(each)))
     first = path.name if len(seen) > 1 else f"{path.name}\n{_one_line(seen[0])}"
     frames = seen[0].pictures
     figure = contact_sheet(
@@ -261,12 +262,13 @@ def _draw_video(seen: list[Sight], folder: Path, name: str, path: Path, settings
         unit=_unit(settings),
         legend=_legend(shown, seen, settings.kind),
     )
-    written = [save_figure(figure, folder / f"{name}.{settings.file_format}")]
+    sheet = save_figure(figure, folder / f"{name}.{settings.file_format}")
+    animations = []
     if settings.animation != "none" and len(labels) == 1:
-        moving = overlay_frames(frames, [values for _, values in rows], settings.colours, settings.opacity)
+        moving = overlay_frames(frames, rows, settings.colours, settings.opacity)
         write = write_gif if settings.animation == "gif" else write_mp4
-        written.append(write(moving, folder / f"{name}.{settings.animation}"))
-    return written
+        animations.append(write(moving, folder / f"{name}.{settings.animation}"))
+    return [sheet] * len(seen), animations
 
 
 def _same_rows(seen: list[Sight]) -> list[str]:
@@ -283,12 +285,6 @@ def _same_rows(seen: list[Sight]) -> list[str]:
 
 def _one_line(sight: Sight) -> str:
     return sight.title.replace("\n", ": ")
-
-
-def _panel_title(heat: HeatMap, name: str) -> str:
-    if "negative" not in heat.values and name != "combined":
-        return f"{heat.variant} attention"
-    return {"difference": "positive - negative", "combined": "combined"}.get(name, f"{name} branch")
 
 
 def _unit(settings: VisualizeSettings) -> str:
@@ -328,14 +324,16 @@ def _file_name(text: str) -> str:
     return text.replace("/", "_")
 
 
-def _panel_rows(path: Path, figure: Path, seen: list[Sight], settings: VisualizeSettings) -> list[dict[str, Any]]:
-    """What each panel shows, and where its strongest patch lies."""
+def _panel_rows(
+    path: Path, figures: list[Path], seen: list[Sight], settings: VisualizeSettings
+) -> list[dict[str, Any]]:
+    """What each panel shows, and where its strongest patch lies; `figures` has one for each model."""
     rows = []
-    for sight in seen:
+    for sight, figure in zip(seen, figures, strict=True):
         for row, columns in sight.heats.items():
             for column, heat in columns.items():
                 for name in _shown(settings, seen):
-                    values = panel_values(heat, name)
+                    values = heat.drawn(name)
                     frame, top, left = np.unravel_index(np.abs(values).argmax(), values.shape)
                     rows.append(
                         {
