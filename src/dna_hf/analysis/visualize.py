@@ -28,6 +28,7 @@ from .sight import Classifier, Sight, VisualizeSettings, see
 from .video_figures import overlay_frames, write_gif, write_mp4
 
 
+IMAGE_MODEL, VIDEO_MODEL = "dna_vit", "dna_timesformer"
 SETTINGS_FILE, PANELS_FILE = "settings.json", "panels.csv"
 LEGENDS = {
     "difference": ("positive branch more", "negative branch more"),
@@ -87,21 +88,33 @@ def visualize(
         Classifier(label, *load(checkpoint, device, revision))
         for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
     ]
-    done = Visualization()
     folder = _output_folder(output)
+    done, rows = visualize_files(classifiers, files, folder, settings)
+    done.files += [_write_panels(folder / PANELS_FILE, rows)]
+    done.files += [_write_settings(folder / SETTINGS_FILE, checkpoints, settings, done.skipped)]
+    return done
+
+
+def visualize_files(
+    classifiers: list[Classifier], files: Sequence[Path], folder: Path, settings: VisualizeSettings
+) -> tuple[Visualization, list[dict[str, Any]]]:
+    """Draw what loaded models look at; see [`visualize`].
+
+    Returns:
+        What was drawn, and what every panel shows.
+    """
+    done = Visualization()
     rows: list[dict[str, Any]] = []
     names: set[str] = set()
+    is_video = classifiers[0].model.config.model_type == VIDEO_MODEL
+    draw = _draw_video if is_video else _draw_image
     for path, seen in _sights(classifiers, files, settings, is_video, done.skipped):
-        name = _unused_name(path, names)
-        draw = _draw_video if is_video else _draw_image
-        figures, animations = draw(seen, folder, name, path, settings)
+        figures, animations = draw(seen, folder, _unused_name(path, names), path, settings)
         done.files += [*dict.fromkeys(figures), *animations]
         rows += _panel_rows(path, figures, seen, settings)
     if not rows:
         raise DataError(f"none of the {len(files)} files can be read: {done.skipped[0]}")
-    done.files += [_write_panels(folder / PANELS_FILE, rows)]
-    done.files += [_write_settings(folder / SETTINGS_FILE, checkpoints, settings, done.skipped)]
-    return done
+    return done, rows
 
 
 def _output_folder(output: str | Path) -> Path:
@@ -122,19 +135,19 @@ def _takes_videos(checkpoints: Sequence[str], revision: str | None) -> bool:
             reason = str(error).strip().splitlines()[0]
             raise DataError(f"cannot load a model from {checkpoint!r}: {reason}") from error
     for checkpoint, kind in kinds.items():
-        if kind not in ("dna_vit", "dna_timesformer"):
+        if kind not in (IMAGE_MODEL, VIDEO_MODEL):
             raise DataError(
                 f"checkpoint {checkpoint!r} is a {kind} model, but classifiers of images (dna_vit) or videos "
                 "(dna_timesformer) can be visualized: convert it with dna-hf convert."
             )
     if len(set(kinds.values())) > 1:
         raise DataError("some of the checkpoints take images and some videos: give models of one kind.")
-    return "dna_timesformer" in kinds.values()
+    return VIDEO_MODEL in kinds.values()
 
 
 def _sights(
     classifiers: list[Classifier],
-    files: list[Path],
+    files: Sequence[Path],
     settings: VisualizeSettings,
     is_video: bool,
     skipped: list[str],
