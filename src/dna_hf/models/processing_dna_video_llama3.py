@@ -131,8 +131,11 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         """As of every processor, but without torchvision the class of video processors has to be looked up here."""
         if argument_name != "video_processor":
             return super().check_argument_for_proper_class(argument_name, argument)
-        if not isinstance(argument, BaseVideoProcessor):
-            raise TypeError(f"video_processor must be a video processor, got a {type(argument).__name__}.")
+        # not the class itself: with published code, every file may be loaded more than once
+        if not isinstance(argument, BaseVideoProcessor) or not hasattr(argument, "process_frames"):
+            raise TypeError(
+                f"video_processor must be a DnAVideoLlama3VideoProcessor, got a {type(argument).__name__}."
+            )
         return BaseVideoProcessor
 
     def __call__(
@@ -410,6 +413,8 @@ def check_conversation(conversation: Any) -> None:
                 raise ValueError(f"unknown content {part!r:.100}: use one of the types {', '.join(CONTENT_TYPES)}.")
             if kind != "text" and role != "user":
                 raise ValueError(f"a message of the {role} holds {kind}: only those of the user may.")
+            if kind == "video" and is_video([part.get("video")]):
+                raise ValueError("a video has a list of frames, got one image: write it as an image.")
             if kind == "text" and not isinstance(part.get("text"), str):
                 raise ValueError(f"content of the type text needs a text, got {part!r:.100}.")
 
