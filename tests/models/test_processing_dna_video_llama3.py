@@ -214,7 +214,7 @@ def test_the_budget_is_shared_by_all_of_a_sample(processor):
         per_frame = inputs["video_grid_thw"][0, 1:].prod() // 4
         assert per_frame <= share and (inputs["image_grid_thw"].prod(-1) <= share).all()
     assert chat(processor, messages, max_visual_tokens=16 * (frames + 2))["image_grid_thw"].prod(-1).max() <= 16
-    with pytest.raises(ValueError, match=f"^{frames + 2} frames of at least 16 tokens each do not fit"):
+    with pytest.raises(ValueError, match=f"^{frames + 2} images or frames of at least 16 tokens each do not fit"):
         chat(processor, messages, max_visual_tokens=16 * (frames + 2) - 1)
 
 
@@ -437,6 +437,11 @@ def test_the_template_alone_refuses_unknown_roles(processor):
         ({"text": ["A", IMAGE], "images": [[PICTURE], []]}, r"sample 0 has 0 <\|image_pad\|> but 1 images"),
         ({"text": None, "images": PICTURE}, "text must be a string or a list of strings, got None"),
         ({"text": [["A"]]}, "text must be a string or a list of strings"),
+        (
+            {"text": VIDEO, "videos": 5},
+            "a video is a path, an array or tensor of frames, or a list of images, got int",
+        ),
+        ({"text": IMAGE, "images": [5]}, "an image is a path, a URL, a PIL image or an array, got int"),
         ({"text": "A", "audio": np.zeros(9)}, "the model does not hear"),
         ({"text": "A", "num_frames": 8}, "DnAVideoLlama3Processor has no option 'num_frames'"),
         ({"text": "A", "videos_kwargs": {"padding": True}}, "DnAVideoLlama3Processor has no option 'padding'"),

@@ -237,7 +237,7 @@ def test_too_many_frames_for_the_budget():
     video = noise(5, 30, 30)
     assert grid_of(video, max_visual_tokens=80) == [[5, 8, 8]]
     message = (
-        r"^5 frames of at least 16 tokens each do not fit max_visual_tokens=79: lower fps or max_frames, or raise"
+        r"^5 images or frames of at least 16 tokens each do not fit max_visual_tokens=79: lower fps or max_frames, "
     )
     with pytest.raises(ValueError, match=message):
         grid_of(video, max_visual_tokens=79)
@@ -436,6 +436,16 @@ def test_settings_of_transformers_own_processors(tmp_path):
     images = DnAVideoLlama3ImageProcessor.from_pretrained(tmp_path)
     assert (images.patch_size, images.merge_size, list(images.image_mean)) == (16, 1, [0.4] * 3)
     assert images.size["longest_edge"] == size["longest_edge"]
+    # where there is nothing about videos, transformers gives what is said about images
+    (tmp_path / "video_preprocessor_config.json").unlink()
+    videos = DnAVideoLlama3VideoProcessor.from_pretrained(tmp_path)
+    assert (videos.patch_size, videos.merge_size, videos.max_visual_tokens, videos.image_mean[0]) == (
+        16,
+        2,
+        16384,
+        0.4,
+    )
+    assert DnAVideoLlama3VideoProcessor.from_pretrained(tmp_path, merge_size=4).merge_size == 4
     older = processor(min_pixels=3 * FACTOR**2, max_pixels=100 * FACTOR**2)
     assert (older.min_visual_tokens, older.max_visual_tokens) == (3, 100)
 

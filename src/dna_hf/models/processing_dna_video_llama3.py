@@ -14,7 +14,7 @@ from transformers.tokenization_utils_base import AddedToken
 # from its module, which is there without torchvision; the name at the top level is not
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .image_processing_dna_video_llama3 import MIN_VISUAL_TOKENS, read_image
+from .image_processing_dna_video_llama3 import read_image
 from .video_processing_dna_video_llama3 import SETTINGS, SampledVideo, check_budget, is_video
 
 
@@ -245,17 +245,15 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         """Pixels, and the text to be put in, of the images and videos of one text."""
         read: list[SampledVideo] = [video_processor.read_video(video) for video in videos]
         count = len(images) + sum(len(video.frames) for video in read)
-        budget = video_processor.max_visual_tokens
-        check_budget(count, budget, video_processor.min_visual_tokens)
+        check_budget(count, video_processor.max_visual_tokens, video_processor.min_visual_tokens)
         sample = _Sample([], [], [], [])
         for image in images:
-            features = self._process_image(image, budget, count, image_options)
+            features = self._process_image(image, count, image_options, video_processor)
             tokens = int(features["image_grid_thw"].prod()) // int(features["image_merge_sizes"]) ** 2
             sample.images.append(features)
             sample.image_texts.append(self._expansion(IMAGE_TOKEN * tokens, IMAGE_PROBE_TOKEN))
         for video in read:
-            max_pixels = budget * video_processor.factor**2 // count
-            patches, grid = video_processor.process_frames(video.frames, max_pixels)
+            patches, grid = video_processor.process_frames(video.frames, video_processor.pixels_per_frame(count))
             tokens = [grid[1] * grid[2] // video_processor.merge_size**2] * grid[0]
             if video_processor.use_token_compression:
                 tokens = video_processor.compression_mask(patches, grid).sum(dim=1).tolist()
@@ -265,13 +263,13 @@ class DnAVideoLlama3Processor(ProcessorMixin):
             sample.video_texts.append(self._expansion(",".join(frames), VIDEO_PROBE_TOKEN))
         return sample
 
-    def _process_image(self, image: Any, budget: int, count: int, options: dict[str, Any]) -> BatchFeature:
-        """Patches of one of `count` images and frames that share `budget` tokens."""
+    def _process_image(self, image: Any, count: int, options: dict[str, Any], video_processor: Any) -> BatchFeature:
+        """Patches of one of `count` images and frames that share the tokens of a sample."""
         patch = options.get("patch_size") or self.image_processor.patch_size
         factor = patch * (options.get("merge_size") or self.image_processor.merge_size)
         size = options.get("size") or self.image_processor.size
-        most = min(size["longest_edge"], budget * factor**2 // count)
-        least = min(max(size["shortest_edge"], MIN_VISUAL_TOKENS * factor**2), most)
+        most = min(size["longest_edge"], video_processor.max_visual_tokens * factor**2 // count)
+        least = min(max(size["shortest_edge"], video_processor.min_visual_tokens * factor**2), most)
         limits = {"shortest_edge": least, "longest_edge": most}
         return self.image_processor(read_image(image), **options | {"size": limits}, return_tensors="pt")
 
@@ -331,8 +329,10 @@ def deal(texts: list[str], visuals: Any, token: str, is_one: Any) -> list[list[A
         ValueError: if there are more or fewer.
     """
     counts = [text.count(token) for text in texts]
-    given = [] if visuals is None else [visuals] if is_one(visuals) else list(visuals)
-    if len(given) == len(texts) and not any(is_one(visual) for visual in given):
+    if visuals is None:
+        visuals = []
+    given = list(visuals) if isinstance(visuals, list | tuple) and not is_one(visuals) else [visuals]
+    if len(given) == len(texts) and all(isinstance(part, list | tuple) and not is_one(part) for part in given):
         dealt = [list(part) for part in given]
     else:
         places = iter(given)

@@ -136,6 +136,15 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
         if not isinstance(self.fps, int | float) or not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be a number above 0, got {self.fps!r}.")
 
+    @classmethod
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As of every video processor; of what an image processor saved, it takes all but the number of tokens."""
+        settings = dict(video_processor_dict)
+        if "image_processor_type" in settings:
+            for name in ("merge_size", "size", "min_pixels", "max_pixels"):
+                settings.pop(name, None)
+        return super().from_dict(settings, **kwargs)
+
     @property
     def factor(self) -> int:
         """Side of a token in pixels."""
@@ -295,7 +304,7 @@ def check_budget(visuals: int, max_visual_tokens: int, min_visual_tokens: int) -
     """
     if visuals * min_visual_tokens > max_visual_tokens:
         raise ValueError(
-            f"{visuals} frames of at least {min_visual_tokens} tokens each do not fit max_visual_tokens="
+            f"{visuals} images or frames of at least {min_visual_tokens} tokens each do not fit max_visual_tokens="
             f"{max_visual_tokens}: lower fps or max_frames, or raise max_visual_tokens."
         )
 
