@@ -472,6 +472,10 @@ def test_what_it_is_made_of():
     for probes in (0, 1.5):
         with pytest.raises(ValueError, match="num_probes must be an integer of at least 1"):
             make_processor(num_probes=probes)
+    with pytest.raises(ValueError, match=r"the tokenizer lacks <\|im_end\|>: add it as a special token, or give"):
+        make_processor(
+            PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab={"<|im_start|>": 0}, merges=[])))
+        )
     parts = DnAVideoLlama3ImageProcessor(), byte_tokenizer(), DnAVideoLlama3VideoProcessor()
     with pytest.raises(TypeError, match="must be a DnAVideoLlama3VideoProcessor, got a DnAVideoLlama3ImageProcessor"):
         DnAVideoLlama3Processor(parts[2], parts[1], parts[0])

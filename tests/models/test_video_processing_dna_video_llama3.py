@@ -16,7 +16,7 @@ from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import
 
 from dna_hf.models import DnAVideoLlama3ImageProcessor, DnAVideoLlama3VideoProcessor
 from dna_hf.models.image_processing_dna_video_llama3 import resized_sides
-from videos import numbered, numbers_of, write_sound, write_video
+from videos import number_of, numbered, numbers_of, write_sound, write_video
 
 
 # of the model: 14 pixels a patch, 2 x 2 patches a token
@@ -47,7 +47,7 @@ def path(tmp_path_factory):
 
 def chosen_by_time(total, rate, fps, max_frames):
     """Numbers and times of the frames, by looking at the time of each."""
-    rate, fps, late = Fraction(rate), Fraction(fps), Fraction(1, 50)
+    rate, fps, late = Fraction(rate), Fraction(fps), Fraction(1, 200)
     times = [index / rate for index in range(total)]
     moments = [Fraction(0)]
     while moments[-1] + 1 / fps < (total - late) / rate:
@@ -67,6 +67,35 @@ def test_frames_are_those_shown_at_each_time(rate):
         expected_frames, expected_times = chosen_by_time(total, rate, fps, limit)
         assert frames == expected_frames and times == pytest.approx(expected_times)
         assert 1 <= len(frames) <= limit
+
+
+def ffmpeg_frames(path, fps):
+    """Times of, and numbers in, the frames that FFmpeg's filter `fps` makes of a video, as the authors use it."""
+    av = pytest.importorskip("av")
+    found = []
+    with av.open(str(path)) as container:
+        stream, graph = container.streams.video[0], av.filter.Graph()
+        steps = graph.add_buffer(template=stream), graph.add("fps", f"fps={fps}:round=up"), graph.add("buffersink")
+        graph.link_nodes(*steps).configure()
+        for frame in [*container.decode(stream), None]:
+            graph.push(frame)
+            while True:
+                try:
+                    made = graph.pull()
+                except (av.error.BlockingIOError, av.error.EOFError):
+                    break
+                found.append((float(made.pts * made.time_base), number_of(made.to_ndarray(format="rgb24"))))
+    return found
+
+
+@pytest.mark.parametrize("rate", [25, Fraction(30000, 1001)])
+def test_frames_are_those_of_ffmpeg(tmp_path, rate):
+    clip = write_video(tmp_path / "a.mp4", 110, fps=rate)
+    for fps in (1, 2, 3):
+        found = processor(fps=fps).read_video(clip)
+        assert list(zip(found.timestamps, numbers_of(found.frames.numpy()), strict=True)) == [
+            (pytest.approx(time), number) for time, number in ffmpeg_frames(clip, fps)
+        ]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ VIDEO_TOKEN = "<|video_pad|>"
 IMAGE_PROBE_TOKEN = "<|image_probe|>"
 VIDEO_PROBE_TOKEN = "<|video_probe|>"
 VISUAL_TOKENS = (IMAGE_TOKEN, VIDEO_TOKEN, IMAGE_PROBE_TOKEN, VIDEO_PROBE_TOKEN)
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 KWARGS = {"text_kwargs": "text", "images_kwargs": "images", "videos_kwargs": "videos"}
 ROLES = ("system", "user", "assistant")
 CONTENT_TYPES = ("text", "image", "image_url", "video")
@@ -91,7 +92,7 @@ class DnAVideoLlama3Processor(ProcessorMixin):
             Whether the sequence holds probes.
 
     Raises:
-        ValueError: for sequences with neither, or `num_probes` below 1.
+        ValueError: for sequences with neither, `num_probes` below 1, or a tokenizer without the tokens of ChatML.
     """
 
     def __init__(
@@ -113,6 +114,9 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         self.include_visual_tokens = include_visual_tokens
         self.include_visual_probes = include_visual_probes
         vocabulary = tokenizer.get_vocab()
+        for token in () if chat_template else CHAT_TOKENS:
+            if token not in vocabulary:
+                raise ValueError(f"the tokenizer lacks {token}: add it as a special token, or give a chat_template.")
         missing = [token for token in VISUAL_TOKENS if token not in vocabulary]
         if missing:
             tokens = [AddedToken(token, special=True, normalized=False) for token in missing]

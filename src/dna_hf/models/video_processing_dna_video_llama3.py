@@ -33,8 +33,8 @@ from .video_decoding import VideoDecodingError, decode_video
 # frames per second that a folder of frames is taken to have
 FOLDER_FRAME_RATE = 3
 FRAME_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
-# part of a frame by which times may be off: files round them to milliseconds
-TIME_TOLERANCE = 0.02
+# part of a frame by which times may be off: files round them
+TIME_TOLERANCE = 0.005
 # change of a token, in levels of 255, below which it is left out
 COMPRESSION_THRESHOLD = 0.1
 
