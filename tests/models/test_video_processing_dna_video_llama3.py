@@ -404,6 +404,13 @@ def test_unknown_options():
         ([[np.zeros((30, 30, 3), np.uint8), np.zeros((30, 40, 3), np.uint8)]], "the frames of a video have different"),
         ({"video": "a.mp4"}, "a part of a video is a path, start and end, got video"),
         ({"path": np.zeros((2, 30, 30, 3), np.uint8), "end": 1}, "start and end need the path of a video"),
+        (
+            {"path": "a.mp4", "start": 3, "end": 3},
+            "start and end are seconds, the first before the second, got 3 and 3",
+        ),
+        ({"path": "a.mp4", "start": -1}, "start and end are seconds, .* got -1 and None"),
+        ({"path": "a.mp4", "end": "3"}, "start and end are seconds, .* got None and '3'"),
+        ("x" * 3000, "^cannot read video 'xxx.*: .*File name too long"),
         ("missing.mp4", r"^cannot read video 'missing\.mp4': no such file or directory\.$"),
         ([["missing.png"]], r"^cannot read image 'missing\.png': there is no such file\.$"),
     ],
@@ -454,7 +461,13 @@ def test_settings_of_transformers_own_processors(tmp_path):
     common = {"patch_size": 16, "image_mean": [0.4] * 3, "image_std": [0.3] * 3, "temporal_patch_size": 1}
     size = {"shortest_edge": 20 * 32**2, "longest_edge": 600 * 32**2}
     of_videos = {"video_processor_type": "VideoLlama3VideoProcessor", "min_frames": 4, "max_frames": 90, "size": size}
-    of_videos |= {"merge_size": 2, "use_token_compression": True, "do_sample_frames": True, "return_metadata": True}
+    of_videos |= {
+        "merge_size": 2,
+        "use_token_compression": True,
+        "do_sample_frames": True,
+        "return_metadata": True,
+        "fps": None,
+    }
     of_images = {"image_processor_type": "VideoLlama3ImageProcessor", "merge_size": 1, "size": size}
     (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(common | of_videos))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(common | of_images))

@@ -1,7 +1,7 @@
 """Processor of the DnA VideoLLaMA3: conversations with images and videos to the inputs of the model."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -81,7 +81,8 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         tokenizer ([`PreTrainedTokenizerFast`]):
             With the tokens of ChatML. The four tokens above are added if it lacks them.
         video_processor ([`DnAVideoLlama3VideoProcessor`]):
-            Its `max_visual_tokens` are those that all images and frames of a sample share evenly.
+            Its `max_visual_tokens` are those that all images and frames of a sample share evenly; times, probes and
+            text come on top.
         chat_template (`str`, *optional*):
             Instead of ChatML.
         num_probes (`int`, *optional*, defaults to 16):
@@ -322,11 +323,11 @@ class _Sample:
 
 
 def is_image(image: Any) -> bool:
-    """Whether it is one image, not a list of images."""
+    """Whether it may be one image: it is no list of images."""
     return not isinstance(image, list | tuple)
 
 
-def deal(texts: list[str], visuals: Any, token: str, is_one: Any) -> list[list[Any]]:
+def deal(texts: list[str], visuals: Any, token: str, is_one: Callable[[Any], bool]) -> list[list[Any]]:
     """Images or videos of each text, one for each `token`.
 
     Raises:
