@@ -1,9 +1,12 @@
 """Planted objects: one small patch decides on the class of an image, among others that look like it but say nothing.
 
-    python tests/analysis/planted.py [VARIANT ...]
+A class of its own has no object, so that every object has to speak for its class: else one of the classes could be
+what is left when nothing speaks for the others.
 
-trains a small ViT of each attention variant, and prints how often its relevance is highest on the object, and how its
-maps of the class token divide between the object and the distractors.
+    python tests/analysis/planted.py FIGURE.png
+
+trains small ViTs of three attention variants with three seeds each, prints how often relevance is highest on the
+object and how the class token's maps divide between object and distractors, and draws those of the first seed.
 """
 
 import sys
@@ -13,12 +16,17 @@ import torch
 
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.analysis import attention_maps, attention_relevance, attention_rollout
+from dna_hf.analysis.figures import FigureRow, Panel, map_figure, save_figure
 
 
-CLASSES, DISTRACTOR_KINDS, DISTRACTORS = 4, 8, 5
+# the last class is that of images without an object
+OBJECT_KINDS, DISTRACTOR_KINDS, DISTRACTORS = 4, 8, 5
+CLASSES = OBJECT_KINDS + 1
 CELLS, PATCH = 5, 4
 SIZE = CELLS * PATCH
-NOISE = 0.3
+# standard deviation; that of a pattern is 1. With little noise the class token attends to nothing but the object, and
+# more attention to it changes no logit: gradients, and with them relevance, then say little
+NOISE = 1.0
 
 
 def planted_images(count, seed):
@@ -27,28 +35,31 @@ def planted_images(count, seed):
     The patterns are the same for every seed; each of them stands anywhere.
 
     Returns:
-        Images (count, 3, SIZE, SIZE), classes (count), the patch of each object (count), and whether there is a
-        distractor (count, patches).
+        Images (count, 3, SIZE, SIZE), classes (count), the patch of each object (count), which says nothing where
+        there is none, and whether there is a distractor (count, patches).
     """
-    patterns = torch.randn(CLASSES + DISTRACTOR_KINDS, 3, PATCH, PATCH, generator=torch.Generator().manual_seed(0))
+    patterns = torch.randn(
+        OBJECT_KINDS + DISTRACTOR_KINDS, 3, PATCH, PATCH, generator=torch.Generator().manual_seed(0)
+    )
     random = torch.Generator().manual_seed(1000 + seed)
     patches = NOISE * torch.randn(count, CELLS**2, 3, PATCH, PATCH, generator=random)
     classes = torch.randint(CLASSES, (count,), generator=random)
     order = torch.rand(count, CELLS**2, generator=random).argsort(dim=1)
     rows = torch.arange(count)
     objects = order[:, 0]
-    patches[rows, objects] += patterns[classes]
+    planted = classes < OBJECT_KINDS
+    patches[rows[planted], objects[planted]] += patterns[classes[planted]]
     distracts = torch.zeros(count, CELLS**2, dtype=torch.bool)
     for number in range(1, 1 + DISTRACTORS):
-        kinds = CLASSES + torch.randint(DISTRACTOR_KINDS, (count,), generator=random)
+        kinds = OBJECT_KINDS + torch.randint(DISTRACTOR_KINDS, (count,), generator=random)
         patches[rows, order[:, number]] += patterns[kinds]
         distracts[rows, order[:, number]] = True
     images = patches.unflatten(1, (CELLS, CELLS)).permute(0, 3, 1, 4, 2, 5).reshape(count, 3, SIZE, SIZE)
     return images, classes, objects, distracts
 
 
-def train(variant, seed=0, steps=400, layers=2):
-    """A small ViT that knows the classes."""
+def train(variant, seed=0, enough=0.97, most_steps=1500, layers=2):
+    """A small ViT that knows the classes of `enough` validation images; training goes no further."""
     torch.manual_seed(seed)
     config = DnAViTConfig(
         attention_variant=variant,
@@ -62,14 +73,19 @@ def train(variant, seed=0, steps=400, layers=2):
         drop_path_rate=0.0,
     )
     model = DnAViTForImageClassification(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for step in range(steps):
-        images, classes, _, _ = planted_images(128, 1 + step + 100_000 * seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=50)
+    validation, known, _, _ = planted_images(500, seed=-1)
+    for step in range(most_steps):
+        images, classes, _, _ = planted_images(64, 1 + step + 100_000 * seed)
         optimizer.zero_grad()
         model(images, labels=classes).loss.backward()
         optimizer.step()
         schedule.step()
+        if step % 20 == 19:
+            with torch.no_grad():
+                if (model(validation).logits.argmax(1) == known).float().mean() >= enough:
+                    break
     return model.eval()
 
 
@@ -79,6 +95,10 @@ def look(model, count=400):
     with torch.no_grad():
         accuracy = (model(images).logits.argmax(1) == classes).float().mean().item()
     found = {"accuracy": accuracy}
+    # where there is something to look at
+    planted = classes < OBJECT_KINDS
+    images, objects, distracts = images[planted], objects[planted], distracts[planted]
+    count = len(images)
 
     def share_on_top(heats, name):
         tops = torch.stack([heat.value(name).flatten() for heat in heats]).argmax(1)
@@ -99,11 +119,28 @@ def look(model, count=400):
     return found
 
 
+def draw(models, path, count=3):
+    """Figure of the relevance of each model, by name, for a few images."""
+    images, classes, _, _ = planted_images(20, seed=0)
+    chosen = (classes < OBJECT_KINDS).nonzero().flatten()[:count]
+    heats = {name: attention_relevance(model, {"pixel_values": images[chosen]}) for name, model in models.items()}
+    rows = []
+    for row, number in enumerate(chosen):
+        picture = (127.5 + 50 * images[number].movedim(0, -1)).clamp(0, 255).to(torch.uint8).numpy()
+        panels = [Panel(name, own[row].drawn("difference")[0]) for name, own in heats.items()]
+        rows.append(FigureRow(f"class {classes[number]}", picture, panels))
+    title = "one patch decides on the class, five others distract: gradient-weighted relevance"
+    save_figure(map_figure(rows, title, unit="relevance (mean patch = 1)", panel_size=1.3), path, dpi=100)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for variant in sys.argv[1:] or ["softmax", "differential", "dna"]:
-        start = time.perf_counter()
-        figures = look(train(variant))
-        print(f"{variant} ({time.perf_counter() - start:.0f} s)")
-        for name, value in figures.items():
-            print(f"  {name:24s} {value:.3f}")
+    first = {}
+    for variant in ("softmax", "differential", "dna"):
+        for seed in range(3):
+            start = time.perf_counter()
+            model = train(variant, seed)
+            first.setdefault(variant, model)
+            print(f"{variant}, seed {seed} ({time.perf_counter() - start:.0f} s)")
+            print("  " + ", ".join(f"{name} {value:.3f}" for name, value in look(model).items()), flush=True)
+    draw(first, sys.argv[1])

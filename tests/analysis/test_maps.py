@@ -86,6 +86,19 @@ def test_masked_keys_have_no_weight():
     assert not whole(maps.positive)[:, 1, 5:].any() and (whole(maps.negative)[:, 1, :5] > 0).all()
 
 
+def test_packed_sequences_are_refused():
+    model = tiny_vit()
+    attention = next(module for module in model.modules() if isinstance(module, VariantAttention))
+    attention.takes_packed_sequences = lambda implementation: True
+
+    def pack(module, args, kwargs):
+        return args, {**kwargs, "cu_seq_lens_q": torch.tensor([0, 5, 10])}
+
+    attention.register_forward_pre_hook(pack, with_kwargs=True)
+    with pytest.raises(AnalysisError, match="in layer 0 got packed sequences.*use sdpa"):
+        attention_maps(model, {"pixel_values": images(1)})
+
+
 def test_combined_map_adds_alpha_times_the_softmin():
     model, pixel_values = tiny_vit(), images(1)
     (maps,) = attention_maps(model, {"pixel_values": pixel_values}, layers=[1])

@@ -174,7 +174,8 @@ def attention_call(module: VariantAttention, place: AttentionPlace, *args: Any, 
     """Read the arguments of `module.forward`.
 
     Raises:
-        AnalysisError: for a mask in a form that only the attention implementation understands.
+        AnalysisError: for a mask in a form that only the attention implementation understands, and for packed
+            sequences.
     """
     given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     mask = given.get("attention_mask")
@@ -183,6 +184,8 @@ def attention_call(module: VariantAttention, place: AttentionPlace, *args: Any, 
             f"the mask of the {place} is in a form that only its attention implementation understands: "
             "use eager or sdpa."
         )
+    if given.get("kwargs", {}).get("cu_seq_lens_q") is not None:
+        raise AnalysisError(f"the {place} got packed sequences, which flash attention alone keeps apart: use sdpa.")
     targets, sources = given["hidden_states"], given.get("key_value_states")
     rotary = given.get("rotary") or (lambda states: states)
     return AttentionCall(targets, targets if sources is None else sources, rotary, mask)

@@ -1,0 +1,39 @@
+"""Where a trained model is known to look: relevance and maps find the one patch that decides."""
+
+import pytest
+import torch
+
+from analysis import planted as planted_module
+from analysis.planted import CELLS, OBJECT_KINDS, PATCH, look, planted_images, train
+
+
+def test_objects_are_where_they_are_said_to_be(monkeypatch):
+    monkeypatch.setattr(planted_module, "NOISE", 0.1)
+    images, classes, objects, distracts = planted_images(200, seed=3)
+    energy = images.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).square().mean((1, 4, 5)).flatten(1)
+    planted = classes < OBJECT_KINDS
+    assert energy.shape == (200, CELLS**2) and 0.7 < planted.float().mean() < 0.9
+    rows = torch.arange(200)
+    bright = distracts.clone()
+    bright[rows[planted], objects[planted]] = True
+    assert energy[bright].min() > 2 * energy[~bright].max()
+    assert not distracts[rows, objects].any() and (distracts.sum(1) == 5).all()
+
+
+@pytest.mark.slow
+def test_relevance_and_maps_of_a_trained_model_lie_on_the_object():
+    torch.set_num_threads(1)
+    found = look(train("dna"))
+    assert found["accuracy"] >= 0.95
+    assert found["relevance on top"] >= 0.9
+    assert found["positive: object"] > 2 * found["positive: distractor"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["softmax", "differential"])
+def test_other_variants_attend_to_the_object_as_well(variant):
+    torch.set_num_threads(1)
+    found = look(train(variant))
+    assert found["accuracy"] >= 0.95
+    assert found["rollout on top"] >= 0.9
+    assert found["positive: object"] > found["positive: distractor"]
