@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 NO_MATPLOTLIB = "figures need matplotlib, which is not installed: pip install 'dna-hf[figures]'."
 # inches
 PANEL, GAP = 1.75, 0.06
+# height of a panel from which on every colour bar says its unit
+LABELLED = 1.2
 
 
 @dataclass
@@ -64,15 +66,15 @@ def new_figure(width: float, height: float) -> "Figure":
     except ImportError as error:
         raise AnalysisError(NO_MATPLOTLIB) from error
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05, wspace=0.01, hspace=0.01)  # type: ignore[union-attr, call-arg]
     return figure
 
 
-def diverging_map(colours: str) -> Any:
-    """The colours as a colour map of matplotlib, from negative over white to positive."""
+def diverging_map(colours: str, opacity: float = 1.0) -> Any:
+    """The colours over white as a colour map of matplotlib, from negative over nothing to positive."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    positive, negative = colour_pair(colours)
+    positive, negative = (1 - opacity * (1 - colour) for colour in colour_pair(colours))
     return LinearSegmentedColormap.from_list(colours, np.stack((negative, np.ones(3), positive)))
 
 
@@ -108,13 +110,17 @@ def map_figure(
     # titles that repeat those of the row above are left out
     titled = [number == 0 or titles[number] != titles[number - 1] for number in range(len(rows))]
     lines = title.count("\n") + 1 if title else 0
-    height = len(rows) * (size + 2 * GAP) + 0.17 * sum(titled) + 0.17 * lines + 0.45
+    title_lines = [max(text.count("\n") + 1 for text in texts) for texts in titles]
+    above = sum(count for count, shown in zip(title_lines, titled, strict=True) if shown)
+    height = len(rows) * (size + 2 * GAP) + 0.17 * (above + lines) + 0.5
     figure = new_figure(0.9 + columns * (panel_size + GAP), height)
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for row, line, show_titles in zip(rows, grid, titled, strict=True):
-        _draw_row(row, list(line), show_titles, colours, opacity)
+    for number, (row, line) in enumerate(zip(rows, grid, strict=True)):
+        _draw_row(row, list(line), titled[number], colours, opacity)
         scale = shared_scale(panel.values for panel in row.panels)
-        _colour_bar(figure, list(line), scale, colours, opacity, unit, bool(legend[1]))
+        # beside low rows there is room for the unit of one
+        named = size >= LABELLED or number == len(rows) // 2
+        _colour_bar(figure, list(line), scale, colours, opacity, unit if named else "", bool(legend[1]))
     if title:
         figure.suptitle(title, fontsize=9)
     _add_legend(figure, colours, legend)
@@ -144,7 +150,11 @@ def _colour_bar(
     from matplotlib.colors import Normalize
 
     bar = figure.colorbar(
-        ScalarMappable(Normalize(-scale, scale), diverging_map(colours)), ax=line, fraction=0.04, pad=0.01, aspect=14
+        ScalarMappable(Normalize(-scale, scale), diverging_map(colours, opacity)),
+        ax=line,
+        fraction=0.04,
+        pad=0.01,
+        aspect=14,
     )
     bar.ax.set_ylim(-scale if signed else 0, scale)
     bar.ax.tick_params(labelsize=7)
