@@ -83,12 +83,12 @@ def visualize(
     new_figure(1, 1)  # without matplotlib, before anything takes time
     is_video = _takes_videos(checkpoints, revision)
     files = video_files(paths) if is_video else image_files(paths)
+    folder = _output_folder(output)
     load = load_video_classifier if is_video else load_classifier
     classifiers = [
         Classifier(label, *load(checkpoint, device, revision))
         for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
     ]
-    folder = _output_folder(output)
     done, rows = visualize_files(classifiers, files, folder, settings)
     done.files += [_write_panels(folder / PANELS_FILE, rows)]
     done.files += [_write_settings(folder / SETTINGS_FILE, checkpoints, settings, done.skipped)]
