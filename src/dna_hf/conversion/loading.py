@@ -1,0 +1,84 @@
+"""Read the configuration and the weights of a checkpoint folder or of a repository on the Hub, strictly."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+from transformers.utils import cached_file
+
+from .errors import ConversionError, first_line
+
+
+def saved_class(config: dict[str, Any]) -> str | None:
+    """Name of the class that wrote a `config.json`, `None` if it does not say."""
+    architectures = config.get("architectures")
+    return architectures[0] if isinstance(architectures, list) and architectures else None
+
+
+def load_exactly(name: str, model_class: Any, revision: str | None) -> PreTrainedModel:
+    """Load a checkpoint whose tensors are exactly those of its model.
+
+    Raises:
+        ConversionError: if it cannot be read, or tensors are missing, misshaped or unexpected.
+    """
+
+    def load(**options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+        # misshaped tensors are refused below, by name
+        return model_class.from_pretrained(
+            name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+
+    try:
+        model, info = load()
+        # the base models have two optional parts, and no configuration says whether the file has them
+        if info["missing_keys"] and all(key.startswith("pooler.") for key in info["missing_keys"]):
+            model, info = load(add_pooling_layer=False)
+        elif set(info["unexpected_keys"]) == {"embeddings.mask_token"}:
+            model, info = load(use_mask_token=True)
+    except (OSError, ValueError, RuntimeError, ArithmeticError, KeyError, TypeError, SafetensorError) as error:
+        raise ConversionError(f"cannot load {name!r}: {type(error).__name__}, {first_line(error)}.") from error
+    problems = [f"{key!r} is missing" for key in sorted(info["missing_keys"])]
+    problems += [f"{key!r} is misshaped" for key, *_ in sorted(info["mismatched_keys"])]
+    problems += [f"{key!r} is unexpected" for key in sorted(info["unexpected_keys"])]
+    if problems:
+        raise ConversionError(f"{name!r} is not the {model_class.__name__} that its config.json says", problems)
+    return model
+
+
+def read_config(name: str, revision: str | None) -> dict[str, Any]:
+    """The `config.json` of a folder or of a repository on the Hub.
+
+    Raises:
+        ConversionError: if there is none, or it is no JSON object.
+    """
+    if Path(name).is_dir() and not Path(name, "config.json").is_file():
+        raise ConversionError(f"folder {name!r} has no config.json: it is no checkpoint of transformers or timm.")
+    try:
+        text = Path(find_file(name, "config.json", revision)).read_text(encoding="utf-8")
+        config = json.loads(text)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ConversionError(f"config.json of {name!r} is no valid JSON: {first_line(error)}.") from error
+    if not isinstance(config, dict):
+        raise ConversionError(f"config.json of {name!r} is no JSON object.")
+    return config
+
+
+def find_file(name: str, file: str, revision: str | None) -> str:
+    """Path of a file of a folder or of a repository on the Hub.
+
+    Raises:
+        ConversionError: if it has none.
+    """
+    try:
+        path = cached_file(name, file, revision=revision)
+    except (OSError, ValueError) as error:
+        hint = "" if "/" in name else " (a name of timm's needs timm installed)"
+        raise ConversionError(f"cannot read {file} of {name!r}{hint}: {first_line(error)}.") from error
+    return str(path)
+
+
+def source_name(source: Any) -> str:
+    """What to call a source in a message."""
+    return str(source) if isinstance(source, (str, Path)) else type(source).__name__
