@@ -182,6 +182,8 @@ def branch_sign(architecture: str, negative_sign: int | None) -> int:
 
 def authors_architecture(tensors: dict[str, torch.Tensor]) -> str | None:
     """The architecture of tensors that have names that only the authors' code, or TimeSformer's, gives."""
+    if any(re.search(r"(^|\.)encoder\.(visual_probes$|interaction_modules\.)", name) for name in tensors):
+        return "viscop"
     if "time_embed" in tensors or any(re.match(r"blocks\.\d+\.temporal_(attn|fc|norm1)\.", key) for key in tensors):
         return "timesformer"
     if not any(re.match(r"blocks\.\d+\.attn\.(qqkvv|qqkv|q_neg|v_neg|neg_scalers)", name) for name in tensors):

@@ -11,6 +11,7 @@ A module that has `neg_scalers` is Denoising Attention, one without is plain cro
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -42,6 +43,8 @@ SIZES = {
     "encoder.visual_probes": 3,
     f"{LAYERS}0.mlp.fc1.weight": 2,
 }
+# how alpha is copied from a program that subtracts the branch
+NEGATED: Any = (torch.neg, "copied", "negated: the source subtracts the branch")
 # of the comparison: transformers computes rotary embeddings in float32
 SELF_CHECK_TOLERANCE = 1e-4
 CHECKED_GRID = (2, 4, 6)
@@ -139,24 +142,31 @@ def vision_encoder_config(
     )
 
 
+def encoder_names(config: DnAVideoLlama3VisionConfig) -> dict[str, str]:
+    """For every tensor, its name in the source and its name in the target."""
+    modules = ["embeddings.patch_embedding", "post_layernorm"]
+    modules += [f"{LAYERS}{index}.{module}" for index in range(config.num_hidden_layers) for module in LAYER]
+    places = {module: module for module in modules}
+    names = {"encoder.visual_probes": "encoder.visual_probes"}
+    for index in range(len(config.interaction_layer_ids)):
+        here, there = f"{MODULES}{index}", f"{MODULES}{index}.attention"
+        for source, target in PROJECTIONS[config.attention_variant].items():
+            places[f"{here}.{source}"] = f"{there}.{target}"
+        if config.attention_variant == "dna":
+            names[f"{here}.neg_scalers"] = f"{there}.negative_scale"
+    for source, target in places.items():
+        names |= {f"{source}.{parameter}": f"{target}.{parameter}" for parameter in ("weight", "bias")}
+    return names
+
+
 def map_vision_encoder(
     name: str, tensors: dict[str, torch.Tensor], config: DnAVideoLlama3VisionConfig, sign: int
 ) -> TensorMap:
     """Where every tensor goes; `sign` is the one before the negative branch in the source."""
     mapping = TensorMap(name, tensors)
-    mapping.copy_module("embeddings.patch_embedding", "embeddings.patch_embedding")
-    for index in range(config.num_hidden_layers):
-        for module in LAYER:
-            mapping.copy_module(f"{LAYERS}{index}.{module}", f"{LAYERS}{index}.{module}")
-    mapping.copy("encoder.visual_probes", "encoder.visual_probes")
-    for index in range(len(config.interaction_layer_ids)):
-        here, there = f"{MODULES}{index}", f"{MODULES}{index}.attention"
-        for source, target in PROJECTIONS[config.attention_variant].items():
-            mapping.copy_module(f"{here}.{source}", f"{there}.{target}")
-        if config.attention_variant == "dna":
-            change, reason = (None, "") if sign == 1 else (torch.neg, "negated: the source subtracts the branch")
-            mapping.copy(f"{here}.neg_scalers", f"{there}.negative_scale", change, reason=reason)
-    mapping.copy_module("post_layernorm", "post_layernorm")
+    for source, target in encoder_names(config).items():
+        negated = sign == -1 and target.endswith(".negative_scale")
+        mapping.copy(source, target, *NEGATED if negated else ())
     return mapping
 
 
