@@ -229,6 +229,8 @@ def _add_convert(commands: Any) -> None:
         metavar="0,1,...",
         help="layers that the visual probes of a video language model read (default: all)",
     )
+    convert.add_argument("--no-visual-tokens", action="store_true", help="show the language model the probes alone")
+    convert.add_argument("--no-visual-probes", action="store_true", help="show the language model no probes")
     convert.add_argument(
         "--num-probes", type=_positive, metavar="N", help="visual probes of VideoLLaMA3 (default: 16)"
     )
@@ -520,6 +522,8 @@ def convert_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         warm_scale=arguments.warm_scale,
         interaction_layers=arguments.interaction_layers,
         num_probes=arguments.num_probes,
+        include_visual_tokens=False if arguments.no_visual_tokens else None,
+        include_visual_probes=False if arguments.no_visual_probes else None,
         image_size=arguments.image_size,
         revision=arguments.revision,
     )

@@ -30,7 +30,7 @@ from .processors import (
 from .report import Conversion, ConversionReport
 from .tensors import EXACT_TOLERANCE
 from .timm import check_timm_pooling, create_timm_model, is_timm_model, map_timm, timm_config, timm_model_facts
-from .video_llm import convert_video_llm, convert_video_llm_checkpoint, is_video_llm
+from .video_llm import convert_video_llm, is_video_llm
 
 
 NATIVE_FAMILIES = ("vit", "deit", "dinov2", "timesformer")
@@ -51,6 +51,7 @@ def from_pretrained_softmax(
     interaction_layers: list[int] | None = None,
     include_visual_tokens: bool | None = None,
     include_visual_probes: bool | None = None,
+    normalize_keys: bool | None = None,
     dtype: torch.dtype | None = None,
     revision: str | None = None,
 ) -> Conversion:
@@ -93,6 +94,8 @@ def from_pretrained_softmax(
         include_visual_tokens: of VideoLLaMA3, whether its language model sees the features of the encoder; it does by
             default.
         include_visual_probes: of VideoLLaMA3, whether its language model sees the probes; it does by default.
+        normalize_keys: of VideoLLaMA3, whether a layer norm, which begins as the first one of the layer, comes between
+            a layer's tokens and the probes that read them; none does by default, as in the released code.
         dtype: of the result; by default that of the source.
         revision: commit, tag or branch on the Hub.
 
@@ -112,6 +115,7 @@ def from_pretrained_softmax(
         "interaction_layers": interaction_layers,
         "include_visual_tokens": include_visual_tokens,
         "include_visual_probes": include_visual_probes,
+        "normalize_keys": normalize_keys,
     }
     options = Options(
         attention_variant,
@@ -152,7 +156,7 @@ def _convert(source: str | Path | nn.Module, options: Options, revision: str | N
         return _convert_timm_model(timm_model, name, options)
     config = read_config(name, revision)
     if is_video_llm(config):
-        return convert_video_llm_checkpoint(name, config, options, revision)
+        return convert_video_llm(name, options, name, revision)
     _no_probes(name, options)
     if "architecture" in config and "model_type" not in config:
         return _convert_timm_checkpoint(name, config, options, revision)

@@ -23,15 +23,19 @@ from .options import Options
 from .report import Conversion, ConversionReport
 from .tensors import EXACT_TOLERANCE, TensorMap
 from .video_llm_names import MODULES, PROBES
+from .vit_layout import count_layers
 
 
 CONFIG_FIELDS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "patch_size"),
     *("hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range", "rope_parameters"),
 )
-PROBE_FIELDS = ("num_probes", "interaction_layers")
+PROBE_FIELDS = ("num_probes", "interaction_layers", "normalize_keys")
 # the visual that two encoders are compared on: frames, rows and columns of patches, and its merge size
 COMPARED_GRID, COMPARED_MERGE = (2, 4, 6), 2
+LAYERS = "encoder.layers."
+# what tells the sizes of an encoder: number of dimensions of the tensor
+SIZED = {"embeddings.patch_embedding.weight": 4, f"{LAYERS}0.mlp.fc1.weight": 2}
 
 
 def convert_video_encoder(source: PreTrainedModel, options: Options) -> Conversion:
@@ -54,14 +58,17 @@ def convert_video_encoder(source: PreTrainedModel, options: Options) -> Conversi
     return Conversion(model, report)
 
 
-def check_options(name: str, options: Options, known: tuple[str, ...]) -> None:
-    """Refuse what is for other models.
+def check_options(name: str, options: Options, known: tuple[str, ...], knows_heads: bool = True) -> None:
+    """Refuse what is for other models: probe fields that are not `known`, and heads where the source knows them.
 
     Raises:
         ConversionError: naming it.
     """
     others = [field for field in options.probes if field not in known]
-    others += [field for field in ("image_size", "num_attention_heads") if getattr(options, field) is not None]
+    if options.image_size is not None:
+        others.append("image_size")
+    if knows_heads and options.num_attention_heads is not None:
+        others.append("num_attention_heads")
     if others:
         raise ConversionError(f"{others[0]} does not apply to {name!r}: leave it out.")
 
@@ -71,6 +78,46 @@ def encoder_config(native: Any, options: Options) -> DnAVideoLlama3VisionConfig:
     fields = {name: copy.deepcopy(getattr(native, name)) for name in CONFIG_FIELDS}
     fields |= {name: value for name, value in options.probes.items() if name in PROBE_FIELDS}
     return DnAVideoLlama3VisionConfig(**fields | options.config_fields())
+
+
+def encoder_sizes(
+    name: str, tensors: dict[str, torch.Tensor], num_attention_heads: int | None, stated: dict[str, Any]
+) -> dict[str, Any]:
+    """Fields of the configuration of an encoder, from its tensors and from what a `config.json` states of it.
+
+    Raises:
+        ConversionError: if they are no vision encoder, contradict each other, or do not tell the heads.
+    """
+    problems = []
+    for key, dim in SIZED.items():
+        if key not in tensors:
+            problems.append(f"{key!r} is missing")
+        elif tensors[key].dim() != dim or not tensors[key].numel():
+            problems.append(f"{key!r} has shape {tuple(tensors[key].shape)}")
+    if problems:
+        raise ConversionError(f"{name!r} has no vision encoder of VideoLLaMA3", problems)
+    patch, mlp = (tensors[key] for key in SIZED)
+    if patch.shape[2] != patch.shape[3]:
+        raise ConversionError(f"'embeddings.patch_embedding.weight' of {name!r} has patches that are not square.")
+    sizes = {
+        "hidden_size": patch.shape[0],
+        "intermediate_size": mlp.shape[0],
+        "num_hidden_layers": count_layers(tensors, LAYERS),
+        "num_channels": patch.shape[1],
+        "patch_size": patch.shape[2],
+    }
+    for field, size in sizes.items():
+        if stated.get(field, size) != size:
+            raise ConversionError(f"{name!r} states {field} {stated[field]!r}, but its tensors have {size}.")
+    heads = stated.get("num_attention_heads")
+    if heads is not None and num_attention_heads not in (None, heads):
+        raise ConversionError(f"{name!r} states {heads} heads, but num_attention_heads is {num_attention_heads}.")
+    if heads is None and num_attention_heads is None:
+        raise ConversionError(
+            f"the tensors of {name!r} do not tell the number of heads of its vision encoder: give num_attention_heads."
+        )
+    more = {field: stated[field] for field in ("hidden_act", "layer_norm_eps", "attention_dropout") if field in stated}
+    return sizes | more | {"num_attention_heads": num_attention_heads if heads is None else heads}
 
 
 def start_interactions(
@@ -91,11 +138,17 @@ def start_interactions(
         here, there = f"{prefix}encoder.layers.{layer}.self_attn", f"{prefix}{MODULES}{index}.attention"
         for projection, place in zip(("q_proj", "k_proj", "v_proj", "out_proj"), places, strict=True):
             for parameter in ("weight", "bias"):
-                source = f"{here}.{projection}.{parameter}"
-                tensor = mapping.tensors.get(source)
-                start = None if tensor is None else tensor.clone()
-                mapping.new(f"{there}.{place}.{parameter}", start, f"copy of {source}")
+                _start_as(mapping, f"{there}.{place}.{parameter}", f"{here}.{projection}.{parameter}")
         add_new_tensors(mapping, config, there, options.negative_init, options.warm_scale)
+        for parameter in ("weight", "bias") if config.normalize_keys else ():
+            norm = f"{prefix}encoder.layers.{layer}.layer_norm1.{parameter}"
+            _start_as(mapping, f"{prefix}{MODULES}{index}.norm.{parameter}", norm)
+
+
+def _start_as(mapping: TensorMap, target: str, source: str) -> None:
+    """Add a tensor that begins as another one of the target."""
+    tensor = mapping.tensors.get(source)
+    mapping.new(target, None if tensor is None else tensor.clone(), f"copy of {source}")
 
 
 @torch.no_grad()
