@@ -229,6 +229,11 @@ def _add_convert(commands: Any) -> None:
         metavar="0,1,...",
         help="layers that the visual probes of a video language model read (default: all)",
     )
+    convert.add_argument(
+        "--base-model",
+        metavar="NAME",
+        help="VideoLLaMA3 (folder or name on the Hub) below a LoRA of the authors' VisCoP",
+    )
     convert.add_argument("--no-visual-tokens", action="store_true", help="show the language model the probes alone")
     convert.add_argument("--no-visual-probes", action="store_true", help="show the language model no probes")
     convert.add_argument(
@@ -521,6 +526,7 @@ def convert_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         negative_init=arguments.negative_init,
         warm_scale=arguments.warm_scale,
         interaction_layers=arguments.interaction_layers,
+        base_model=arguments.base_model,
         num_probes=arguments.num_probes,
         include_visual_tokens=False if arguments.no_visual_tokens else None,
         include_visual_probes=False if arguments.no_visual_probes else None,

@@ -10,16 +10,13 @@
 A module that has `neg_scalers` is Denoising Attention, one without is plain cross-attention.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ..models import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
 from .authors_check import agreement, evaluate_authors_viscop
 from .errors import ConversionError, refused_configuration
-from .files import read_checkpoint
 from .report import Conversion, ConversionReport
 from .tensors import TensorMap
 from .vit_layout import count_layers
@@ -51,24 +48,26 @@ CHECKED_GRID = (2, 4, 6)
 
 
 def convert_vision_encoder(
-    path: str | Path, sign: int, num_attention_heads: int | None = None, interaction_layers: list[int] | None = None
+    name: str,
+    tensors: dict[str, torch.Tensor],
+    sign: int,
+    num_attention_heads: int | None = None,
+    interaction_layers: list[int] | None = None,
 ) -> Conversion:
-    """Convert a file with the vision encoder; see [`~dna_hf.conversion.convert_authors_checkpoint`].
+    """Convert the tensors of a vision encoder alone; see [`~dna_hf.conversion.convert_authors_checkpoint`].
 
     Raises:
         ConversionError: see there.
     """
-    name = str(path)
-    tensors, notes, _ = read_checkpoint(path)
     tensors = vision_encoder_tensors(name, tensors)
     with refused_configuration(name):
         config = vision_encoder_config(name, tensors, num_attention_heads, interaction_layers)
     mapping = map_vision_encoder(name, tensors, config, sign)
     model = mapping.build(DnAVideoLlama3VisionModel, config)
+    report = ConversionReport(name, "authors-viscop", mapping.records)
     if config.attention_variant == "dna":
-        notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
-    report = ConversionReport(name, "authors-viscop", mapping.records, notes)
-    report.max_difference = _self_check(model, tensors, sign)
+        report.notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
+    report.max_difference = self_check(model, tensors, sign)
     report.compared = "the model and a plain evaluation of the source tensors, in float64"
     return Conversion(model, report)
 
@@ -79,13 +78,11 @@ def vision_encoder_tensors(name: str, tensors: dict[str, torch.Tensor]) -> dict[
     Raises:
         ConversionError: if there are others than the encoder's beside them.
     """
+    tensors = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
     while tensors and all(key.startswith(PREFIX) for key in tensors):
         tensors = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
-    if any(key.startswith(PREFIX) for key in tensors):
-        raise ConversionError(
-            f"{name!r} holds more than a vision encoder, which is all that can be converted of VisCoP so far: keep "
-            f"only the tensors under {PREFIX!r}."
-        )
+    if others := [key for key in tensors if any(other.startswith(PREFIX) for other in tensors) and PREFIX not in key]:
+        raise ConversionError(f"{name!r} has {others[0]!r} beside a vision encoder, but no language model.")
     return tensors
 
 
@@ -171,7 +168,7 @@ def map_vision_encoder(
 
 
 @torch.no_grad()
-def _self_check(model: PreTrainedModel, tensors: dict[str, torch.Tensor], sign: int) -> float:
+def self_check(model: Any, tensors: dict[str, torch.Tensor], sign: int) -> float:
     """Largest difference between the model and the tensors it was made from, on one random visual, in float64."""
     config, dtype = model.config, model.dtype
     frames, rows, columns = CHECKED_GRID

@@ -8,6 +8,7 @@ from transformers import AutoImageProcessor, set_seed
 
 from ..models import DnATimesformerConfig
 from .authors import authors_architecture, convert_authors_checkpoint
+from .authors_viscop_llm import is_viscop_folder
 from .errors import ConversionError, first_line
 from .files import read_tensors
 from .image_to_video import from_image_model, image_to_video
@@ -29,6 +30,7 @@ def convert_source(
     seed: int = 0,
     num_attention_heads: int | None = None,
     interaction_layers: list[int] | None = None,
+    base_model: str | None = None,
     **options: Any,
 ) -> Conversion:
     """Convert a source of any kind.
@@ -46,6 +48,7 @@ def convert_source(
         seed: of new random weights.
         num_attention_heads: for sources that do not tell it.
         interaction_layers: of VideoLLaMA3 and of the authors' VisCoP, see there.
+        base_model: of LoRA of the authors' VisCoP, see [`~dna_hf.conversion.convert_authors_checkpoint`].
         options: of [`~dna_hf.conversion.from_pretrained_softmax`]; those that are `None` keep their default.
 
     Raises:
@@ -62,6 +65,8 @@ def convert_source(
         )
     if interaction_layers is not None and (num_frames is not None or architecture not in (None, "viscop")):
         raise ConversionError(f"{source!r} makes no video language model: --interaction-layers does not apply.")
+    if base_model is not None and architecture != "viscop":
+        raise ConversionError(f"{source!r} is no LoRA of the authors' VisCoP: --base-model does not apply.")
     video = {"num_frames": num_frames, "attention_type": attention_type}
     video = {name: value for name, value in video.items() if value is not None}
     if architecture is not None:
@@ -77,11 +82,13 @@ def convert_source(
             num_attention_heads=num_attention_heads,
             attention_type=attention_type if architecture == "timesformer" else None,
             interaction_layers=interaction_layers,
+            base_model=base_model,
+            dtype=torch_dtype if num_frames is None else None,
         )
         if num_frames is not None:
             conversion = image_to_video(conversion, **video)  # type: ignore[arg-type]
-        if torch_dtype is not None:
-            conversion.model.to(torch_dtype)  # type: ignore[arg-type]
+            if torch_dtype is not None:
+                conversion.model.to(torch_dtype)  # type: ignore[arg-type]
     else:
         if negative_sign is not None:
             raise ConversionError(f"{source!r} is no file of the authors' code: only those have a negative_sign.")
@@ -107,6 +114,8 @@ def _authors_architecture(source: str, family: str | None) -> str | None:
     """The architecture of a file of the authors' code, `None` if the source is something else."""
     if family is not None:
         return family.removeprefix("authors-") if family.startswith("authors-") else None
+    if Path(source).is_dir() and is_viscop_folder(source):
+        return "viscop"
     return authors_architecture(read_tensors(source)[0]) if Path(source).is_file() else None
 
 

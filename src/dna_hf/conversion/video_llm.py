@@ -108,11 +108,11 @@ def convert_video_llm(
     config, rows = video_llm_config(llm.config, vision, None, options.probes)
     mapping = TensorMap(llm.name, llm.tensors, options.dtype, copy=not llm.owned)
     dtype = options.dtype or next(iter(llm.tensors.values())).dtype
-    map_video_llm(mapping, config, found, rows, lambda place: own_name(place, viscop=False))
+    map_video_llm(mapping, config, found, rows, lambda place: own_name(place, viscop=False), NEW_PARTS)
     start_interactions(mapping, vision, options, dtype, VISION)
     _start_probe_projector(mapping)
     model = mapping.build_large(DnAVideoLlama3ForConditionalGeneration, config)
-    set_generation_config(model, llm.model.generation_config if llm.model else _generation_config(name, revision))
+    set_generation_config(model, llm.model.generation_config if llm.model else read_generation_config(name, revision))
     report = ConversionReport(llm.name, llm.family, mapping.records)
     note_rows(report, llm.config, config)
     _compare(report, llm.model, model)
@@ -251,7 +251,8 @@ def map_video_llm(
     found: dict[str, str],
     rows: int,
     name_of: Callable[[str], str],
-    changes: dict[str, tuple[Any, ...]] | None = None,
+    new_parts: tuple[str, ...] = (),
+    changes: dict[str, Callable[[str, str], None]] | None = None,
 ) -> None:
     """Copy every tensor that the source has, or should have.
 
@@ -261,25 +262,25 @@ def map_video_llm(
         found: for each name in the model, that in the source.
         rows: how many the vocabulary has more than the source's.
         name_of: what a tensor would be called that is missing.
-        changes: by name in the model, further arguments of [`TensorMap.copy`].
+        new_parts: what the names of tensors begin with that no source has.
+        changes: by name in the model, what is done instead of copying, given the names in source and model.
     """
     with torch.device("meta"):
         model = DnAVideoLlama3ForConditionalGeneration(config)
     embeddings = model.get_input_embeddings()
     embedding = next(f"{name}.weight" for name, module in model.named_modules() if module is embeddings)
     tied = config.tie_word_embeddings and f"{HEAD}weight" not in found
-    new_parts = tuple(part for part in NEW_PARTS if not any(place.startswith(part) for place in found))
     for place in model.state_dict():
         if place.startswith(new_parts) or (tied and place == f"{HEAD}weight"):
             continue
-        arguments = (changes or {}).get(place, ())
-        if rows and place in (embedding, f"{HEAD}weight"):
-            arguments = (
-                _with_rows(config.text_config.vocab_size, rows),
-                "copied",
-                f"and {rows} rows: means of others",
-            )
-        mapping.copy(found.get(place, name_of(place)), place, *arguments)
+        source = found.get(place, name_of(place))
+        if changes and place in changes:
+            changes[place](source, place)
+        elif rows and place in (embedding, f"{HEAD}weight"):
+            grow = _with_rows(config.text_config.vocab_size, rows)
+            mapping.copy(source, place, grow, reason=f"and {rows} new rows, means of others")
+        else:
+            mapping.copy(source, place)
     if tied:
         mapping.new(f"{HEAD}weight", mapping.tensors.get(embedding), f"tied to {embedding}")
 
@@ -313,7 +314,7 @@ def set_generation_config(model: PreTrainedModel, source: GenerationConfig | Non
     model.generation_config.suppress_tokens = sorted(suppressed)
 
 
-def _generation_config(name: str | None, revision: str | None) -> GenerationConfig | None:
+def read_generation_config(name: str | None, revision: str | None) -> GenerationConfig | None:
     """That of a folder or repository, `None` if it has none."""
     if name is None or not has_file(name, "generation_config.json", revision):
         return None
