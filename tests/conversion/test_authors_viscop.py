@@ -155,10 +155,14 @@ MODULE = "encoder.interaction_modules.1."
         (lambda state: state | {f"{MODULE}norm.weight": torch.ones(WIDTH)}, "norm.weight' is unexpected"),
         (lambda state: state | {f"{MODULE}neg_scalers": torch.full((HEADS,), torch.nan)}, "not finite"),
         (
+            lambda state: {f"vision_encoder.{name}": state[name] for name in state} | {"stranger": torch.ones(1)},
+            "has 'stranger' beside a vision encoder",
+        ),
+        (
             lambda state: (
                 {f"vision_encoder.{name}": state[name] for name in state} | {"lm_head.weight": torch.ones(1)}
             ),
-            "holds more than a vision encoder",
+            "which needs its config.json beside it",
         ),
     ],
 )

@@ -40,6 +40,7 @@ from .video_llm import (
     video_llm_config,
 )
 from .video_llm_names import HEAD, LANGUAGE, MODULES, PROBES, VISION, native_name, own_name, places
+from .video_llm_processor import video_llm_processor
 from .vit_layout import count_layers
 
 
@@ -108,11 +109,15 @@ def convert_viscop_llm(
             raise ConversionError(f"{name!r} is a complete checkpoint: it has no base_model.")
         tensors = read_weights(folder, None) if Path(path).is_dir() else read_state_dict(path)
         found, replaced = places(name, tensors), []
-        llm = VideoLlm(name, "authors-viscop", tensors, _native_config(name, config, tensors, num_attention_heads))
+        native = _native_config(name, config, tensors, num_attention_heads)
+        llm = VideoLlm(name, "authors-viscop", tensors, native, config)
     with refused_configuration(name):
         vision = _encoder_config(name, config, llm, found, interaction_layers)
         fields = {field: config[field] for field in LLM_FIELDS if field in config}
-        full, rows = video_llm_config(llm.config, vision, None, fields)
+        names = [folder, *([llm.name] if adapter is not None else [])]
+        report = ConversionReport(name, "authors-viscop", [])
+        report.processor = video_llm_processor(report, names, vision, fields, config, None)
+        full, rows = video_llm_config(llm.config, vision, report.processor, fields)
     mapping = TensorMap(name, llm.tensors, dtype, copy=True)
     for key in replaced:
         mapping.drop(key, f"replaced by that of {OTHERS}")
@@ -125,7 +130,7 @@ def convert_viscop_llm(
     map_video_llm(mapping, full, found, rows, own_name, changes=changes)
     model = mapping.build_large(DnAVideoLlama3ForConditionalGeneration, full)
     set_generation_config(model, llm.model.generation_config if llm.model else read_generation_config(folder, None))
-    report = ConversionReport(name, "authors-viscop", mapping.records)
+    report.records = mapping.records
     if vision.attention_variant == "dna":
         report.notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
     if adapter is not None:

@@ -15,10 +15,7 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel, VideoLlama3Config
 
-from ..models import (
-    DnAVideoLlama3Config,
-    DnAVideoLlama3ForConditionalGeneration,
-)
+from ..models import DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3Processor
 from .errors import ConversionError, first_line
 from .loading import has_file, load_exactly, read_config, read_weights, saved_class
 from .options import Options
@@ -34,6 +31,7 @@ from .video_encoder import (
     start_interactions,
 )
 from .video_llm_names import HEAD, MODULES, PROBE_PROJECTOR, PROBES, PROJECTOR, VISION, own_name, places
+from .video_llm_processor import video_llm_processor
 
 
 # transformers' models and the DnA models made of them
@@ -54,6 +52,7 @@ class VideoLlm(NamedTuple):
         family: `"video_llama_3"` (transformers), `"videollama3"` (its own code) or `"authors-viscop"`.
         tensors: by the names that the source gives them.
         config: as transformers has it.
+        settings: the `config.json` of its own code.
         model: transformers' model, if that is what the source is.
         owned: whether nobody else holds the tensors.
     """
@@ -62,6 +61,7 @@ class VideoLlm(NamedTuple):
     family: str
     tensors: dict[str, torch.Tensor]
     config: Any
+    settings: dict[str, Any]
     model: Any = None
     owned: bool = False
 
@@ -105,7 +105,11 @@ def convert_video_llm(
     # what the own code of VideoLLaMA3 saves need not tell the heads
     check_options(llm.name, options, (*PROBE_FIELDS, *LLM_FIELDS), knows_heads=llm.family == "video_llama_3")
     vision = encoder_config(llm.config.vision_config, options)
-    config, rows = video_llm_config(llm.config, vision, None, options.probes)
+    report = ConversionReport(llm.name, llm.family, [])
+    fields = {name: value for name, value in options.probes.items() if name in LLM_FIELDS}
+    names = [] if name is None else [name]
+    report.processor = video_llm_processor(report, names, vision, fields, llm.settings, revision)
+    config, rows = video_llm_config(llm.config, vision, report.processor, fields)
     mapping = TensorMap(llm.name, llm.tensors, options.dtype, copy=not llm.owned)
     dtype = options.dtype or next(iter(llm.tensors.values())).dtype
     map_video_llm(mapping, config, found, rows, lambda place: own_name(place, viscop=False), NEW_PARTS)
@@ -113,7 +117,7 @@ def convert_video_llm(
     _start_probe_projector(mapping)
     model = mapping.build_large(DnAVideoLlama3ForConditionalGeneration, config)
     set_generation_config(model, llm.model.generation_config if llm.model else read_generation_config(name, revision))
-    report = ConversionReport(llm.name, llm.family, mapping.records)
+    report.records = mapping.records
     note_rows(report, llm.config, config)
     _compare(report, llm.model, model)
     return Conversion(model, report)
@@ -158,16 +162,16 @@ def read_video_llm(
     """
     if isinstance(source, PreTrainedModel):
         name = source.name_or_path or type(source).__name__
-        return VideoLlm(name, source.config.model_type, source.state_dict(), source.config, source)
+        return VideoLlm(name, source.config.model_type, source.state_dict(), source.config, {}, source)
     config = read_config(source, revision)
     family = own_family(config)
     if family is None:
         native_class = transformers.VideoLlama3ForConditionalGeneration
         model = load_exactly(source, native_class, revision, dtype)
-        return VideoLlm(source, model.config.model_type, model.state_dict(), model.config, model, owned=True)
+        return VideoLlm(source, model.config.model_type, model.state_dict(), model.config, {}, model, owned=True)
     tensors = read_weights(source, revision)
     native = own_config(source, config, tensors, num_attention_heads)
-    return VideoLlm(source, family, tensors, native)
+    return VideoLlm(source, family, tensors, native, config)
 
 
 def own_config(
@@ -206,7 +210,7 @@ def own_config(
 def video_llm_config(
     native: Any,
     vision: Any,
-    token_ids: dict[str, int] | None,
+    processor: DnAVideoLlama3Processor | None,
     fields: dict[str, Any],
 ) -> tuple[DnAVideoLlama3Config, int]:
     """The configuration of the model, and how many rows its vocabulary has more than the source's.
@@ -214,15 +218,14 @@ def video_llm_config(
     Args:
         native: of the source.
         vision: of the encoder with probes.
-        token_ids: the four placeholders, as the processor has them; chosen if `None`.
-        fields: others, of which those of a video language model are taken.
+        processor: has the placeholders; without one, they are chosen.
+        fields: others.
     """
     text = copy.deepcopy(native.text_config)
     size = text.vocab_size
-    ids = choose_token_ids(native) if token_ids is None else token_ids
+    ids = choose_token_ids(native) if processor is None else processor.token_ids()
     text.vocab_size = max(size, *(token_id + 1 for token_id in ids.values()))
-    values: dict[str, Any] = {name: value for name, value in fields.items() if name in LLM_FIELDS}
-    values |= {**ids, "tie_word_embeddings": native.tie_word_embeddings}
+    values: dict[str, Any] = {**fields, **ids, "tie_word_embeddings": native.tie_word_embeddings}
     return DnAVideoLlama3Config(text_config=text, vision_config=vision, **values), text.vocab_size - size
 
 
