@@ -18,7 +18,8 @@ from . import __version__
 
 NO_FIGURE = "no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')"
 FAMILIES = (
-    *("vit", "deit", "dinov2", "timesformer", "video_llama_3", "video_llama_3_vision", "timm", "dna_vit"),
+    *("vit", "deit", "dinov2", "timesformer", "video_llama_3", "video_llama_3_vision", "videollama3"),
+    *("timm", "dna_vit"),
     *("authors-vit", "authors-timesformer", "authors-viscop"),
 )
 IMAGE_MODEL, VIDEO_MODEL = "dna_vit", "dna_timesformer"

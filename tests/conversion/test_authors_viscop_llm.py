@@ -203,7 +203,7 @@ def test_arguments_must_agree_with_the_configuration(tmp_path):
     assert_same_model(load(folder, interaction_layers=[0, 2]), model)
     with pytest.raises(ConversionError, match=r"says interaction_module_layers \[0, 2\], not \[0, 1\]"):
         load(folder, interaction_layers=[0, 1])
-    with pytest.raises(ConversionError, match="is a complete checkpoint: it has no base_model"):
+    with pytest.raises(ConversionError, match="is no LoRA and needs nothing below it"):
         load(folder, base_model=folder)
     config = viscop_config()
     del config["interaction_module_layers"]
@@ -300,6 +300,14 @@ def test_lora_is_what_peft_makes_of_it(tmp_path, model):
             torch.testing.assert_close(found[name][:rows], tensor, rtol=0, atol=2e-6)
 
 
+def test_what_was_trained_without_lora(tmp_path, model):
+    lora, base = write_lora(tmp_path, model)
+    (lora / "adapter_config.json").unlink()
+    (lora / "adapter_model.bin").unlink()
+    (lora / "non_lora_trainables.bin").rename(lora / "mm_projector.bin")
+    assert_same_model(load(lora, base_model=base), model)
+
+
 def test_scale_of_rank_stabilised_lora(tmp_path, model):
     lora, base = write_lora(tmp_path, model, config=adapter_config(use_rslora=True))
     found = load(lora, base_model=base).model.language_model.layers[0].mlp.up_proj.weight
@@ -387,10 +395,12 @@ def test_refusals_of_other_tensors(tmp_path, model, others, expected):
 
 def test_refusals_of_lora_folders(tmp_path, model):
     lora, base = write_lora(tmp_path, model)
-    with pytest.raises(ConversionError, match=r"is LoRA: give base_model .* it was trained from 'somewhere'"):
+    with pytest.raises(ConversionError, match=r"give base_model .* it was trained from 'somewhere'"):
         load(lora)
     with pytest.raises(ConversionError, match="nowhere"):
         load(lora, base_model=tmp_path / "nowhere")
+    with pytest.raises(ConversionError, match="no VideoLLaMA3 with its language model, but a 'dna_video_llama3'"):
+        load(lora, base_model=model)
     (lora / "non_lora_trainables.bin").unlink()
     with pytest.raises(ConversionError, match=r"has no non_lora_trainables.bin: probes"):
         load(lora, base_model=base)

@@ -128,6 +128,8 @@ def test_other_variants_take_the_projections(source, variant):
         module, own = model.encoder.interaction_modules[index].attention, source.encoder.layers[layer].self_attn
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             assert torch.equal(getattr(module, name.replace("out", "o")).weight, getattr(own, name).weight)
+        if variant == "differential":
+            assert (module.head_norm.weight == 1).all() and 0.02 < module.lambda_q1.std() < 0.5
     assert {name for record in report.records for name in record.targets} == model.state_dict().keys()
 
 

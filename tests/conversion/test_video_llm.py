@@ -226,6 +226,12 @@ def test_its_own_code_with_tied_embeddings_and_llama(tmp_path):
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
+def test_an_output_layer_that_is_not_tied(tmp_path, source):
+    folder = write_folder(tmp_path, own_config(tie_word_embeddings=True), renamed(source.state_dict(), OWN))
+    with pytest.raises(ConversionError, match="'lm_head.weight' is not the embedding, although tie_word_embeddings"):
+        convert(folder)
+
+
 def test_its_own_code_without_the_number_of_heads(tmp_path, source):
     folder = write_folder(tmp_path, own_config(vision=False), renamed(source.state_dict(), OWN))
     with pytest.raises(ConversionError, match="do not tell the number of heads"):

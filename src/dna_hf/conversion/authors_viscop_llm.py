@@ -1,11 +1,11 @@
-"""The authors' VisCoP with its language model: complete, or as LoRA beside the VideoLLaMA3 that it was trained from.
+"""The authors' VisCoP with its language model: complete, or as what was trained on top of a VideoLLaMA3.
 
 | file | what it holds |
 |---|---|
 | `config.json` | of the language model; `interaction_module`, `interaction_module_layers`, `num_visual_probes`, ... |
 | `model.safetensors`, `pytorch_model.bin`, or several and their index | everything, of a complete checkpoint |
 | `adapter_config.json`, `adapter_model.bin` | LoRA of the language model |
-| `non_lora_trainables.bin` | probes, interaction modules, both projectors |
+| `non_lora_trainables.bin`; `mm_projector.bin` without LoRA | probes, interaction modules, both projectors |
 
 What the configuration says is what is loaded, however the folder is called, and every tensor has to fit.
 """
@@ -13,7 +13,7 @@ What the configuration says is what is loaded, however the folder is called, and
 import copy
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -44,7 +44,8 @@ from .video_llm_processor import video_llm_processor
 from .vit_layout import count_layers
 
 
-OTHERS = "non_lora_trainables.bin"
+# what was trained beside LoRA, and without LoRA
+TRAINED = ("non_lora_trainables.bin", "mm_projector.bin")
 # what VisCoP calls the attention of its interaction modules
 KINDS = {"cross_denoising_attention": "dna", "cross_attention": "softmax"}
 SCALES = ".attention.negative_scale"
@@ -52,9 +53,27 @@ SCALES = ".attention.negative_scale"
 
 def is_viscop_folder(folder: str) -> bool:
     """Whether a folder says that it is of VisCoP: by its configuration, or by what training with LoRA leaves."""
-    if has_file(folder, ADAPTER_CONFIG) and has_file(folder, OTHERS):
+    if has_file(folder, ADAPTER_CONFIG) and has_file(folder, TRAINED[0]):
         return True
     return has_file(folder, "config.json") and own_family(read_json(folder, "config.json")) == "authors-viscop"
+
+
+class _Source(NamedTuple):
+    """What a checkpoint holds.
+
+    Args:
+        llm: all tensors, those of its base included.
+        found: for each name in the model, that of the tensor which counts.
+        adapter: LoRA, if there is some.
+        replaced: tensors of the base that do not count, and why.
+        folders: where its processor may be.
+    """
+
+    llm: VideoLlm
+    found: dict[str, str]
+    adapter: Adapter | None
+    replaced: dict[str, str]
+    folders: list[str]
 
 
 def convert_viscop(
@@ -70,66 +89,60 @@ def convert_viscop(
     Raises:
         ConversionError: see [`~dna_hf.conversion.convert_authors_checkpoint`].
     """
-    options = (sign, num_attention_heads, interaction_layers)
-    is_folder = Path(path).is_dir()
-    if not is_folder or not has_file(str(path), ADAPTER_CONFIG):
-        tensors = read_weights(str(path), None) if is_folder else read_state_dict(path)
-        if not any(native_name(key).startswith((LANGUAGE + "layers.", LANGUAGE + "embed", HEAD)) for key in tensors):
-            if base_model is not None:
-                raise ConversionError(f"{str(path)!r} is no LoRA: it has no base_model.")
-            conversion = convert_vision_encoder(str(path), tensors, *options)
-            if dtype is not None:
-                conversion.model.to(dtype)  # type: ignore[arg-type]
-            return conversion
-    return convert_viscop_llm(path, *options, base_model, dtype)
+    name, is_folder = str(path), Path(path).is_dir()
+    if is_folder and any(has_file(name, file) for file in (ADAPTER_CONFIG, *TRAINED)):
+        config = _settings(name, name)
+        source = _with_base(name, config, base_model, num_attention_heads, dtype)
+        return _convert(name, config, source, sign, interaction_layers, dtype)
+    if base_model is not None:
+        raise ConversionError(f"{name!r} is no LoRA and needs nothing below it: it has no base_model.")
+    tensors = read_weights(name, None) if is_folder else read_state_dict(path)
+    if not any(native_name(key).startswith((f"{LANGUAGE}layers.", f"{LANGUAGE}embed", HEAD)) for key in tensors):
+        conversion = convert_vision_encoder(name, tensors, sign, num_attention_heads, interaction_layers)
+        if dtype is not None:
+            conversion.model.to(dtype)  # type: ignore[arg-type]
+        return conversion
+    folder = name if is_folder else str(Path(path).parent)
+    config = _settings(name, folder)
+    native = _native_config(name, config, tensors, num_attention_heads)
+    llm = VideoLlm(name, "authors-viscop", tensors, native, config)
+    source = _Source(llm, places(name, tensors), None, {}, [folder])
+    return _convert(name, config, source, sign, interaction_layers, dtype)
 
 
-def convert_viscop_llm(
-    path: str | Path,
-    sign: int,
-    num_attention_heads: int | None = None,
-    interaction_layers: list[int] | None = None,
-    base_model: str | Path | PreTrainedModel | None = None,
-    dtype: torch.dtype | None = None,
-) -> Conversion:
-    """Convert a checkpoint with a language model; see [`~dna_hf.conversion.convert_authors_checkpoint`].
-
-    Raises:
-        ConversionError: see there.
-    """
-    folder, name = (str(path), str(path)) if Path(path).is_dir() else (str(Path(path).parent), str(path))
+def _settings(name: str, folder: str) -> dict[str, Any]:
     if not has_file(folder, "config.json"):
         raise ConversionError(f"{name!r} has a language model, which needs its config.json beside it.")
-    config = read_json(folder, "config.json")
-    adapter = None
-    if Path(path).is_dir() and has_file(folder, ADAPTER_CONFIG):
-        llm, found, adapter, replaced = _with_base(folder, config, base_model, num_attention_heads, dtype)
-    else:
-        if base_model is not None:
-            raise ConversionError(f"{name!r} is a complete checkpoint: it has no base_model.")
-        tensors = read_weights(folder, None) if Path(path).is_dir() else read_state_dict(path)
-        found, replaced = places(name, tensors), []
-        native = _native_config(name, config, tensors, num_attention_heads)
-        llm = VideoLlm(name, "authors-viscop", tensors, native, config)
+    return read_json(folder, "config.json")
+
+
+def _convert(
+    name: str,
+    config: dict[str, Any],
+    source: _Source,
+    sign: int,
+    interaction_layers: list[int] | None,
+    dtype: torch.dtype | None,
+) -> Conversion:
+    llm, found, adapter = source.llm, source.found, source.adapter
+    report = ConversionReport(name, "authors-viscop", [])
     with refused_configuration(name):
         vision = _encoder_config(name, config, llm, found, interaction_layers)
         fields = {field: config[field] for field in LLM_FIELDS if field in config}
-        names = [folder, *([llm.name] if adapter is not None else [])]
-        report = ConversionReport(name, "authors-viscop", [])
-        report.processor = video_llm_processor(report, names, vision, fields, config, None)
+        report.processor = video_llm_processor(report, source.folders, vision, fields, config, None)
         full, rows = video_llm_config(llm.config, vision, report.processor, fields)
     mapping = TensorMap(name, llm.tensors, dtype, copy=True)
-    for key in replaced:
-        mapping.drop(key, f"replaced by that of {OTHERS}")
+    for key, reason in source.replaced.items():
+        mapping.drop(key, reason)
     changes: dict[str, Any] = {}
     if sign == -1:
-        negate = lambda source, place: mapping.copy(source, place, *NEGATED)  # noqa: E731
-        changes |= {place: negate for place in found if place.endswith(SCALES)}
+        changes |= {place: partial(_negate, mapping) for place in found if place.endswith(SCALES)}
     if adapter is not None:
         changes |= _merges(mapping, adapter, found)
     map_video_llm(mapping, full, found, rows, own_name, changes=changes)
-    model = mapping.build_large(DnAVideoLlama3ForConditionalGeneration, full)
-    set_generation_config(model, llm.model.generation_config if llm.model else read_generation_config(folder, None))
+    model: Any = mapping.build_large(DnAVideoLlama3ForConditionalGeneration, full)
+    stated = (read_generation_config(folder, None) for folder in source.folders)
+    set_generation_config(model, llm.model.generation_config if llm.model else next(filter(None, stated), None))
     report.records = mapping.records
     if vision.attention_variant == "dna":
         report.notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
@@ -146,6 +159,10 @@ def convert_viscop_llm(
     report.max_difference = self_check(copy.deepcopy(model.model.vision_model), seen, sign)
     report.compared = "the vision encoder and a plain evaluation of its source tensors, in float64"
     return Conversion(model, report)
+
+
+def _negate(mapping: TensorMap, source: str, place: str) -> None:
+    mapping.copy(source, place, *NEGATED)
 
 
 def _native_config(
@@ -172,30 +189,31 @@ def _with_base(
     base_model: str | Path | PreTrainedModel | None,
     num_attention_heads: int | None,
     dtype: torch.dtype | None,
-) -> tuple[VideoLlm, dict[str, str], Adapter, list[str]]:
-    """The base with the adapter and the other trained tensors beside its own.
-
-    Returns:
-        All tensors; for each name in the model the one that counts, and the adapter; which tensors of the base do not
-        count.
-    """
+) -> _Source:
+    """What was trained, and the model below it."""
     if base_model is None:
         recorded = config.get("_name_or_path")
         hint = f"; it was trained from {recorded!r}" if recorded else ""
-        raise ConversionError(f"{folder!r} is LoRA: give base_model (--base-model), the VideoLLaMA3 below it{hint}.")
-    adapter = read_adapter(folder)
-    if not has_file(folder, OTHERS):
-        raise ConversionError(f"folder {folder!r} has no {OTHERS}: probes and interaction modules are missing.")
-    others = read_state_dict(Path(folder, OTHERS))
-    heads = _heads(others) if num_attention_heads is None else num_attention_heads
+        raise ConversionError(
+            f"{folder!r} holds what was trained alone: give base_model (--base-model), the VideoLLaMA3 below it{hint}."
+        )
+    adapter = read_adapter(folder) if has_file(folder, ADAPTER_CONFIG) else None
+    file = TRAINED[0] if adapter is not None else next(file for file in TRAINED if has_file(folder, file))
+    if not has_file(folder, file):
+        raise ConversionError(f"folder {folder!r} has no {file}: probes and interaction modules are missing.")
+    trained = read_state_dict(Path(folder, file))
+    heads = _heads(trained) if num_attention_heads is None else num_attention_heads
     source = base_model if isinstance(base_model, PreTrainedModel) else str(base_model)
     base = read_video_llm(source, None, dtype, heads)
     found = places(base.name, base.tensors)
-    trained = {place: f"{OTHERS}:{key}" for place, key in places(f"{OTHERS} of {folder!r}", others).items()}
-    replaced = [found[place] for place in trained if place in found]
-    tensors = base.tensors | {f"{OTHERS}:{key}": tensor for key, tensor in others.items()}
-    tensors |= {f"{adapter.file}:{key}": tensor for key, tensor in adapter.tensors.items()}
-    return base._replace(tensors=tensors), found | trained, adapter, replaced
+    own = {place: f"{file}:{key}" for place, key in places(f"{file} of {folder!r}", trained).items()}
+    replaced = {found[place]: f"replaced by that of {file}" for place in own if place in found}
+    tensors = base.tensors | {f"{file}:{key}": tensor for key, tensor in trained.items()}
+    if adapter is not None:
+        tensors |= {f"{adapter.file}:{key}": tensor for key, tensor in adapter.tensors.items()}
+    below = source if isinstance(source, str) else source.name_or_path or ""
+    folders = [folder, below] if isinstance(source, str) or (below and Path(below).is_dir()) else [folder]
+    return _Source(base._replace(tensors=tensors), found | own, adapter, replaced, folders)
 
 
 def _merges(mapping: TensorMap, adapter: Adapter, found: dict[str, str]) -> dict[str, Any]:

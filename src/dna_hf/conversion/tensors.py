@@ -55,7 +55,7 @@ class TensorMap:
         if tensor.is_meta:
             self.problems.append(f"{source!r} has no values")
             return None
-        if not tensor.isfinite().all():
+        if not _is_finite(tensor):
             self.problems.append(f"{source!r} holds a number that is not finite")
             return None
         return tensor.to(dtype=self.dtype or tensor.dtype, copy=self._copy)
@@ -168,6 +168,11 @@ class TensorMap:
         self.problems += [f"the model has no {target!r}" for target in self.tensors if target not in expected]
         self.check()
         return {target: tensor for target, tensor in self.tensors.items() if tensor is not None}
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether every number is; without a copy, as `isfinite` makes, of a tensor that may be large."""
+    return not tensor.numel() or all(bound.isfinite().item() for bound in torch.aminmax(tensor))
 
 
 def _widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:

@@ -162,16 +162,23 @@ def read_video_llm(
     """
     if isinstance(source, PreTrainedModel):
         name = source.name_or_path or type(source).__name__
+        _check_native(name, source.config.model_type)
         return VideoLlm(name, source.config.model_type, source.state_dict(), source.config, {}, source)
     config = read_config(source, revision)
     family = own_family(config)
     if family is None:
+        _check_native(source, config.get("model_type"))
         native_class = transformers.VideoLlama3ForConditionalGeneration
         model = load_exactly(source, native_class, revision, dtype)
         return VideoLlm(source, model.config.model_type, model.state_dict(), model.config, {}, model, owned=True)
     tensors = read_weights(source, revision)
     native = own_config(source, config, tensors, num_attention_heads)
     return VideoLlm(source, family, tensors, native, config)
+
+
+def _check_native(name: str, family: str | None) -> None:
+    if family != FAMILIES[0]:
+        raise ConversionError(f"{name!r} is no VideoLLaMA3 with its language model, but a {family!r}.")
 
 
 def own_config(
@@ -284,8 +291,17 @@ def map_video_llm(
             mapping.copy(source, place, grow, reason=f"and {rows} new rows, means of others")
         else:
             mapping.copy(source, place)
+    if config.tie_word_embeddings and not tied:
+        _check_tied(mapping, embedding)
     if tied:
         mapping.new(f"{HEAD}weight", mapping.tensors.get(embedding), f"tied to {embedding}")
+
+
+def _check_tied(mapping: TensorMap, embedding: str) -> None:
+    """Refuse an output layer that is another than the embedding, although the configuration ties them."""
+    one, other = mapping.tensors.get(embedding), mapping.tensors.get(f"{HEAD}weight")
+    if one is not None and other is not None and not torch.equal(one, other):
+        mapping.problems.append(f"'{HEAD}weight' is not the embedding, although tie_word_embeddings is set")
 
 
 def _with_rows(size: int, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
