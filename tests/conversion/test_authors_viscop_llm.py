@@ -190,6 +190,10 @@ def test_refusals_of_tensors(tmp_path, model, change, expected):
         ({"model_type": "viscop_mystery"}, "knows no language model 'mystery'"),
         ({"model_type": "llama"}, "none of VisCoP"),
         ({"vision_encoder_config": VISION | {"num_attention_heads": 4}}, "states 4 heads"),
+        ({"vision_encoder_config": VISION | {"layer_norm_eps": "small"}}, "layer_norm_eps"),
+        ({"num_hidden_layers": "two"}, "num_hidden_layers"),
+        ({"include_visual_tokens": None}, "include_visual_tokens"),
+        ({"include_visual_tokens": False, "include_visual_probes": False}, "are both off"),
     ],
 )
 def test_refusals_of_configurations(tmp_path, model, fields, expected):

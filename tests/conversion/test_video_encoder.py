@@ -116,6 +116,8 @@ def test_zero_start_is_plain_cross_attention(source, variant):
     zero, _ = convert(source, attention_variant=variant, negative_init="zero")
     assert torch.equal(zero.encoder.visual_probes, plain.encoder.visual_probes)
     assert torch.equal(run(zero).probe_hidden_states, run(plain).probe_hidden_states)
+    random, _ = convert(source, attention_variant=variant, negative_init="random")
+    assert torch.equal(random.encoder.visual_probes, plain.encoder.visual_probes)
     warm, _ = convert(source, attention_variant=variant)
     difference = (run(warm).probe_hidden_states - run(plain).probe_hidden_states).abs().max()
     assert 0 < difference < 1e-3

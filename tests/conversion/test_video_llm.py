@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, set_seed
 from dna_hf import DnAVideoLlama3ForConditionalGeneration
 from dna_hf.cli import main
 from dna_hf.conversion import ConversionError, from_pretrained_softmax
+from dna_hf.conversion.video_llm import choose_token_ids
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -142,6 +143,12 @@ def test_placeholders_are_spare_rows_of_qwen():
         "video_probe_token_id": 151666,
     }
     assert model.config.text_config.vocab_size == 151700 and "grew" not in " ".join(report.notes)
+    # where VideoLLaMA3's own code has its placeholder
+    source.config.image_token_id = 151665
+    ids = choose_token_ids(source.config)
+    assert ids["image_token_id"] == 151665 and ids["image_probe_token_id"] == 151666
+    source.config.text_config.model_type = "llama"
+    assert choose_token_ids(source.config)["image_probe_token_id"] == 151700
 
 
 @torch.no_grad()
@@ -212,7 +219,8 @@ def test_what_its_own_code_saves(tmp_path, source, prefixes, files):
     assert model.config.placeholder_token_ids["image_token_id"] == 44
     assert {record.source for record in report.records} - {None} == state.keys()
     torch.testing.assert_close(logits_without_probes(model, image_id=44), logits(source))
-    assert model.config.text_config.num_key_value_heads == 1
+    text = model.config.text_config
+    assert (text.num_key_value_heads, text.eos_token_id, text.rope_parameters["rope_theta"]) == (1, 2, 10000.0)
     assert model.config.vision_config.num_attention_heads == VISION["num_attention_heads"]
 
 

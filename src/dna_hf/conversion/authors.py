@@ -162,7 +162,8 @@ def convert_authors_checkpoint(
         raise ConversionError("base_model is for architecture 'viscop' alone.")
     sign = branch_sign(architecture, negative_sign)
     if architecture == "viscop":
-        return convert_viscop(path, sign, num_attention_heads, interaction_layers, base_model, dtype)
+        with refused_configuration(str(path)):
+            return convert_viscop(path, sign, num_attention_heads, interaction_layers, base_model, dtype)
     tensors, notes, settings = read_checkpoint(path)
     layout = attention_layout(str(path), tensors)
     with refused_configuration(str(path)):

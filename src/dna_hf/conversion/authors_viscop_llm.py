@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from ..models import DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3VisionConfig
 from .authors_viscop import NEGATED, convert_vision_encoder, self_check
-from .errors import ConversionError, refused_configuration
+from .errors import ConversionError
 from .files import read_state_dict
 from .loading import has_file, read_json, read_weights
 from .lora import ADAPTER_CONFIG, Adapter, merge_lora, read_adapter
@@ -126,11 +126,10 @@ def _convert(
 ) -> Conversion:
     llm, found, adapter = source.llm, source.found, source.adapter
     report = ConversionReport(name, "authors-viscop", [])
-    with refused_configuration(name):
-        vision = _encoder_config(name, config, llm, found, interaction_layers)
-        fields = {field: config[field] for field in LLM_FIELDS if field in config}
-        report.processor = video_llm_processor(report, source.folders, vision, fields, config, None)
-        full, rows = video_llm_config(llm.config, vision, report.processor, fields)
+    vision = _encoder_config(name, config, llm, found, interaction_layers)
+    fields = {field: config[field] for field in LLM_FIELDS if field in config}
+    report.processor = video_llm_processor(report, source.folders, vision, fields, config, None)
+    full, rows = video_llm_config(llm.config, vision, report.processor, fields)
     mapping = TensorMap(name, llm.tensors, dtype, copy=True)
     for key, reason in source.replaced.items():
         mapping.drop(key, reason)

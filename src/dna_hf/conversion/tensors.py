@@ -58,7 +58,7 @@ class TensorMap:
         if not _is_finite(tensor):
             self.problems.append(f"{source!r} holds a number that is not finite")
             return None
-        return tensor.to(dtype=self.dtype or tensor.dtype, copy=self._copy)
+        return tensor.to("cpu", self.dtype or tensor.dtype, copy=self._copy)
 
     def copy(
         self,

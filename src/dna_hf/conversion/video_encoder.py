@@ -132,7 +132,9 @@ def start_interactions(
         dtype: of the probes.
         prefix: of the encoder in the target.
     """
-    mapping.new(f"{prefix}{PROBES}", None, f"random: normal, mean 0, standard deviation {config.initializer_range:g}")
+    # drawn here, and first: one seed gives the same probes to every variant
+    probes = torch.normal(0.0, config.initializer_range, (1, config.num_probes, config.hidden_size)).to(dtype)
+    mapping.new(f"{prefix}{PROBES}", probes, f"normal, mean 0, standard deviation {config.initializer_range:g}")
     places = (*projection_names(config.attention_variant), "o_proj")
     for index, layer in enumerate(config.interaction_layer_ids):
         here, there = f"{prefix}encoder.layers.{layer}.self_attn", f"{prefix}{MODULES}{index}.attention"

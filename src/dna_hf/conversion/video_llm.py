@@ -9,6 +9,7 @@ Nothing that was trained is made anew: a source that has probes or modules is re
 
 import copy
 from collections.abc import Callable
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,9 @@ NATIVE_CLASSES = ("VideoLlama3ForConditionalGeneration", "VideoLlama3VisionModel
 # what the programs of VideoLLaMA3 and of VisCoP call themselves, before the name of the language model
 OWN_FAMILIES = {"videollama3_": "videollama3", "viscop_": "authors-viscop"}
 LLM_FIELDS = ("include_visual_tokens", "include_visual_probes")
+PLACEHOLDERS = ("image_token_id", "video_token_id", "image_probe_token_id", "video_probe_token_id")
+# the tokenizer of Qwen 2.5 ends here, the padded vocabulary does not
+UNUSED_QWEN_ROW = 151665
 NEW_PARTS = (VISION + MODULES, VISION + PROBES, PROBE_PROJECTOR)
 
 
@@ -242,16 +246,14 @@ def choose_token_ids(native: Any) -> dict[str, int]:
     Of other language models, no row is known to be unused.
     """
     size = native.text_config.vocab_size
-    defaults = {name: getattr(DnAVideoLlama3Config, name) for name in ("image_probe_token_id", "video_probe_token_id")}
-    wanted = {"image_token_id": native.image_token_id, "video_token_id": native.video_token_id}
-    wanted |= defaults if "qwen" in native.text_config.model_type else dict.fromkeys(defaults, size)
+    unused = range(UNUSED_QWEN_ROW, size) if "qwen" in native.text_config.model_type else ()
     ids: dict[str, int] = {}
-    behind = size
-    for name, token_id in wanted.items():
-        if token_id >= size or token_id in ids.values():
-            token_id = behind
-            behind += 1
-        ids[name] = token_id
+    for name, token_id in {"image_token_id": native.image_token_id, "video_token_id": native.video_token_id}.items():
+        if token_id < size and token_id not in ids.values():
+            ids[name] = token_id
+    for name in PLACEHOLDERS:
+        if name not in ids:
+            ids[name] = next(token_id for token_id in chain(unused, count(size)) if token_id not in ids.values())
     return ids
 
 
