@@ -88,8 +88,10 @@ def model():
     return dna_model()
 
 
-@pytest.mark.parametrize("name", ["DnA_lora_run", "plain", "ADeIT_x"])
-@pytest.mark.parametrize("files", [("model.safetensors",), ("pytorch_model-1.bin", "pytorch_model-2.bin")])
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [("DnA_lora_run", ("model.safetensors",)), ("plain", ("pytorch_model-1.bin", "pytorch_model-2.bin"))],
+)
 def test_complete_checkpoint(tmp_path, model, name, files):
     folder = write_folder(tmp_path / name, viscop_config(), viscop_state(model), files)
     found, report = convert_authors_checkpoint(f"{folder}/", architecture="viscop")

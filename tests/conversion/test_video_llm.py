@@ -1,5 +1,6 @@
 """VideoLLaMA3 to DnA: the same logits without probes, names of both programs, placeholders, refusals."""
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -7,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, set_seed
+from transformers import AutoModelForImageTextToText, LlamaConfig, set_seed
 
 from dna_hf import DnAVideoLlama3ForConditionalGeneration
 from dna_hf.cli import main
 from dna_hf.conversion import ConversionError, from_pretrained_softmax
-from dna_hf.conversion.video_llm import choose_token_ids
+from dna_hf.conversion.video_llm import video_llm_config
 
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -114,6 +115,15 @@ def probe_inputs(model):
     return one
 
 
+def test_greedy_text_is_that_of_the_source(source):
+    model, _ = convert(source, include_visual_probes=False)
+    source = copy.deepcopy(source)
+    source.generation_config.suppress_tokens = model.generation_config.suppress_tokens[:2]
+    for given in (inputs(), {"input_ids": torch.tensor([[3, 4, 5]])}):
+        expected = source.generate(**given, max_new_tokens=8, do_sample=False)
+        assert torch.equal(model.generate(**given, max_new_tokens=8, do_sample=False), expected)
+
+
 @torch.no_grad()
 def test_zero_start_is_plain_viscop(source):
     plain, zero, warm = (
@@ -133,22 +143,22 @@ def test_a_layer_norm_before_the_keys_begins_as_that_of_the_layer(source):
     assert torch.equal(norm.weight, own.weight) and torch.equal(norm.bias, own.bias)
 
 
-def test_placeholders_are_spare_rows_of_qwen():
-    source = native_model(vocabulary=151700)
-    model, report = convert(source)
-    assert model.config.placeholder_token_ids == {
+def test_placeholders_are_spare_rows_of_qwen(source):
+    native = copy.deepcopy(source.config)
+    native.text_config.vocab_size = 151700
+    config, rows = video_llm_config(native, VISION, None, {})
+    assert rows == 0 and config.text_config.vocab_size == 151700
+    assert config.placeholder_token_ids == {
         "image_token_id": IMAGE,
         "video_token_id": VIDEO,
         "image_probe_token_id": 151665,
         "video_probe_token_id": 151666,
     }
-    assert model.config.text_config.vocab_size == 151700 and "grew" not in " ".join(report.notes)
     # where VideoLLaMA3's own code has its placeholder
-    source.config.image_token_id = 151665
-    ids = choose_token_ids(source.config)
-    assert ids["image_token_id"] == 151665 and ids["image_probe_token_id"] == 151666
-    source.config.text_config.model_type = "llama"
-    assert choose_token_ids(source.config)["image_probe_token_id"] == 151700
+    native.image_token_id = 151665
+    assert video_llm_config(native, VISION, None, {})[0].image_probe_token_id == 151666
+    native.text_config = LlamaConfig(vocab_size=151700)
+    assert video_llm_config(native, VISION, None, {})[0].image_probe_token_id == 151700
 
 
 @torch.no_grad()
@@ -208,11 +218,12 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("prefixes", [OWN, VISCOP])
-@pytest.mark.parametrize("files", FILES.values(), ids=FILES)
+@pytest.mark.parametrize(
+    ("files", "prefixes"), [("one", OWN), ("several", VISCOP), ("pickle", VISCOP), ("pickles", OWN)]
+)
 def test_what_its_own_code_saves(tmp_path, source, prefixes, files):
     state = renamed(source.state_dict(), prefixes)
-    folder = write_folder(tmp_path / "own", own_config(), state, files)
+    folder = write_folder(tmp_path / "own", own_config(), state, FILES[files])
     model, report = convert(folder)
     assert report.family == "videollama3"
     assert_same_tensors(model, convert(source).model.state_dict())
