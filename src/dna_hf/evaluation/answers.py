@@ -58,8 +58,8 @@ class ParsedAnswer:
 
     Args:
         letter: of the chosen option; `None` where the answer does not tell.
-        rule: what decided. With a letter: `statement`, `leading letter`, `brackets`, `mention` or `option text`. Without
-            one: `empty`, `no letter`, `several letters`, `several texts` or `beyond options`.
+        rule: what decided. With a letter: `statement`, `leading letter`, `brackets`, `mention` or `option text`.
+            Without one: `empty`, `no letter`, `several letters`, `several texts` or `beyond options`.
     """
 
     letter: str | None
