@@ -1,4 +1,4 @@
-"""Files of multiple-choice questions: both forms of PerceptionMCQ, EgoSchema, any other, and everything wrong with them."""
+"""Files of questions: both forms of PerceptionMCQ, EgoSchema, any other, and everything that is wrong with them."""
 
 import json
 from pathlib import Path
