@@ -5,8 +5,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
+from .. import models  # noqa: F401 - registers them with the Auto classes
 from ..data.errors import DataError
 from .image_classification import inference_device
 
@@ -30,16 +31,19 @@ def load_video_llm(
     Raises:
         DataError: if there is no such checkpoint, or it is no video LLM of this package.
     """
+    where: dict[str, Any] = {"pretrained_model_name_or_path": checkpoint, "revision": revision or "main"}
     try:
-        processor = AutoProcessor.from_pretrained(checkpoint, revision=revision or "main")
-        model = AutoModelForImageTextToText.from_pretrained(checkpoint, revision=revision or "main", dtype=dtype)
+        model_type = AutoConfig.from_pretrained(**where).model_type
+        if model_type != MODEL_TYPE:
+            raise DataError(f"{checkpoint!r} holds a {model_type}, but a {MODEL_TYPE} is needed: convert it.")
+        processor = AutoProcessor.from_pretrained(**where)
+        model: Any = AutoModelForImageTextToText.from_pretrained(**where, dtype=dtype)
+    except DataError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(f"cannot load a video LLM from {checkpoint!r}: {reason}") from error
-    if model.config.model_type != MODEL_TYPE:
-        raise DataError(f"{checkpoint!r} holds a {model.config.model_type}, but a {MODEL_TYPE} is needed: convert it.")
-    model.to(torch.device(inference_device(device)))
-    return model.eval(), processor
+    return model.to(inference_device(device)).eval(), processor
 
 
 def inference_processor(processor: Any, keep: int = 1, **settings: Any) -> Any:
