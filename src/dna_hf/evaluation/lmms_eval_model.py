@@ -73,7 +73,7 @@ class DnAVideoLlama3Chat(lmms):
         *,
         revision: str | None = None,
         device: str | None = None,
-        dtype: str = "auto",
+        dtype: str | None = None,
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
         fps: float | None = None,
@@ -88,8 +88,9 @@ class DnAVideoLlama3Chat(lmms):
         if self.world_size > 1:
             device = str(self.accelerator.device)
         self.model, processor = load_video_llm(pretrained, device, revision, dtype)
-        videos = {"fps": fps, "max_frames": max_frames, "max_visual_tokens": max_visual_tokens}
-        self.processor = inference_processor(processor, **videos)
+        self.processor = inference_processor(
+            processor, fps=fps, max_frames=max_frames, max_visual_tokens=max_visual_tokens
+        )
         self.batch_size = int(batch_size)
         self.max_new_tokens = max_new_tokens
 

@@ -18,7 +18,7 @@ END_OF_TURN = "<|im_end|>"
 
 
 def load_video_llm(
-    checkpoint: str, device: str | None = None, revision: str | None = None, dtype: str = "auto"
+    checkpoint: str, device: str | None = None, revision: str | None = None, dtype: str | None = None
 ) -> tuple[PreTrainedModel, Any]:
     """Load a checkpoint (folder or Hub name) and its processor for inference.
 
@@ -37,7 +37,7 @@ def load_video_llm(
         if model_type != MODEL_TYPE:
             raise DataError(f"{checkpoint!r} holds a {model_type}, but a {MODEL_TYPE} is needed: convert it.")
         processor = AutoProcessor.from_pretrained(**where)
-        model: Any = AutoModelForImageTextToText.from_pretrained(**where, dtype=dtype)
+        model: Any = AutoModelForImageTextToText.from_pretrained(**where, dtype=dtype or "auto")
     except DataError:
         raise
     except (OSError, ValueError, ImportError) as error:
