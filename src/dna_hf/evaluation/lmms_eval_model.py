@@ -5,7 +5,7 @@
 Nothing but lmms-eval imports this module.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError("this module is a plug-in of lmms_eval 0.7 or newer: pip install lmms_eval.") from error
 
-from .video_llm import encode, generate, inference_processor, load_video_llm, user_turn
+from .video_llm import encode, generate, inference_processor, load_video_llm
 
 
 MODEL_ID = "dna_video_llama3"
@@ -33,21 +33,16 @@ GENERATION_OPTIONS = (
     "do_sample",
     "repetition_penalty",
 )
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tiff", ".webp")
 Conversation = list[dict[str, Any]]
 
 
 def manifest() -> ModelManifest:
     """What lmms-eval has to know of the model."""
-    return ModelManifest(
-        model_id=MODEL_ID,
-        chat_class_path=f"{__name__}.DnAVideoLlama3Chat",
-        simple_class_path=f"{__name__}.DnAVideoLlama3Simple",
-    )
+    return ModelManifest(model_id=MODEL_ID, chat_class_path=f"{__name__}.DnAVideoLlama3")
 
 
-class DnAVideoLlama3Chat(lmms):
-    """The model for tasks that are answered by text.
+class DnAVideoLlama3(lmms):
+    """The model for all tasks that are answered by text.
 
     Args:
         pretrained: folder, or name on the Hub.
@@ -119,24 +114,21 @@ class DnAVideoLlama3Chat(lmms):
                 texts = generate(self.model, self.processor, inputs, **first["options"])
                 for number, text in zip(batch, texts, strict=True):
                     answers[number] = cut(text, first["until"]).strip()
-                    self.cache_hook.add_partial("generate_until", requests[number].args, answers[number])
+                    context, _, given, *_ = requests[number].args
+                    self.cache_hook.add_partial("generate_until", (context, given), answers[number])
                 progress.update(len(batch))
         return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """As of [`DnAVideoLlama3Simple`], whose tasks ask for it."""
-        raise NotImplementedError("tasks that compare likelihoods need lmms_eval --force_simple.")
+        """Not there: the evaluator of lmms_eval 0.7 makes text of what this returns and fails on it."""
+        raise NotImplementedError("dna_video_llama3 answers by text: leave out tasks that compare likelihoods.")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not there: no task asks for it."""
+        """Not there."""
         raise NotImplementedError("dna_video_llama3 answers in one round: leave out tasks of several rounds.")
 
-    def _document(self, request: Any) -> Any:
-        *_, number, task, split = request.args
-        return self.task_dict[task][split][number]
-
     def _settings(self, request: Any) -> dict[str, Any]:
-        given = next(part for part in request.args if isinstance(part, dict))
+        given = request.args[2]
         options = {name: given[name] for name in GENERATION_OPTIONS if given.get(name) is not None}
         # without sampling or with a temperature of 0 the most likely token is meant
         if not options.get("do_sample", bool(options.get("temperature"))) or options.get("temperature") == 0:
@@ -151,57 +143,20 @@ class DnAVideoLlama3Chat(lmms):
 
     def _conversation(self, request: Any) -> Conversation:
         """The messages of a request, in the form of our processor."""
-        messages = request.args[1](self._document(request))
+        _, to_messages, _, number, task, split = request.args
+        messages = to_messages(self.task_dict[task][split][number])
         return [
             {"role": message["role"], "content": [as_content(part) for part in message["content"]]}
             for message in messages
         ]
 
 
-class DnAVideoLlama3Simple(DnAVideoLlama3Chat):
-    """The model for tasks that compare how likely given answers are (`lmms_eval --force_simple`)."""
-
-    is_simple = True
-
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Mean negative log-likelihood of a token of each given answer, and whether it is the greedy one.
-
-        It is the loss, not its negative: lmms-eval takes the option with the lowest figure.
-        """
-        figures = []
-        for request in tqdm(requests, disable=self.rank != 0, desc="likelihood"):
-            target = request.args[1]
-            target = target(self._document(request)) if callable(target) else target
-            figures.append(self._loss(self._conversation(request), str(target)))
-        return figures
-
-    @torch.no_grad()
-    def _loss(self, conversation: Conversation, target: str) -> tuple[float, bool]:
-        inputs = encode(self.processor, [conversation])
-        tokens = torch.tensor([self.processor.tokenizer.encode(target, add_special_tokens=False)])
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens], dim=1)
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        inputs = inputs.to(self.device, dtype=self.model.dtype)
-        logits = self.model(**inputs).logits[0, -tokens.shape[1] - 1 : -1].float().cpu()
-        loss = torch.nn.functional.cross_entropy(logits, tokens[0])
-        return float(loss), bool((logits.argmax(dim=-1) == tokens[0]).all())
-
-    def _conversation(self, request: Any) -> Conversation:
-        to_visual: Callable = request.args[2]
-        visuals = to_visual(self._document(request)) or []
-        content = [as_content(visual) for visual in visuals]
-        return [user_turn(request.args[0], [(part["type"], part[part["type"]]) for part in content])]
-
-
-def as_content(part: Any) -> dict[str, Any]:
-    """A part of a message, or a bare image or video of a document, in the form of our processor.
+def as_content(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of a message in the form of our processor.
 
     Raises:
         ValueError: for sound, which the model does not hear.
     """
-    if not isinstance(part, dict):
-        kind = "video" if isinstance(part, str) and not part.lower().endswith(IMAGE_SUFFIXES) else "image"
-        return {"type": kind, kind: part}
     kind = part.get("type", "video")
     if kind == "text":
         return {"type": "text", "text": part["text"]}
