@@ -94,7 +94,7 @@ def test_a_conversation_of_lines(taught, folder, capsys):
     assert printed.out.splitlines() == ["It is red.", "Only red.", "It is blue.", *HELP.splitlines()]
     errors = printed.err.splitlines()
     assert errors[:2] == ["dna-hf: error: /video needs a path.", "dna-hf: error: video 'none.mp4' does not exist."]
-    assert "cannot identify image file" in errors[2]
+    assert "cannot read image '" in errors[2] and "red.mp4': cannot identify image file" in errors[2]
     assert errors[3:] == ["dna-hf: error: there is no command /dance: /help lists them."]
 
 
@@ -104,6 +104,9 @@ def test_errors_leave_the_conversation_as_it_was(taught, folder, tmp_path, capsy
     broken.write_bytes(b"no video")
     with pytest.raises(DataError, match="cannot read video '.*broken.mp4'"):
         chat.show("video", str(broken))
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE"):
+        chat.show("video", "https://example.org/clip.mp4")
+    assert not chat.shown
     chat.show("video", str(folder / "red.mp4"))
     chat.ask(WHAT)
     before = list(chat.history)

@@ -8,8 +8,8 @@ from typing import Any
 from transformers import TextStreamer
 
 from .data.errors import DataError
-from .data.images import read_image_file
 from .evaluation.video_llm import encode, generate, inference_processor, user_turn
+from .models.image_processing_dna_video_llama3 import read_image
 
 
 HELP = """\
@@ -57,17 +57,14 @@ class Chat:
         self.shown: list[tuple[str, str]] = []
 
     def show(self, kind: str, path: str) -> None:
-        """Show a `"video"` or an `"image"` with the next question.
+        """Show a `"video"` or an `"image"`, a path or a URL, with the next question.
 
         Raises:
             DataError: if it cannot be read.
         """
-        if not Path(path).exists():
+        if "://" not in path and not Path(path).exists():
             raise DataError(f"{kind} {path!r} does not exist.")
-        if kind == "image":
-            read_image_file(Path(path))
-        else:
-            _as_data_error(self.processor.video_processor.read_video, path)
+        _as_data_error(read_image if kind == "image" else self.processor.video_processor.read_video, path)
         self.shown.append((kind, path))
 
     def ask(self, question: str) -> str:

@@ -179,6 +179,15 @@ def test_videos_that_cannot_be_read(taught, questions, tmp_path):
         evaluate_questions(*taught, mixed[1:2], SHORT, on_error="skip")
 
 
+def test_questions_that_cannot_be_asked(taught, questions):
+    with pytest.raises(DataError, match="some of the questions have the same id"):
+        evaluate_questions(*taught, [questions[0], replace(questions[1], id=questions[0].id)], SHORT)
+    with pytest.raises(DataError, match="there is no question to ask"):
+        evaluate_questions(*taught, [], SHORT)
+    with pytest.raises(DataError, match="on_error is 'ignore': choose raise or skip"):
+        evaluate_questions(*taught, questions, SHORT, on_error="ignore")
+
+
 def test_predictions_are_continued(taught, answers, questions, tmp_path):
     file = tmp_path / "deep" / "predictions.jsonl"
     whole = evaluate_questions(*taught, questions, SHORT, predictions=file)

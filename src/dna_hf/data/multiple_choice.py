@@ -107,8 +107,7 @@ def load_questions(
         DataError: naming file, item and field, if something is wrong; and if no question is left.
     """
     path = Path(path)
-    if on_error not in ("raise", "skip"):
-        raise DataError(f"on_error is {on_error!r}: choose raise or skip.")
+    check_on_error(on_error)
     items = _read_items(path)
     format = _format(items, path) if format is None else format
     if format not in FORMATS:
@@ -135,6 +134,15 @@ def load_questions(
         reason = f"; the first: {result.skipped[0]['error']}" if result.skipped else ""
         raise DataError(f"{path.name} leaves no question to ask of {len(items)}{reason or '.'}")
     return result
+
+
+def check_on_error(on_error: str) -> None:
+    """
+    Raises:
+        DataError: unless it is `"raise"` or `"skip"`.
+    """
+    if on_error not in ("raise", "skip"):
+        raise DataError(f"on_error is {on_error!r}: choose raise or skip.")
 
 
 class _Item:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 # stands for the text of an option, whose own letters name nothing
 _TEXT = "\ufffc"
-# a capital letter alone: no part of a word, of "X-ray" or of "A's"
-_ALONE = r"(?<![\w'-])[A-Z](?!['-]?\w)"
+# a capital letter alone: no part of a word, of "X-ray", "A's", "C++", "U.S." or "E.g."
+_ALONE = r"(?<![\w'-])(?<!\b[A-Z]\.)[A-Z](?!['-]?\w|\+|\.\w\b)"
 # before a word, "A" is the article and "I" the pronoun
 _ARTICLE = rf"A[ ]+(?!(?:or|and|is|was|because|since|as|but)\b)[\w\"{_TEXT}]"
 _PRONOUN = rf"I(?:[ ]+[\w{_TEXT}]|')"
@@ -46,8 +46,10 @@ _MENTIONS = {
     ),
 }
 _NEGATED = re.compile(
-    rf"(?i:(?:\bnot|n't|\bnor|\brather than|\binstead of)[ ]+(?:(?:think|believe)[^.;!?\n]{{0,40}}?\bis[ ]+)?)"
-    rf"{_ADVERB}{_LETTER}|{_LETTER}[ ]+(?:is|was)(?:[ ]+(?:not\b|wrong|incorrect|false)|n't)"
+    r"(?i:(?:\bnot|\bcannot|n't|\bneither|\bnor|\brather than|\binstead of)[ ]+"
+    r"(?:be[ ]+|(?:think|believe)[^.;!?\n]{0,40}?\bis[ ]+)?)"
+    rf"{_ADVERB}{_LETTER}"
+    rf"|{_LETTER}[ ]+(?:is|was|can be)(?:[ ]+(?:not\b|wrong|incorrect|false|ruled out|excluded)|n't)"
 )
 _WHOLE = re.compile(r"\W*(?P<letter>[A-Za-z])\W*")
 

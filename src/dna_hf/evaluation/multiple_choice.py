@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..data.errors import DataError
-from ..data.multiple_choice import Question
+from ..data.multiple_choice import Question, check_on_error
 from .answers import parse_answer
 from .intervals import wilson_interval
 from .records import weights_digest
@@ -30,6 +30,7 @@ from .video_llm import encode, generate, inference_processor, user_turn
 PROMPT = "{question} The output should be the choice among one of the following choices. Choices are {choices}"
 SECOND_CHANCES = ("likelihood",)
 LIKELIHOOD = "likelihood"
+NO_QUESTION = "there is no question to ask."
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,13 @@ def evaluate_questions(
         on_error: `"raise"`, or `"skip"` to leave out a question whose video or image cannot be read.
 
     Raises:
-        DataError: if a video or image cannot be read, the file of predictions is there and `resume` is not given, it
-            was written with other settings, or no question is left.
+        DataError: if two questions have one id, a video or image cannot be read, the file of predictions is there and
+            `resume` is not given, it was written with other settings, or no question is left.
     """
     settings = settings or AnswerSettings()
+    check_on_error(on_error)
+    if len({question.id for question in questions}) < len(questions):
+        raise DataError("some of the questions have the same id: give each one of its own.")
     videos = {name: getattr(settings, name) for name in ("fps", "max_frames", "max_visual_tokens")}
     processor = inference_processor(processor, **videos)
     answered: dict[str, AnsweredQuestion] = {}
@@ -167,7 +171,7 @@ def evaluate_questions(
         model.train(was_training)
     done = [answered[question.id] for question in questions if question.id in answered]
     if not done:
-        raise DataError(f"no question can be asked; the first: {unreadable[0]['error'] if unreadable else 'none'}")
+        raise DataError(f"no question can be asked; the first: {unreadable[0]['error']}" if questions else NO_QUESTION)
     return MultipleChoiceResult(multiple_choice_metrics(done), accuracy_table(done), done, unreadable)
 
 
