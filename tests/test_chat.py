@@ -34,14 +34,11 @@ def taught(folder):
         model,
         processor,
         [
-            [turn(WHAT, red), "It is red."],
-            [turn(WHAT, blue), "It is blue."],
             [turn(WHAT, picture), "An image."],
             [turn(WHAT, []), "Nothing."],
             [turn(WHAT, red), "It is red.", turn(WHICH, []), "Only red."],
             [turn(WHAT, blue), "It is blue.", turn(WHICH, picture), "The video."],
         ],
-        steps=100,
     )
     return model, processor
 

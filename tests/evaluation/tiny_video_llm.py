@@ -89,18 +89,17 @@ def turn(text, media):
     return {"role": "user", "content": [*content, {"type": "text", "text": text}]}
 
 
-def train(model, processor, answers, steps=60):
+def train(model, processor, answers):
     """Train a model until it gives the answers to questions, `[(question, answer), ...]`."""
     train_turns(
         model,
         processor,
         [[turn(question_prompt(question), [(question.kind, question.media)]), answer] for question, answer in answers],
-        steps,
     )
 
 
-def train_turns(model, processor, conversations, steps):
-    """Train a model on conversations, lists of turns of the user and texts of the assistant."""
+def train_turns(model, processor, conversations):
+    """Train a model until it holds conversations, lists of turns of the user and texts of the assistant."""
     messages = [
         [
             {"role": "assistant", "content": [{"type": "text", "text": part}]} if isinstance(part, str) else part
@@ -118,7 +117,11 @@ def train_turns(model, processor, conversations, steps):
     )
     labels = inputs["input_ids"].masked_fill(~inputs.pop("assistant_masks").bool(), -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
-    for _ in range(steps):
-        model(**inputs, labels=labels).loss.backward()
+    for _ in range(400):
+        loss = model(**inputs, labels=labels).loss
+        if loss < 0.02:
+            return
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    raise AssertionError(f"not learnt: {loss.item()}")

@@ -9,7 +9,8 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,8 +159,10 @@ def evaluate_questions(
     was_training = model.training
     model.eval()
     try:
-        for start in tqdm(range(0, len(pending), settings.batch_size), desc="answer", leave=False):
-            inputs, batch, errors = _inputs(processor, pending[start : start + settings.batch_size], settings)
+        size = settings.batch_size
+        batches = [pending[start : start + size] for start in range(0, len(pending), size)]
+        prepared = _ahead(lambda batch: _inputs(processor, batch, settings), batches)
+        for inputs, batch, errors in tqdm(prepared, desc="answer", total=len(batches), leave=False):
             if errors and on_error == "raise":
                 raise DataError(f"question {errors[0]['id']!r}: {errors[0]['error']}")
             unreadable += errors
@@ -180,6 +183,19 @@ def question_prompt(question: Question, prompt: str = PROMPT) -> str:
     choices = " ".join(f"({letter}) {text}" for letter, text in question.options.items())
     parts = {"question": question.text, "choices": choices}
     return re.sub(r"\{(question|choices)\}", lambda match: parts[match[1]], prompt)
+
+
+def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """What a function makes of each item, made in a thread while what it made of the one before is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        before = None
+        for item in items:
+            made = pool.submit(function, item)
+            if before is not None:
+                yield before.result()
+            before = made
+        if before is not None:
+            yield before.result()
 
 
 def _inputs(
@@ -292,9 +308,9 @@ def accuracy_table(predictions: Sequence[AnsweredQuestion]) -> list[dict[str, An
     for view, of_view in _by_view(predictions).items():
         categories = {name: _figures(group) for name, group in _by_category(of_view).items()}
         overall = _figures(of_view)
-        accuracies = [row["accuracy"] for row in categories.values()]
+        accuracies = [row["accuracy"] for row in categories.values() if row["accuracy"] is not None]
         if categories:
-            mean = None if None in accuracies else sum(accuracies) / len(accuracies)
+            mean = sum(accuracies) / len(accuracies) if accuracies else None
             categories["average"] = overall | {"accuracy": mean, "low": None, "high": None}
         categories["overall"] = overall
         rows += [{"view": view, "category": name} | row for name, row in categories.items()]
