@@ -18,7 +18,7 @@ from . import __version__
 
 NO_FIGURE = "no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')"
 FAMILIES = ("vit", "deit", "dinov2", "timesformer", "timm", "dna_vit", "authors-vit", "authors-timesformer")
-IMAGE_MODEL, VIDEO_MODEL = "dna_vit", "dna_timesformer"
+IMAGE_MODEL, VIDEO_MODEL, VIDEO_LLM = "dna_vit", "dna_timesformer", "dna_video_llama3"
 ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
 
@@ -576,15 +576,19 @@ def _evaluate(arguments: argparse.Namespace, data: Any, is_video: bool) -> Any:
 
 
 def _is_video_model(checkpoint: str, revision: str | None) -> bool:
-    """Whether a checkpoint holds a video model; one that cannot be read is told so where it is loaded."""
+    """Whether a checkpoint holds a video classifier; one that cannot be read is told so where it is loaded."""
     from transformers import AutoConfig
 
     from . import models  # noqa: F401
+    from .training.errors import ConfigurationError
 
     try:
-        return AutoConfig.from_pretrained(checkpoint, revision=revision).model_type == VIDEO_MODEL
+        model_type = AutoConfig.from_pretrained(checkpoint, revision=revision).model_type
     except (OSError, ValueError, KeyError):
         return False
+    if model_type == VIDEO_LLM:
+        raise ConfigurationError(f"{checkpoint!r} holds a video LLM: ask it with dna-hf answer or dna-hf chat.")
+    return model_type == VIDEO_MODEL
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -417,3 +417,10 @@ def test_the_command_with_other_checkpoints(tmp_path, folder, capsys):
     assert "holds a video_llama_3, but a dna_video_llama3 is needed: convert it." in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["answer", str(tmp_path), *words, "--second_chance", "judge"])
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["predict", "clip.mp4"]])
+def test_the_commands_for_classifiers_tell_of_this_one(checkpoint, words, capsys):
+    verb, *files = words
+    assert main([verb, str(checkpoint), *files]) == 2
+    assert "holds a video LLM: ask it with dna-hf answer or dna-hf chat." in capsys.readouterr().err
