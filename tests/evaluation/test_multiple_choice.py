@@ -415,6 +415,9 @@ def test_the_command_with_other_checkpoints(tmp_path, folder, capsys):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "video_llama_3"}))
     assert main(["answer", str(tmp_path), *words]) == 2
     assert "holds a video_llama_3, but a dna_video_llama3 is needed: convert it." in capsys.readouterr().err
+    (tmp_path / "dna_adapter.json").write_text("{}")
+    assert main(["answer", str(tmp_path), *words]) == 2
+    assert "holds an adapter, no whole model: make one of it with dna-hf merge." in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["answer", str(tmp_path), *words, "--second_chance", "judge"])
 

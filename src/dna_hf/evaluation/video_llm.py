@@ -2,6 +2,7 @@
 
 import copy
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from .image_classification import inference_device
 
 
 MODEL_TYPE = "dna_video_llama3"
+# that training writes beside an adapter
+ADAPTER_FILE = "dna_adapter.json"
 # ends the turn of the assistant
 END_OF_TURN = "<|im_end|>"
 
@@ -29,8 +32,10 @@ def load_video_llm(
         dtype: of the weights, e.g. `"bfloat16"`; by default as they were saved.
 
     Raises:
-        DataError: if there is no such checkpoint, or it is no video LLM of this package.
+        DataError: if there is no such checkpoint, it is no video LLM of this package, or an adapter of one.
     """
+    if Path(checkpoint, ADAPTER_FILE).exists():
+        raise DataError(f"{checkpoint!r} holds an adapter, no whole model: make one of it with dna-hf merge.")
     where: dict[str, Any] = {"pretrained_model_name_or_path": checkpoint, "revision": revision or "main"}
     try:
         model_type = AutoConfig.from_pretrained(**where).model_type
