@@ -10,6 +10,7 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+?)"', (here / "src/dna_hf/__init__.py").read_text(encoding="utf-8")).group(1)
 
 extras = {
+    "demo": ["gradio>=6"],
     "dev": [
         "matplotlib>=3.9",
         "mypy>=1.15",
@@ -70,5 +71,8 @@ setup(
         "transformers>=5.17,<6",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["dna-hf=dna_hf.cli:main"]},
+    entry_points={
+        "console_scripts": ["dna-hf=dna_hf.cli:main"],
+        "lmms_eval.models": ["dna_video_llama3=dna_hf.evaluation.lmms_eval_model:manifest"],
+    },
 )

@@ -18,6 +18,14 @@ from .report import Conversion
 from .video_llm import is_video_llm
 
 
+# what is for video language models alone, as the command line has it
+PROBE_OPTIONS = {
+    "num_probes": "--num-probes",
+    "include_visual_tokens": "--no-visual-tokens",
+    "include_visual_probes": "--no-visual-probes",
+}
+
+
 def convert_source(
     source: str,
     *,
@@ -65,14 +73,17 @@ def convert_source(
         )
     if interaction_layers is not None and (num_frames is not None or architecture not in (None, "viscop")):
         raise ConversionError(f"{source!r} makes no video language model: --interaction-layers does not apply.")
+    if num_frames is not None and (of_llm := [name for name in PROBE_OPTIONS if name in options]):
+        raise ConversionError(f"--num-frames makes no video language model: {PROBE_OPTIONS[of_llm[0]]} does not apply.")
     if base_model is not None and architecture != "viscop":
         raise ConversionError(f"{source!r} is no LoRA of the authors' VisCoP: --base-model does not apply.")
     video = {"num_frames": num_frames, "attention_type": attention_type}
     video = {name: value for name, value in video.items() if value is not None}
     if architecture is not None:
         if options:
-            name = next(iter(options)).replace("_", "-")
-            raise ConversionError(f"{source!r} is a file of the authors' code, to which --{name} does not apply.")
+            name = next(iter(options))
+            option = PROBE_OPTIONS.get(name, f"--{name.replace('_', '-')}")
+            raise ConversionError(f"{source!r} is a file of the authors' code, to which {option} does not apply.")
         if architecture in ("timesformer", "viscop") and num_frames is not None:
             raise ConversionError(f"{source!r} is a video model already, to which --num-frames does not apply.")
         conversion = convert_authors_checkpoint(
