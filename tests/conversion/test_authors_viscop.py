@@ -299,5 +299,5 @@ def test_the_command_converts_a_native_encoder(tmp_path, capsys):
     assert (config.interaction_layers, config.num_probes, config.num_hidden_layers) == ([1], 4, 2)
     code, _, errors = convert(capsys, tmp_path / "native", tmp_path / "other", "--num-frames", "4", *words[:2])
     assert code == 2 and "--interaction-layers does not apply" in errors
-    code, _, errors = convert(capsys, tmp_path / "native", tmp_path / "other", "--num-frames", "4", "--num-probes", "4")
+    code, _, errors = convert(capsys, tmp_path / "native", tmp_path / "other", "--num-frames", "4", *words[2:4])
     assert code == 2 and "--num-probes does not apply" in errors

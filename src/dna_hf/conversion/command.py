@@ -73,8 +73,9 @@ def convert_source(
         )
     if interaction_layers is not None and (num_frames is not None or architecture not in (None, "viscop")):
         raise ConversionError(f"{source!r} makes no video language model: --interaction-layers does not apply.")
-    if num_frames is not None and (of_llm := [name for name in PROBE_OPTIONS if name in options]):
-        raise ConversionError(f"--num-frames makes no video language model: {PROBE_OPTIONS[of_llm[0]]} does not apply.")
+    of_llm = [option for name, option in PROBE_OPTIONS.items() if name in options]
+    if num_frames is not None and of_llm:
+        raise ConversionError(f"--num-frames makes no video language model: {of_llm[0]} does not apply.")
     if base_model is not None and architecture != "viscop":
         raise ConversionError(f"{source!r} is no LoRA of the authors' VisCoP: --base-model does not apply.")
     video = {"num_frames": num_frames, "attention_type": attention_type}
