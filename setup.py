@@ -10,6 +10,7 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+?)"', (here / "src/dna_hf/__init__.py").read_text(encoding="utf-8")).group(1)
 
 extras = {
+    "demo": ["gradio>=6"],
     "dev": [
         "matplotlib>=3.9",
         "mypy>=1.15",
@@ -48,6 +49,7 @@ setup(
     packages=find_packages("src"),
     package_data={
         "dna_hf": ["py.typed"],
+        "dna_hf.analysis": ["report_template.html"],
         "dna_hf.data": ["fashion_mnist_mini/*"],
         "dna_hf.hub": ["model_card_template.md"],
     },
@@ -58,6 +60,7 @@ setup(
         "datasets>=5.0",
         "evaluate>=0.4.6",
         "huggingface_hub>=1.5",
+        "jinja2>=3.1",
         "numpy>=1.26",
         "pillow>=10.4",
         "pyarrow>=21",
@@ -68,5 +71,8 @@ setup(
         "transformers>=5.17,<6",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["dna-hf=dna_hf.cli:main"]},
+    entry_points={
+        "console_scripts": ["dna-hf=dna_hf.cli:main"],
+        "lmms_eval.models": ["dna_video_llama3=dna_hf.evaluation.lmms_eval_model:manifest"],
+    },
 )

@@ -1,4 +1,4 @@
-"""The command line: `dna-hf train`, `compare`, `evaluate`, `distractors`, `predict`, `benchmark`, `convert`, ...
+"""The command line: `dna-hf train`, `compare`, `evaluate`, `predict`, `answer`, `chat`, `benchmark`, `convert`, ...
 
 What a user did wrong ends in one sentence on stderr and exit code 2; anything else is a bug and shows its traceback.
 Heavy imports happen inside the commands.
@@ -17,8 +17,12 @@ from . import __version__
 
 
 NO_FIGURE = "no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')"
-FAMILIES = ("vit", "deit", "dinov2", "timesformer", "timm", "dna_vit", "authors-vit", "authors-timesformer")
-IMAGE_MODEL, VIDEO_MODEL = "dna_vit", "dna_timesformer"
+FAMILIES = (
+    *("vit", "deit", "dinov2", "timesformer", "video_llama_3", "video_llama_3_vision", "videollama3"),
+    *("timm", "dna_vit"),
+    *("authors-vit", "authors-timesformer", "authors-viscop"),
+)
+IMAGE_MODEL, VIDEO_MODEL, VIDEO_LLM = "dna_vit", "dna_timesformer", "dna_video_llama3"
 ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
 
@@ -44,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Keys of a configuration are not options here: they are checked where they belong."""
     parser = argparse.ArgumentParser(
         prog="dna-hf",
-        description="Denoising Attention: train, compare, evaluate, predict, convert, publish, visualize.",
+        description="Denoising Attention: train, evaluate, convert, publish, and look inside.",
     )
     parser.add_argument("--version", action="version", version=f"dna-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -104,13 +108,112 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch-size", type=_positive, default=32, help="images at a time (default: %(default)s)")
     predict.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
     predict.set_defaults(command=predict_command)
+    _add_answer(commands)
+    _add_chat(commands)
     _add_distractors(commands)
     _add_compare(commands)
     _add_benchmark(commands)
     _add_convert(commands)
     _add_publish(commands)
     _add_visualize(commands)
+    _add_analyze(commands)
+    _add_demo(commands)
     return parser
+
+
+def _add_answer(commands: Any) -> None:
+    answer = commands.add_parser(
+        "answer",
+        help="accuracy of a video LLM on multiple-choice questions",
+        description="Ask a video LLM the questions of a file and state how many of its answers are right, by category "
+        "and view.\nAn answer that names no option counts as wrong, and is counted on its own.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    answer.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    answer.add_argument("questions", metavar="QUESTIONS", help="JSON or JSON Lines file of questions")
+    answer.add_argument("--videos", metavar="DIR", help="folder of the videos and images (default: that of the file)")
+    answer.add_argument(
+        "--format", metavar="NAME", help="perception_mcq, egoschema or generic (default: as the file looks)"
+    )
+    answer.add_argument("--views", type=_words, metavar="NAME,...", help="views to ask about, e.g. ego,exo or depth")
+    answer.add_argument("--answers", metavar="FILE.json", help="the right answers, where the file does not hold them")
+    answer.add_argument("--prompt", help="what to tell the model, with {question} and {choices}")
+    _add_video_llm_options(answer, max_new_tokens=128)
+    answer.add_argument("--batch-size", "--batch_size", type=_positive, default=1, help="questions at a time")
+    answer.add_argument(
+        "--second-chance",
+        "--second_chance",
+        choices=("likelihood",),
+        help="where an answer names no option, take the one whose letter the model finds most likely",
+    )
+    answer.add_argument("--predictions", metavar="FILE.jsonl", help="write every answer to this file")
+    answer.add_argument("--resume", action="store_true", help="go on with this file where it ends")
+    answer.add_argument(
+        "--on-error",
+        "--on_error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="what to do with a question that is wrong or whose video is missing or damaged (default: %(default)s)",
+    )
+    answer.add_argument(
+        "--left-out",
+        "--left_out",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="write what was skipped, and why, to this file",
+    )
+    answer.add_argument("--table", type=Path, metavar="FILE", help="write the table to this file, .csv or .json")
+    answer.add_argument(
+        "--export", type=Path, metavar="FILE.json", help="write what the server of EgoSchema takes to this file"
+    )
+    answer.add_argument("--output", type=Path, metavar="FILE.json", help="write all figures to this file")
+    answer.set_defaults(command=answer_command)
+
+
+def _add_chat(commands: Any) -> None:
+    chat = commands.add_parser(
+        "chat",
+        help="talk with a video LLM about videos and images",
+        description="Talk with a video LLM about videos and images: a question a line; /help lists the commands.",
+        allow_abbrev=False,
+    )
+    chat.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    chat.add_argument("--video", action="append", default=[], metavar="FILE", help="show this video first")
+    chat.add_argument("--image", action="append", default=[], metavar="FILE", help="show this image first")
+    chat.add_argument("--question", metavar="TEXT", help="answer this question and end")
+    _add_video_llm_options(chat, max_new_tokens=512)
+    chat.add_argument("--temperature", type=float, help="draw answers at random (default: the most likely one)")
+    chat.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    chat.set_defaults(command=chat_command)
+
+
+def _add_video_llm_options(command: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    own = "(default: as the checkpoint says)"
+    command.add_argument("--fps", type=float, metavar="N", help=f"frames of each second to look at {own}")
+    command.add_argument(
+        "--max-frames", "--max_frames", type=_positive, metavar="N", help=f"frames of a video at most {own}"
+    )
+    command.add_argument(
+        "--max-visual-tokens",
+        "--max_visual_tokens",
+        type=_positive,
+        metavar="N",
+        help=f"tokens that all frames share {own}",
+    )
+    command.add_argument(
+        "--max-new-tokens",
+        "--max_new_tokens",
+        type=_positive,
+        default=max_new_tokens,
+        metavar="N",
+        help="tokens of an answer at most (default: %(default)s)",
+    )
+    command.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights (default: as saved)"
+    )
+    command.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
+    command.add_argument("--revision", help="commit, tag or branch on the Hub")
 
 
 def _add_distractors(commands: Any) -> None:
@@ -193,12 +296,13 @@ def _add_convert(commands: Any) -> None:
     convert = commands.add_parser(
         "convert",
         help="make a DnA model of a checkpoint you have",
-        description="Make a DnA model of a vision or video transformer (transformers' ViT, DeiT, DINOv2 or "
-        "TimeSformer, timm, a file of the authors' code) and write it to a folder that loads, trains and publishes. "
-        "The folder gets the image processor of the source. A video model gets a video processor: of transformers' "
-        "TimeSformer with the size and normalisation of its preprocessor_config.json; of a file of the authors' or of "
-        "the original code with those of the file's cfg (else mean 0.45, standard deviation 0.225), and frames chosen "
-        "as that code does; of an image model with those of its image processor. What it holds is printed.",
+        description="Make a DnA model of a vision transformer, video transformer or video language model "
+        "(transformers' ViT, DeiT, DINOv2, TimeSformer or VideoLLaMA3, timm, a file of the authors' code) and write "
+        "it to a folder that loads, trains and publishes. The folder gets the image processor of the source. A video "
+        "model gets a video processor: of transformers' TimeSformer with the size and normalisation of its "
+        "preprocessor_config.json; of a file of the authors' or of the original code with those of the file's cfg "
+        "(else mean 0.45, standard deviation 0.225), and frames chosen as that code does; of an image model with "
+        "those of its image processor. What it holds is printed.",
         allow_abbrev=False,
     )
     convert.add_argument("source", metavar="SOURCE", help="folder, file, name on the Hub, or name in timm")
@@ -219,7 +323,23 @@ def _add_convert(commands: Any) -> None:
     convert.add_argument(
         "--negative-sign",
         choices=("+1", "-1"),
-        help="sign before the negative branch in the authors' program that wrote the file (default: +1)",
+        help="sign before the negative branch in the authors' program that wrote the file (default: +1; VisCoP: -1)",
+    )
+    convert.add_argument(
+        "--interaction-layers",
+        type=_numbers,
+        metavar="0,1,...",
+        help="layers that the visual probes of a video language model read (default: all)",
+    )
+    convert.add_argument(
+        "--base-model",
+        metavar="NAME",
+        help="VideoLLaMA3 (folder or name on the Hub) below a LoRA of the authors' VisCoP",
+    )
+    convert.add_argument("--no-visual-tokens", action="store_true", help="show the language model the probes alone")
+    convert.add_argument("--no-visual-probes", action="store_true", help="show the language model no probes")
+    convert.add_argument(
+        "--num-probes", type=_positive, metavar="N", help="visual probes of VideoLLaMA3 (default: 16)"
     )
     convert.add_argument("--num-frames", type=_positive, metavar="N", help="make a video model of an image model")
     convert.add_argument(
@@ -258,6 +378,77 @@ def _add_publish(commands: Any) -> None:
     )
     publish.add_argument("--dry-run", action="store_true", help="make and check everything, upload nothing")
     publish.set_defaults(command=publish_command)
+
+
+def _add_analyze(commands: Any) -> None:
+    analyze = commands.add_parser(
+        "analyze",
+        help="the paper's statistics of the branches of attention, as a page with figures",
+        description="Measure what the branches of every attention head share over a split: intruder dimensions,\n"
+        "trace similarity, cosines, principal angles, entropies, alpha. One HTML page that needs no network is\n"
+        "written, with pictures of what the models look at; figures and tables lie beside it.",
+        epilog=_data_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    analyze.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    analyze.add_argument(
+        "--compare", metavar="CHECKPOINT", nargs="+", default=[], help="further models, side by side with the first"
+    )
+    analyze.add_argument("--split", default="test", help="split to analyse (default: %(default)s)")
+    analyze.add_argument(
+        "--output_dir", "--output-dir", "-o", metavar="DIR", type=Path, required=True, help="folder to write to"
+    )
+    analyze.add_argument(
+        "--k", type=_positive, help="leading directions of a branch (default: 10, or as many as every attention has)"
+    )
+    analyze.add_argument(
+        "--epsilon",
+        type=float,
+        default=0.5,
+        help="a direction is an intruder if its cosines with the other branch stay below this (default: 0.5)",
+    )
+    analyze.add_argument(
+        "--against",
+        choices=("top_k", "all"),
+        default="top_k",
+        help="the directions of the other branch that count: its k leading ones, or all (default: %(default)s)",
+    )
+    analyze.add_argument("--pictures", type=int, default=12, metavar="N", help="samples to draw (default: 12)")
+    analyze.add_argument(
+        "--no-untrained",
+        action="store_true",
+        help="leave out the untrained models of the same configurations, for comparison",
+    )
+    analyze.add_argument("--batch-size", type=_positive, default=16, help="samples at a time (default: %(default)s)")
+    analyze.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
+    analyze.add_argument("--revision", help="commit, tag or branch on the Hub")
+    analyze.add_argument(
+        "--colours", "--colors", choices=("red-blue", "orange-purple"), default="red-blue", help="default: %(default)s"
+    )
+    analyze.set_defaults(command=analyze_command)
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="a page to drop images or videos on, and to ask where attention goes",
+        description="Serve a page on this machine: drop an image (or a video), choose layer and head, click on a "
+        "patch to ask what it attends to, turn the negative branch up, down or off. Nothing is sent anywhere.",
+        allow_abbrev=False,
+    )
+    demo.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    demo.add_argument(
+        "--compare", metavar="CHECKPOINT", nargs="+", default=[], help="further models, side by side with the first"
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+    demo.add_argument("--port", type=_positive, help="port to listen on (default: the first free one from 7860 on)")
+    demo.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
+    demo.add_argument("--revision", help="commit, tag or branch on the Hub")
+    demo.add_argument(
+        "--export-space", metavar="DIR", type=Path, help="serve nothing: write the page as a Space of the Hub to DIR"
+    )
+    demo.set_defaults(command=demo_command)
 
 
 def _add_visualize(commands: Any) -> None:
@@ -479,15 +670,19 @@ def _evaluate(arguments: argparse.Namespace, data: Any, is_video: bool) -> Any:
 
 
 def _is_video_model(checkpoint: str, revision: str | None) -> bool:
-    """Whether a checkpoint holds a video model; one that cannot be read is told so where it is loaded."""
+    """Whether a checkpoint holds a video classifier; one that cannot be read is told so where it is loaded."""
     from transformers import AutoConfig
 
     from . import models  # noqa: F401
+    from .training.errors import ConfigurationError
 
     try:
-        return AutoConfig.from_pretrained(checkpoint, revision=revision).model_type == VIDEO_MODEL
+        model_type = AutoConfig.from_pretrained(checkpoint, revision=revision).model_type
     except (OSError, ValueError, KeyError):
         return False
+    if model_type == VIDEO_LLM:
+        raise ConfigurationError(f"{checkpoint!r} holds a video LLM: ask it with dna-hf answer or dna-hf chat.")
+    return model_type == VIDEO_MODEL
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -563,11 +758,18 @@ def convert_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         attention_variant=arguments.attention_variant,
         negative_init=arguments.negative_init,
         warm_scale=arguments.warm_scale,
+        interaction_layers=arguments.interaction_layers,
+        base_model=arguments.base_model,
+        num_probes=arguments.num_probes,
+        include_visual_tokens=False if arguments.no_visual_tokens else None,
+        include_visual_probes=False if arguments.no_visual_probes else None,
         image_size=arguments.image_size,
         revision=arguments.revision,
     )
     print(table(("tensors", "source", "", "target", "how"), report.rows()))
-    facts = [("model", type(model).__name__), ("attention variant", model.config.attention_variant)]
+    # of a video language model, its vision encoder has it
+    variant = getattr(model.config, "vision_config", model.config).attention_variant
+    facts = [("model", type(model).__name__), ("attention variant", variant)]
     facts += [("parameters", f"{model.num_parameters():,}")]
     if report.max_difference is not None:
         facts.append(("largest difference", f"{report.max_difference:.1e} ({report.compared}, one random input)"))
@@ -646,6 +848,115 @@ def _predictions(arguments: argparse.Namespace, is_video: bool) -> Iterable[Any]
     return classify(model, processor, files, top_k=arguments.top_k, batch_size=arguments.batch_size)
 
 
+def answer_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf answer CHECKPOINT QUESTIONS --videos DIR`."""
+    from .data.multiple_choice import load_questions
+    from .evaluation.multiple_choice import PROMPT, AnswerSettings, evaluate_questions, export_choices, write_table
+    from .evaluation.records import command_line, environment, now
+    from .evaluation.video_llm import load_video_llm
+
+    _no_more(rest)
+    settings = AnswerSettings(
+        prompt=arguments.prompt or PROMPT,
+        **{name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens", "max_new_tokens")},
+        second_chance=arguments.second_chance,
+        batch_size=arguments.batch_size,
+    )
+    file = load_questions(
+        arguments.questions,
+        arguments.videos,
+        format=arguments.format,
+        views=arguments.views,
+        answers=arguments.answers,
+        on_error=arguments.on_error,
+    )
+    model, processor = load_video_llm(arguments.checkpoint, arguments.device, arguments.revision, arguments.dtype)
+    result = evaluate_questions(
+        model,
+        processor,
+        file.questions,
+        settings,
+        predictions=arguments.predictions,
+        resume=arguments.resume,
+        on_error=arguments.on_error,
+    )
+    print(
+        table(("view", "category", "questions", "accuracy", "95 % interval", "unparsed"), _answer_rows(result.table))
+    )
+    print("\n" + table((file.name, ""), _answer_facts(result.metrics)))
+    left_out = [*file.skipped, *result.unreadable]
+    for entry in left_out:
+        print(f"dna-hf: left out: {entry['error']}", file=sys.stderr)
+    if arguments.left_out is not None:
+        arguments.left_out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.left_out.write_text("".join(json.dumps(entry) + "\n" for entry in left_out), encoding="utf-8")
+    if arguments.table is not None:
+        write_table(result.table, arguments.table)
+    if arguments.export is not None:
+        export_choices(result.predictions, result.unreadable, arguments.export)
+    if arguments.output is not None:
+        report = {"checkpoint": arguments.checkpoint, "questions": file.name, "format": file.format}
+        report |= {"settings": dataclasses.asdict(settings), "command": command_line(), "date": now()}
+        report |= {
+            "environment": environment(),
+            "metrics": result.metrics,
+            "table": result.table,
+            "left_out": left_out,
+        }
+        _write_json(arguments.output, report)
+    return 0
+
+
+def _answer_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row["view"],
+            row["category"],
+            str(row["questions"]),
+            "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %",
+            "-" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %",
+            str(row["unparsed"]),
+        )
+        for row in rows
+    ]
+
+
+def _answer_facts(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    names = {"average": "average of the categories", "overall": "of all questions"}
+    facts = [(names[name], f"{100 * metrics[name]:.2f} %") for name in names if name in metrics]
+    facts += [("right answers", "not known")] if "overall" not in metrics else []
+    facts += [("answers that name no option", f"{metrics['unparsed']} of {metrics['questions']}")]
+    return facts + ([("second chances", str(metrics["second_chance"]))] if "second_chance" in metrics else [])
+
+
+def chat_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf chat CHECKPOINT [--video FILE] [--image FILE] [--question TEXT]`."""
+    from transformers import set_seed
+
+    from .chat import Chat, converse, typed_lines
+    from .evaluation.video_llm import load_video_llm
+
+    _no_more(rest)
+    options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens}
+    if arguments.temperature:
+        set_seed(arguments.seed)
+        options |= {"do_sample": True, "temperature": arguments.temperature}
+    chat = Chat(
+        *load_video_llm(arguments.checkpoint, arguments.device, arguments.revision, arguments.dtype),
+        stream=True,
+        videos={name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens")},
+        **options,
+    )
+    for kind in ("video", "image"):
+        for path in getattr(arguments, kind):
+            chat.show(kind, path)
+    if arguments.question is not None:
+        chat.ask(arguments.question)
+    else:
+        converse(chat, typed_lines())
+    return 0
+
+
 def visualize_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf visualize CHECKPOINT FILE... --output DIR`."""
     from .analysis.sight import VisualizeSettings
@@ -676,6 +987,53 @@ def visualize_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     for reason in done.skipped:
         print(f"dna-hf: left out: {reason}", file=sys.stderr)
     print("written:\n" + "\n".join(f"  {path}" for path in done.files))
+    return 0
+
+
+def analyze_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf analyze CHECKPOINT --dataset ... --output_dir DIR`."""
+    from .analysis.analyze import AnalyzeSettings, analyze
+    from .training.config_file import data_arguments
+
+    is_video = _is_video_model(arguments.checkpoint, arguments.revision)
+    data = data_arguments(parse_overrides(rest), VIDEO_MODEL if is_video else IMAGE_MODEL)
+    done = analyze(
+        [arguments.checkpoint, *arguments.compare],
+        data,
+        arguments.split,
+        arguments.output_dir,
+        AnalyzeSettings(
+            k=arguments.k,
+            epsilon=arguments.epsilon,
+            against=arguments.against,
+            batch_size=arguments.batch_size,
+            pictures=arguments.pictures,
+            untrained=not arguments.no_untrained,
+            colours=arguments.colours,
+        ),
+        device=arguments.device,
+        revision=arguments.revision,
+    )
+    for video in done.unreadable:
+        print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
+    print(f"the report: {done.page}\nbeside it: {len(done.files) - 1} figures and tables")
+    return 0
+
+
+def demo_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf demo CHECKPOINT [--compare ...]`."""
+    from .demo.app import serve
+    from .demo.explore import load_explorer
+    from .demo.space import export_space
+
+    _no_more(rest)
+    checkpoints = [arguments.checkpoint, *arguments.compare]
+    explorer = load_explorer(checkpoints, arguments.device, arguments.revision)
+    if arguments.export_space is not None:
+        export_space(checkpoints, arguments.export_space)
+        print(f"written to {arguments.export_space}: try it with python app.py there, then push it as a Space")
+        return 0
+    serve(explorer, arguments.host, arguments.port)
     return 0
 
 
