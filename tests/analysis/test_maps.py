@@ -5,7 +5,7 @@ import torch
 
 from analysis.seeing import bright_patches, merged_patches, seek_brightness
 from analysis.tiny_models import FRAMES, HEADS, LAYERS, images, tiny_timesformer, tiny_vit, videos
-from dna_hf import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
+from dna_hf import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel, DnAViTConfig, DnAViTModel
 from dna_hf.analysis import AnalysisError, attention_maps
 from dna_hf.models.attention_variants import ATTENTION_VARIANTS, TWO_MAP_VARIANTS, VariantAttention
 
@@ -59,6 +59,28 @@ def test_class_token_at_any_size(size, distilled):
     expected = eager(model, pixel_values=pixel_values)
     close(whole(maps.positive), expected.attentions[1][0, 1:, :1])
     close(whole(maps.negative), expected.negative_attentions[1][0, 1:, :1])
+
+
+@pytest.mark.parametrize("size", [224, 288])
+def test_class_token_of_images_of_224_pixels_and_more(size):
+    torch.manual_seed(0)
+    config = DnAViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48, interpolate_pos_encoding=True
+    )
+    model = DnAViTModel(config).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=0.2)
+    pixel_values = torch.randn(1, 3, size, size)
+    found = attention_maps(model, {"pixel_values": pixel_values})
+    expected = eager(model, pixel_values=pixel_values)
+    for maps in found:
+        assert (maps.grid.rows, maps.grid.columns) == (size // 16, size // 16)
+        # far from even
+        assert whole(maps.positive).max() > 2 * maps.uniform
+        close(whole(maps.positive), expected.attentions[maps.place.layer][0, :, :1])
+        close(whole(maps.negative), expected.negative_attentions[maps.place.layer][0, :, :1])
+        close(whole(maps.positive).sum(-1), torch.ones(3, 1))
 
 
 def test_queries_are_named_by_number_or_place():

@@ -216,6 +216,13 @@ def test_what_goes_wrong_is_one_sentence(folder, tmp_path, capsys, checkpoint, w
     assert_one_sentence(capsys, message)
 
 
+def test_help(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["visualize", "--help"])
+    printed = capsys.readouterr().out
+    assert all(option in printed for option in ("--compare", "--kind", "--layer", "--head", "--query", "--output"))
+
+
 def test_models_of_two_kinds(folder, tmp_path, capsys):
     assert run(folder, "dna", "two.png", tmp_path, "--compare", folder / "divided") == 2
     assert_one_sentence(capsys, "some of the checkpoints take images and some videos")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -89,7 +89,7 @@ def histogram_figure(
     return figure
 
 
-def _draw_distribution(axes: "object", values: RunningDistribution, colour: str) -> None:
+def _draw_distribution(axes: Any, values: RunningDistribution, colour: str) -> None:
     """A histogram of the values, with their mean."""
     counts = values.histogram.sum(dim=0).numpy()
     edges = np.array(values.edges)
@@ -97,11 +97,11 @@ def _draw_distribution(axes: "object", values: RunningDistribution, colour: str)
     together = -(-len(counts) // MAX_BARS)
     bins = np.add.reduceat(counts, np.arange(0, len(counts), together)) / max(counts.sum(), 1)
     ends = np.append(edges[:-1:together], edges[-1])
-    axes.stairs(bins, ends, color=colour, lw=1.3)  # type: ignore[attr-defined]
-    axes.stairs(bins, ends, color=colour, fill=True, alpha=0.15)  # type: ignore[attr-defined]
+    axes.stairs(bins, ends, color=colour, lw=1.3)
+    axes.stairs(bins, ends, color=colour, fill=True, alpha=0.15)
     (mean,) = values.mean()
     if mean is not None:
-        axes.axvline(mean, color=colour, ls=":", lw=1.2)  # type: ignore[attr-defined]
+        axes.axvline(mean, color=colour, ls=":", lw=1.2)
 
 
 def negative_scales(model: PreTrainedModel, axis: str | None = None) -> np.ndarray:
