@@ -1,6 +1,5 @@
 """What the branches of classifiers do over a data set: statistics, figures, tables and a page that shows them."""
 
-import csv
 import dataclasses
 import json
 import resource
@@ -36,7 +35,7 @@ from .html_report import Illustration, ReportedModel, write_page
 from .report_figures import LABELS, histogram_figure, scale_figure, sensitivity_figure
 from .sight import Classifier, Sight, VisualizeSettings, see
 from .subspace_report import SubspaceReport, analyze_subspaces
-from .visualize import takes_videos
+from .visualize import takes_videos, write_csv
 
 
 PAGE = "report.html"
@@ -458,15 +457,7 @@ def _write_tables(analyzed: Sequence[_Analyzed], samples: _Samples, folder: Path
                 }
             )
     tables = {"statistics.csv": statistics, "sensitivity.csv": sensitivity, "predictions.csv": predictions}
-    return [_write_csv(folder / name, rows) for name, rows in tables.items() if rows]
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    return [write_csv(folder / name, rows) for name, rows in tables.items() if rows]
 
 
 def _facts(

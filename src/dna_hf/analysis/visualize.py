@@ -90,7 +90,7 @@ def visualize(
         for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
     ]
     done, rows = visualize_files(classifiers, files, folder, settings)
-    done.files += [_write_panels(folder / PANELS_FILE, rows)]
+    done.files += [write_csv(folder / PANELS_FILE, rows)]
     done.files += [_write_settings(folder / SETTINGS_FILE, checkpoints, settings, done.skipped)]
     return done
 
@@ -369,7 +369,8 @@ def _panel_rows(
     return rows
 
 
-def _write_panels(path: Path, rows: list[dict[str, Any]]) -> Path:
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows with the same columns, of which there is at least one, as a table."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
