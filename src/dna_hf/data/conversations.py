@@ -9,9 +9,9 @@ A file is a list of samples (`.json`), or one sample a line (`.jsonl`), as LLaVA
 where they stand; where a sample has none, they stand before its first question. Loss is on the answers alone.
 
 A sample that is wrong, or cannot be read, ends the run or is left out and listed in a file. Where it shows when the
-file is read, the sample is not there. Where it shows only when it is its turn (a video that does not decode, a sequence
-that is too long), the next sample that can be used takes its place: the same one every time, so that runs repeat and
-resume.
+file is read, the sample is not there. Where it shows only when it is its turn (a video that does not decode, a
+sequence that is too long), the next sample that can be used takes its place: the same one every time, so that runs
+repeat and resume.
 """
 
 import json

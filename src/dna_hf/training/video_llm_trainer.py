@@ -64,7 +64,7 @@ class VideoLLMTrainer(ClassificationTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of a micro-batch; see `transformers.Trainer.compute_loss`."""
-        loss = super().compute_loss(model, _at_answers(inputs), *args, **kwargs)
+        loss: Any = super().compute_loss(model, _at_answers(inputs), *args, **kwargs)
         if self._visual_parameters and self.args.world_size > 1 and not any(name in inputs for name in VISUAL_INPUTS):
             # other processes wait for gradients of what their batches reach
             loss = loss + 0.0 * torch.stack([parameter.sum() for parameter in self._visual_parameters]).sum()
