@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForImageTextToText,
     AutoModelForMaskedImageModeling,
     AutoModelForVideoClassification,
 )
@@ -18,14 +19,18 @@ from transformers import (
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .configuration_dna_timesformer import DnATimesformerConfig
-from .configuration_dna_video_llama3 import DnAVideoLlama3VisionConfig
+from .configuration_dna_video_llama3 import DnAVideoLlama3Config, DnAVideoLlama3VisionConfig
 from .configuration_dna_vit import DnAViTConfig
 from .modeling_dna_timesformer import (
     DnATimesformerForVideoClassification,
     DnATimesformerModel,
     DnATimesformerPreTrainedModel,
 )
-from .modeling_dna_video_llama3 import DnAVideoLlama3VisionModel
+from .modeling_dna_video_llama3 import (
+    DnAVideoLlama3ForConditionalGeneration,
+    DnAVideoLlama3Model,
+    DnAVideoLlama3VisionModel,
+)
 from .modeling_dna_vit import (
     DnAViTBackbone,
     DnAViTForImageClassification,
@@ -54,6 +59,10 @@ for config_class, models in (
         },
     ),
     (DnAVideoLlama3VisionConfig, {AutoModel: DnAVideoLlama3VisionModel}),
+    (
+        DnAVideoLlama3Config,
+        {AutoModel: DnAVideoLlama3Model, AutoModelForImageTextToText: DnAVideoLlama3ForConditionalGeneration},
+    ),
 ):
     AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     config_class.register_for_auto_class()
@@ -69,6 +78,9 @@ __all__ = [
     "DnATimesformerModel",
     "DnATimesformerPreTrainedModel",
     "DnATimesformerVideoProcessor",
+    "DnAVideoLlama3Config",
+    "DnAVideoLlama3ForConditionalGeneration",
+    "DnAVideoLlama3Model",
     "DnAVideoLlama3VisionConfig",
     "DnAVideoLlama3VisionModel",
     "DnAViTBackbone",

@@ -1,10 +1,13 @@
-"""The vision encoder of VideoLLaMA3 with visual probes, which read its layers by Denoising Attention or a baseline.
+"""VideoLLaMA3 with visual probes, which read the layers of its vision encoder by Denoising Attention or a baseline.
 
 The encoder is transformers' own, layer by layer: its features and the names of its parameters are the same. Beside it
 go the probes of VisCoP: each image or video gets a copy of the learnable probes, and after every chosen layer a module
 of its own replaces them by what they read, by cross-attention, from the tokens that the layer returns. There is no
 residual connection, no norm and no rotary embedding around that cross-attention, as in the released code of Denoising
 Attention for Visual Tasks, arXiv:2606.27372.
+
+The language model reads visual tokens and probes, each projected to its width by a projector of their own, in the
+places of placeholder tokens.
 """
 
 from dataclasses import dataclass
@@ -12,11 +15,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AutoModel
 from transformers import initialization as init
+from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.video_llama_3.modeling_video_llama_3 import (
+    VideoLlama3CausalLMOutputWithPast,
+    VideoLlama3ForConditionalGeneration,
+    VideoLlama3Model,
+    VideoLlama3ModelOutputWithPast,
     VideoLlama3PreTrainedModel,
+    VideoLlama3Projector,
     VideoLlama3VisionAttention,
     VideoLlama3VisionEmbeddings,
     VideoLlama3VisionEncoder,
@@ -25,8 +35,12 @@ from transformers.models.video_llama_3.modeling_video_llama_3 import (
     VideoLlama3VisionRotaryEmbedding,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring
-from transformers.utils.generic import is_flash_attention_requested, merge_with_config_defaults
+from transformers.utils import TransformersKwargs, auto_docstring, can_return_tuple
+from transformers.utils.generic import (
+    accepts_precomputed_kwargs,
+    is_flash_attention_requested,
+    merge_with_config_defaults,
+)
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_position_ids
 
@@ -37,7 +51,7 @@ from .attention_variants import (
     build_attention,
     recompute_attention_maps,
 )
-from .configuration_dna_video_llama3 import DnAVideoLlama3VisionConfig
+from .configuration_dna_video_llama3 import DnAVideoLlama3Config, DnAVideoLlama3VisionConfig
 from .modeling_dna_vit import record_all_maps
 
 
@@ -48,11 +62,13 @@ class DnAVideoLlama3VisionModelOutput(BaseModelOutputWithPooling):
     last_hidden_state (`torch.FloatTensor` of shape `(tokens, hidden_size)`):
         Features of all visuals, one visual after the other: `t * (h / merge_size) * (w / merge_size)` of each.
     pooler_output (`tuple(torch.FloatTensor)`, *optional*):
-        Not set by the vision encoder; transformers' VideoLLaMA3 keeps the projected features of each visual here.
+        Features of each visual, projected to the width of the language model; not set by the vision encoder alone.
     attentions (`tuple`, *optional*, returned when `output_attentions=True` is passed):
         Maps of the encoder, per layer a list of `(1, num_heads, h * w, h * w)`, one for each frame of each visual.
     probe_hidden_states (`torch.FloatTensor` of shape `(visuals * num_probes, hidden_size)`):
         The probes of all visuals after the last interaction module, one visual after the other.
+    probe_pooler_output (`tuple(torch.FloatTensor)`, *optional*):
+        Probes of each visual, projected to the width of the language model; not set by the vision encoder alone.
     probe_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
         Maps of the positive branch from the probes of all visuals to the patches of all visuals, one of shape `(1,
         num_heads, visuals * num_probes, patches)` per interaction module; 0 between different visuals.
@@ -61,6 +77,7 @@ class DnAVideoLlama3VisionModelOutput(BaseModelOutputWithPooling):
     """
 
     probe_hidden_states: torch.FloatTensor | None = None
+    probe_pooler_output: tuple[torch.FloatTensor, ...] | None = None
     probe_attentions: tuple[torch.FloatTensor, ...] | None = None
     negative_probe_attentions: tuple[torch.FloatTensor, ...] | None = None
 
@@ -70,13 +87,16 @@ class DnAVideoLlama3VisionInteraction(GradientCheckpointingLayer):
 
     def __init__(self, config: DnAVideoLlama3VisionConfig, layer_idx: int):
         super().__init__()
+        normalize = config.normalize_keys
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if normalize else nn.Identity()
         self.attention = build_attention(config, layer_idx)
 
     def forward(
         self, probes: torch.Tensor, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs: Any
     ) -> torch.Tensor:
         """New probes (1, visuals * num_probes, width) from the old ones and the tokens (patches, width)."""
-        return self.attention(probes, attention_mask, key_value_states=hidden_states.unsqueeze(0), **kwargs)[0]
+        tokens = self.norm(hidden_states).unsqueeze(0)
+        return self.attention(probes, attention_mask, key_value_states=tokens, **kwargs)[0]
 
 
 class DnAVideoLlama3VisionEncoder(VideoLlama3VisionEncoder):
@@ -121,8 +141,9 @@ class DnAVideoLlama3VisionEncoder(VideoLlama3VisionEncoder):
         cu_seqlens: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         max_seqlen: int | None = None,
+        read_probes: bool = True,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Tokens (patches of all visuals, width) through all layers, and the probes (visuals * num_probes, width).
 
         Args:
@@ -131,8 +152,11 @@ class DnAVideoLlama3VisionEncoder(VideoLlama3VisionEncoder):
             cu_seqlens: where the frames begin and end, (frames + 1).
             position_embeddings: cosine and sine for each patch, (patches of all visuals, head width) each.
             max_seqlen: most patches of a frame; for flash attention.
+            read_probes: whether the probes are wanted.
         """
         interactions = dict(zip(self.config.interaction_layer_ids, self.interaction_modules, strict=True))
+        if not read_probes:
+            interactions = {}
         apart = self.visuals_apart(patches, hidden_states.device)
         probes = self.visual_probes.expand(len(patches), -1, -1).flatten(0, 1).unsqueeze(0)
         for layer_idx, layer in enumerate(self.layers):
@@ -145,7 +169,7 @@ class DnAVideoLlama3VisionEncoder(VideoLlama3VisionEncoder):
             )
             if layer_idx in interactions:
                 probes = interactions[layer_idx](probes, hidden_states, **apart, **kwargs)
-        return hidden_states, probes.squeeze(0)
+        return hidden_states, probes.squeeze(0) if read_probes else None
 
 
 def visual_patches(pixel_values: torch.Tensor, grid_thw: torch.Tensor, merge_sizes: torch.Tensor) -> list[int]:
@@ -251,6 +275,7 @@ class DnAVideoLlama3VisionModel(VideoLlama3VisionModel):
         pixel_values: torch.Tensor,
         grid_thw: torch.Tensor,
         merge_sizes: torch.Tensor,
+        read_probes: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> DnAVideoLlama3VisionModelOutput:
         r"""
@@ -261,6 +286,8 @@ class DnAVideoLlama3VisionModel(VideoLlama3VisionModel):
             Frames, rows and columns of each visual, in patches.
         merge_sizes (`torch.LongTensor` of shape `(visuals,)`):
             Height and width of the blocks of patches that become one feature, by their mean where it is 2.
+        read_probes (`bool`, *optional*, defaults to `True`):
+            Whether to compute the probes; `probe_hidden_states` is `None` without.
         """
         for name in self.further_maps():
             kwargs.pop(f"output_{name}", None)  # type: ignore[misc]
@@ -274,10 +301,393 @@ class DnAVideoLlama3VisionModel(VideoLlama3VisionModel):
         hidden_states = self.embeddings(pixel_values.to(self.dtype))
         position_embeddings = self.rotary_pos_emb(hidden_states, position_ids)
         hidden_states, probes = self.encoder(
-            hidden_states, patches, cu_seqlens, position_embeddings, max_seqlen, **kwargs
+            hidden_states, patches, cu_seqlens, position_embeddings, max_seqlen, read_probes, **kwargs
         )
         features = self.pixel_unshuffle(self.post_layernorm(hidden_states), grid_thw, merge_sizes)
         return DnAVideoLlama3VisionModelOutput(last_hidden_state=features, probe_hidden_states=probes)
 
 
-__all__ = ["DnAVideoLlama3VisionModel"]
+@auto_docstring(
+    custom_intro="""
+    VideoLLaMA3 with visual probes, without the output layer of its language model: the vision encoder, a projector for
+    its tokens, another for the probes, and the language model.
+    """
+)
+class DnAVideoLlama3Model(VideoLlama3Model):
+    config: DnAVideoLlama3Config
+    config_class = DnAVideoLlama3Config
+    _supports_flex_attn = True
+
+    def __init__(self, config: DnAVideoLlama3Config):
+        # not that of the parent, which would look the vision encoder up in a registry
+        VideoLlama3PreTrainedModel.__init__(self, config)
+        self.vision_model = DnAVideoLlama3VisionModel(config.vision_config)
+        self.projector = VideoLlama3Projector(config)
+        self.probe_projector = VideoLlama3Projector(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    @accepts_precomputed_kwargs(modality="image")
+    @can_return_tuple
+    @auto_docstring
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        image_grid_thw: torch.LongTensor,
+        image_merge_sizes: torch.LongTensor,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | DnAVideoLlama3VisionModelOutput:
+        r"""
+        pixel_values (`torch.Tensor` of shape `(patches, num_channels * patch_size * patch_size)`):
+            The patches of all images, see [`DnAVideoLlama3VisionModel`].
+        image_merge_sizes (`torch.LongTensor` of shape `(images,)`):
+            Height and width of the blocks of patches that become one token.
+        """
+        return self._see(pixel_values, image_grid_thw, image_merge_sizes, **kwargs)
+
+    @accepts_precomputed_kwargs(modality="video")
+    @can_return_tuple
+    @auto_docstring
+    def get_video_features(  # type: ignore[override]
+        self,
+        pixel_values_videos: torch.Tensor,
+        video_grid_thw: torch.LongTensor,
+        video_merge_sizes: torch.LongTensor,
+        video_compression_mask: torch.BoolTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | DnAVideoLlama3VisionModelOutput:
+        r"""
+        pixel_values_videos (`torch.Tensor` of shape `(patches, num_channels * patch_size * patch_size)`):
+            The patches of all videos, see [`DnAVideoLlama3VisionModel`].
+        video_merge_sizes (`torch.LongTensor` of shape `(videos,)`):
+            Height and width of the blocks of patches that become one token.
+        video_compression_mask (`torch.BoolTensor` of shape `(tokens of all videos,)`, *optional*):
+            Which tokens the language model gets; all if unset.
+        """
+        return self._see(
+            pixel_values_videos, video_grid_thw, video_merge_sizes, kept_tokens=video_compression_mask, **kwargs
+        )
+
+    def _see(
+        self,
+        pixel_values: torch.Tensor,
+        grid_thw: torch.Tensor,
+        merge_sizes: torch.Tensor,
+        kept_tokens: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> DnAVideoLlama3VisionModelOutput:
+        """Encode images or videos, and project what the language model reads of each: its tokens and its probes."""
+        config = self.config
+        kwargs |= {"read_probes": config.include_visual_probes, "return_dict": True}
+        outputs = self.vision_model(pixel_values, grid_thw, merge_sizes, **kwargs)
+        if config.include_visual_tokens:
+            tokens = self.projector(outputs.last_hidden_state)
+            sizes = (grid_thw.prod(dim=1) // merge_sizes**2).tolist()
+            if kept_tokens is not None:
+                if kept_tokens.shape != tokens.shape[:1]:
+                    raise ValueError(
+                        f"video_compression_mask must have one value for each of the {len(tokens)} tokens of the "
+                        f"videos, got shape {tuple(kept_tokens.shape)}."
+                    )
+                kept_tokens = kept_tokens.to(tokens.device)
+                sizes = [int(part.sum()) for part in kept_tokens.split(sizes)]
+                tokens = tokens[kept_tokens]
+            outputs.pooler_output = tokens.split(sizes)
+        if config.include_visual_probes:
+            probes = self.probe_projector(outputs.probe_hidden_states)
+            outputs.probe_pooler_output = probes.split(config.vision_config.num_probes)
+        return outputs
+
+    def placeholders(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, token_id: int
+    ) -> torch.Tensor:
+        """Where a placeholder stands, as a mask (batch, sequence); without token ids, where its embedding does.
+
+        Args:
+            input_ids: (batch, sequence), or `None`.
+            inputs_embeds: (batch, sequence, width); looked at only where there are no token ids.
+            token_id: of the placeholder.
+
+        Raises:
+            ValueError: if there is neither.
+        """
+        if input_ids is not None and input_ids.numel():
+            return input_ids == token_id
+        if inputs_embeds is None:
+            raise ValueError("give the model input_ids or inputs_embeds.")
+        embedding = self.get_input_embeddings()(torch.tensor(token_id, device=inputs_embeds.device))
+        return (inputs_embeds == embedding).all(-1)
+
+    def fill_placeholders(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor,
+        seen: dict[str, DnAVideoLlama3VisionModelOutput],
+    ) -> torch.Tensor:
+        """The embeddings with what is seen in the places of the placeholders, in order.
+
+        Args:
+            input_ids: (batch, sequence), or `None`.
+            inputs_embeds: (batch, sequence, width).
+            seen: what `get_image_features` ("image") and `get_video_features` ("video") returned.
+
+        Raises:
+            ValueError: if there are more or fewer placeholders than features.
+        """
+        for name, token_id in self.config.placeholder_token_ids.items():
+            features = features_of(name, seen)
+            places = self.placeholders(input_ids, inputs_embeds, token_id)
+            count = int(places.sum())
+            if count != sum(map(len, features)):
+                raise ValueError(
+                    f"the input has {count} placeholders of {name} ({token_id}), but there are "
+                    f"{sum(map(len, features))} features for them: make both with the processor of the model, which "
+                    "has its num_probes, include_visual_tokens and include_visual_probes, and do not truncate them."
+                )
+            if count:
+                filling = torch.cat(list(features)).to(inputs_embeds.device, inputs_embeds.dtype)
+                inputs_embeds = inputs_embeds.masked_scatter(places.unsqueeze(-1), filling)
+        return inputs_embeds
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        image_merge_sizes: torch.LongTensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        video_merge_sizes: torch.LongTensor | None = None,
+        video_compression_mask: torch.BoolTensor | None = None,
+        mm_encoder_outputs: dict[str, DnAVideoLlama3VisionModelOutput] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | VideoLlama3ModelOutputWithPast:
+        r"""
+        image_merge_sizes (`torch.LongTensor` of shape `(images,)`):
+            Height and width of the blocks of patches that become one token.
+        video_merge_sizes (`torch.LongTensor` of shape `(videos,)`):
+            The same for videos.
+        video_compression_mask (`torch.BoolTensor` of shape `(tokens of all videos,)`, *optional*):
+            Which tokens of the videos the language model gets; all if unset.
+        mm_encoder_outputs (`dict`, *optional*):
+            What `get_image_features` ("image") and `get_video_features` ("video") returned, instead of pixels.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("give the model input_ids or inputs_embeds.")
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        seen = dict(mm_encoder_outputs or {})
+        if seen and (pixel_values is not None or pixel_values_videos is not None):
+            raise ValueError("give the model pixels or mm_encoder_outputs, not both.")
+        if pixel_values is not None:
+            seen["image"] = self.get_image_features(
+                pixel_values, image_grid_thw, image_merge_sizes, return_dict=True, **kwargs
+            )
+        if pixel_values_videos is not None:
+            seen["video"] = self.get_video_features(
+                pixel_values_videos,
+                video_grid_thw,
+                video_merge_sizes,
+                video_compression_mask,
+                return_dict=True,
+                **kwargs,
+            )
+        outputs = self.language_model(
+            input_ids=None,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=self.fill_placeholders(input_ids, inputs_embeds, seen),
+            use_cache=use_cache,
+            **kwargs,
+        )
+        image_tokens, video_tokens = (features_of(f"{name}_token_id", seen) for name in ("image", "video"))
+        return VideoLlama3ModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=torch.cat(image_tokens) if image_tokens else None,
+            video_hidden_states=torch.cat(video_tokens) if video_tokens else None,
+        )
+
+
+VISUAL_INPUTS = {
+    "image": ("pixel_values", "image_grid_thw", "image_merge_sizes"),
+    "video": ("pixel_values_videos", "video_grid_thw", "video_merge_sizes", "video_compression_mask"),
+}
+
+
+def features_of(placeholder: str, seen: dict[str, DnAVideoLlama3VisionModelOutput]) -> tuple[torch.Tensor, ...]:
+    """What goes into the places of a placeholder: per visual, (tokens, width) or (probes, width).
+
+    Args:
+        placeholder: name of its field in the configuration, as `"video_probe_token_id"`.
+        seen: images ("image") and videos ("video"), encoded and projected.
+    """
+    modality = placeholder.split("_")[0]
+    if modality not in seen:
+        return ()
+    output = seen[modality]
+    return (output.probe_pooler_output if "probe" in placeholder else output.pooler_output) or ()
+
+
+@auto_docstring(custom_intro="VideoLLaMA3 with visual probes, with the output layer of its language model.")
+class DnAVideoLlama3ForConditionalGeneration(VideoLlama3ForConditionalGeneration):
+    config: DnAVideoLlama3Config
+    config_class = DnAVideoLlama3Config
+    _supports_flex_attn = True
+
+    def __init__(self, config: DnAVideoLlama3Config):
+        # not that of the parent, which would build its own model first
+        VideoLlama3PreTrainedModel.__init__(self, config)
+        self.model = DnAVideoLlama3Model(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        # a placeholder is no text: one that is generated would have nothing to stand for
+        self.generation_config.suppress_tokens = sorted(config.placeholder_token_ids.values())
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.LongTensor | None = None,
+        image_merge_sizes: torch.LongTensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_grid_thw: torch.LongTensor | None = None,
+        video_merge_sizes: torch.LongTensor | None = None,
+        video_compression_mask: torch.BoolTensor | None = None,
+        mm_encoder_outputs: dict[str, DnAVideoLlama3VisionModelOutput] | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | VideoLlama3CausalLMOutputWithPast:
+        r"""
+        image_merge_sizes (`torch.LongTensor` of shape `(images,)`):
+            Height and width of the blocks of patches that become one token.
+        video_merge_sizes (`torch.LongTensor` of shape `(videos,)`):
+            The same for videos.
+        video_compression_mask (`torch.BoolTensor` of shape `(tokens of all videos,)`, *optional*):
+            Which tokens of the videos the language model gets; all if unset.
+        mm_encoder_outputs (`dict`, *optional*):
+            What `get_image_features` ("image") and `get_video_features` ("video") returned, instead of pixels.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            pixel_values=pixel_values,
+            image_grid_thw=image_grid_thw,
+            image_merge_sizes=image_merge_sizes,
+            pixel_values_videos=pixel_values_videos,
+            video_grid_thw=video_grid_thw,
+            video_merge_sizes=video_merge_sizes,
+            video_compression_mask=video_compression_mask,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept, :])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return VideoLlama3CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+            video_hidden_states=outputs.video_hidden_states,
+        )
+
+    def prepare_inputs_for_generation(
+        self, *args: Any, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """As of every model; what was seen is in the cache after the first step."""
+        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            inputs.pop("mm_encoder_outputs", None)
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.LongTensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.LongTensor | None, dict[str, Any]]:
+        """Repeat each sample, for beams and for several answers; the visuals are encoded once."""
+        seen = {}
+        if expand_size > 1:
+            seen = model_kwargs.pop("mm_encoder_outputs", None) or self._see_inputs(model_kwargs)
+            for modality, output in seen.items():
+                samples = self._visuals_of_samples(modality, output, input_ids, model_kwargs.get("inputs_embeds"))
+                order = [index for visuals in samples for index in visuals * expand_size]
+                for name in ("pooler_output", "probe_pooler_output"):
+                    features = getattr(output, name)
+                    if features is not None:
+                        setattr(output, name, tuple(features[index] for index in order))
+        # that of the class above the parent: the parent's own, in older transformers, repeats pixels
+        input_ids, model_kwargs = super(VideoLlama3ForConditionalGeneration, self)._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs | ({"mm_encoder_outputs": seen} if seen else {})
+
+    def _see_inputs(self, inputs: dict[str, Any]) -> dict[str, DnAVideoLlama3VisionModelOutput]:
+        """Encode the images and videos among the inputs, and take them out."""
+        seen = {}
+        for modality, names in VISUAL_INPUTS.items():
+            own = [inputs.pop(name, None) for name in names]
+            if own[0] is not None:
+                seen[modality] = getattr(self.model, f"get_{modality}_features")(*own, return_dict=True)
+        return seen
+
+    def _visuals_of_samples(
+        self,
+        modality: str,
+        output: DnAVideoLlama3VisionModelOutput,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+    ) -> list[list[int]]:
+        """Indices of the images or videos of each sample, by its number of placeholders."""
+        ids = self.config.placeholder_token_ids
+        names = [name for name in ids if name.startswith(modality)]
+        counts = sum(self.model.placeholders(input_ids, inputs_embeds, ids[name]).sum(1) for name in names)
+        features = [features_of(name, {modality: output}) for name in names]
+        sizes = [sum(map(len, visual)) for visual in zip(*filter(None, features), strict=True)]
+        samples: list[list[int]] = []
+        first = 0
+        for count in counts.tolist():  # type: ignore[union-attr]
+            last = first
+            while count > 0 and last < len(sizes):
+                count -= sizes[last]
+                last += 1
+            if count:
+                raise ValueError(f"the placeholders of sample {len(samples)} do not fit the {modality}s given.")
+            samples.append(list(range(first, last)))
+            first = last
+        return samples
+
+
+__all__ = ["DnAVideoLlama3ForConditionalGeneration", "DnAVideoLlama3Model", "DnAVideoLlama3VisionModel"]
