@@ -87,6 +87,11 @@ def test_media_stand_where_their_tags_are(folder, sample, first):
     assert parts(folder, **sample) == [("user", first), ("assistant", ["A carrot."])]
 
 
+def test_a_video_may_be_a_folder_of_frames(folder):
+    (folder / "media" / "frames").mkdir()
+    assert parts(folder, video="frames")[0] == ("user", [("video", "frames"), "What is this?"])
+
+
 def test_several_turns_and_a_tag_in_a_later_one(folder):
     turns = [human("<image> one?"), ANSWER, human("and <image>?"), {"from": "gpt", "value": " Two. "}]
     assert parts(folder, image=["a.png", "b.png"], conversations=turns) == [
@@ -130,7 +135,7 @@ def test_paths_start_from_the_file_unless_another_folder_is_given(folder):
 
 BAD = {
     "missing file": ({"video": "c.mp4"}, r"field 'video': there is no file '.*/media/c\.mp4'"),
-    "a folder": ({"video": "."}, "field 'video': there is no file"),
+    "a folder": ({"image": "."}, "field 'image': there is no file"),
     "two tags, one file": (
         {"video": "a.mp4", "conversations": [human("<video><video>"), ANSWER]},
         "field 'conversations' has 2 <video> for 1 files in field 'video'",

@@ -181,7 +181,8 @@ def _paths(value: Any, kind: str, folder: Path) -> list[str]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise _Wrong(f"field {kind!r} must be a path or a list of paths, got {_kind(value)}")
     for name in names:
-        if not (folder / name).is_file():
+        # a video may be a folder of frames
+        if not ((folder / name).is_file() or (kind == "video" and (folder / name).is_dir())):
             raise _Wrong(f"field {kind!r}: there is no file {str(folder / name)!r}")
     return [str(folder / name) for name in names]
 

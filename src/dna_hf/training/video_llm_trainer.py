@@ -87,10 +87,12 @@ class VideoLLMTrainer(ClassificationTrainer):
         return (mean, None, None) if prediction_loss_only else (mean, sums, counted.sum(1))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log; a training loss comes with the rate of each group."""
-        if "loss" in logs and self.optimizer is not None:
-            rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups if "name" in group}
-            logs = logs | {f"learning_rate/{name}": rates[name] for name in GROUPS if name in rates}
+        """Log; a training loss comes with the rate of each group, where they are not all the same."""
+        rates = self.args.learning_rates
+        if "loss" in logs and self.optimizer is not None and len(set(rates.values())) > 1:
+            # what is logged is the rate of the first group; the schedule multiplies all of them
+            factor = logs["learning_rate"] / rates[self.optimizer.param_groups[0]["name"]]
+            logs = logs | {f"learning_rate/{name}": factor * rates[name] for name in GROUPS if name in rates}
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
