@@ -44,6 +44,7 @@ from training.tiny_video_llm import (
     RATES,
     save_base,
     save_conversations,
+    save_gradients_of_one_step,
     tiny_model,
     tiny_processor,
     tiny_run,
@@ -51,6 +52,7 @@ from training.tiny_video_llm import (
 )
 
 
+RECIPE = ROOT / "configs" / "video_llm_viscop_dna.yaml"
 CONFIGS = sorted((ROOT / "configs").glob("video_llm_*.yaml"))
 
 
