@@ -266,7 +266,7 @@ def test_samples_of_a_batch_are_as_alone(model):
 
 @pytest.mark.parametrize("implementation", ["eager", pytest.param("flex_attention", marks=pytest.mark.slow)])
 def test_backends_agree(implementation):
-    # on CPU, torch's flex attention without a mask returns wrong numbers for some multiples of 8 keys, as of a 2x4 grid
+    # on CPU, flex attention without a mask returns wrong numbers for some multiples of 8 keys, as of a 2x4 grid
     samples = MIXED if implementation == "eager" else [[5, ("image", (1, 3, 3), 1), 6]]
     inputs = make_inputs(*samples)
     expected = logits_of(tiny_model(), inputs)

@@ -13,14 +13,17 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMaskedImageModeling,
     AutoModelForVideoClassification,
+    AutoProcessor,
 )
 
-# from its module, which is there without torchvision; the name at the top level is not
+# from their modules, which are there without torchvision; the names at the top level may not be
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .configuration_dna_timesformer import DnATimesformerConfig
 from .configuration_dna_video_llama3 import DnAVideoLlama3Config, DnAVideoLlama3VisionConfig
 from .configuration_dna_vit import DnAViTConfig
+from .image_processing_dna_video_llama3 import DnAVideoLlama3ImageProcessor
 from .modeling_dna_timesformer import (
     DnATimesformerForVideoClassification,
     DnATimesformerModel,
@@ -38,7 +41,9 @@ from .modeling_dna_vit import (
     DnAViTModel,
     DnAViTPreTrainedModel,
 )
+from .processing_dna_video_llama3 import DnAVideoLlama3Processor
 from .video_processing_dna_timesformer import DnATimesformerVideoProcessor
+from .video_processing_dna_video_llama3 import DnAVideoLlama3VideoProcessor
 
 
 for config_class, models in (
@@ -70,7 +75,15 @@ for config_class, models in (
         auto_class.register(config_class, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class.__name__)
 AutoVideoProcessor.register(DnATimesformerConfig, DnATimesformerVideoProcessor, exist_ok=True)
+AutoProcessor.register(DnAVideoLlama3Config, DnAVideoLlama3Processor, exist_ok=True)
+AutoImageProcessor.register(
+    DnAVideoLlama3Config, image_processor_classes={"pil": DnAVideoLlama3ImageProcessor}, exist_ok=True
+)
+AutoVideoProcessor.register(DnAVideoLlama3Config, DnAVideoLlama3VideoProcessor, exist_ok=True)
 DnATimesformerVideoProcessor.register_for_auto_class("AutoVideoProcessor")
+DnAVideoLlama3ImageProcessor.register_for_auto_class("AutoImageProcessor")
+DnAVideoLlama3VideoProcessor.register_for_auto_class("AutoVideoProcessor")
+DnAVideoLlama3Processor.register_for_auto_class("AutoProcessor")
 
 __all__ = [
     "DnATimesformerConfig",
@@ -80,7 +93,10 @@ __all__ = [
     "DnATimesformerVideoProcessor",
     "DnAVideoLlama3Config",
     "DnAVideoLlama3ForConditionalGeneration",
+    "DnAVideoLlama3ImageProcessor",
     "DnAVideoLlama3Model",
+    "DnAVideoLlama3Processor",
+    "DnAVideoLlama3VideoProcessor",
     "DnAVideoLlama3VisionConfig",
     "DnAVideoLlama3VisionModel",
     "DnAViTBackbone",

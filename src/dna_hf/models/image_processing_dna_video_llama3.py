@@ -1,0 +1,106 @@
+"""Image processor of the DnA VideoLLaMA3; it needs no torchvision.
+
+The rule of the sizes and the downloads are those of its video processor, too.
+"""
+
+import math
+import os
+from base64 import b64encode
+from typing import Any
+from urllib.request import urlopen
+
+from huggingface_hub import is_offline_mode
+
+# from its module, which is there without torchvision; the name at the top level is not
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import SizeDict, is_valid_image, load_image
+from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import VideoLlama3ImageProcessorPil
+
+
+# seconds without an answer
+DOWNLOAD_TIMEOUT = 60
+# of an image or a frame
+MIN_VISUAL_TOKENS = 16
+# of all images and frames of a sample
+MAX_VISUAL_TOKENS = 16384
+
+
+class DnAVideoLlama3ImageProcessor(VideoLlama3ImageProcessorPil):
+    r"""
+    As transformers' image processor of VideoLLaMA3 on Pillow, but `size` allows 16,384 patches, and no size breaks
+    `size["longest_edge"]`, however long and thin the image is.
+
+    Makes `pixel_values` (patches, 3 * patch_size ** 2), the patches of a token next to each other, `image_grid_thw`
+    (images, 3) and `image_merge_sizes` (images,).
+    """
+
+    size = {"shortest_edge": MIN_VISUAL_TOKENS * 14**2, "longest_edge": MAX_VISUAL_TOKENS * 14**2}
+
+    def resize(self, image: Any, size: SizeDict, resample: Any, factor: int, **kwargs: Any) -> Any:
+        """Resize an image (channels, height, width) to sides that are multiples of `factor`."""
+        height, width = resized_sides(*image.shape[-2:], factor, size.shortest_edge, size.longest_edge)
+        return PilBackend.resize(self, image, SizeDict(height=height, width=width), resample)
+
+
+def resized_sides(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Height and width, in pixels, after resizing: multiples of `factor`, as close to the given ones as may be.
+
+    They are rounded, but down where the image has to shrink to `max_pixels`, up where it has to grow to `min_pixels`.
+    `max_pixels` is never exceeded; it is at least `factor ** 2`.
+    """
+    least, most = -(-min_pixels // factor**2), max_pixels // factor**2
+    rows, columns = round(height / factor), round(width / factor)
+    if rows * columns > most:
+        # roots of whole numbers, so that what fits exactly does
+        rows = max(1, math.isqrt(height * max_pixels // (width * factor**2)))
+        columns = max(1, math.isqrt(width * max_pixels // (height * factor**2)))
+    elif rows * columns < least:
+        rows = math.isqrt((height * min_pixels - 1) // (width * factor**2)) + 1
+        columns = math.isqrt((width * min_pixels - 1) // (height * factor**2)) + 1
+    if rows * columns > most:
+        # what is long and thin, or grew beyond the limit
+        rows, columns = (rows, most // rows) if rows <= columns else (most // columns, columns)
+    return rows * factor, columns * factor
+
+
+def read_image(image: Any) -> Any:
+    """The image, read if it is a path, a URL or text in base64.
+
+    Raises:
+        ValueError: if it is something else, or cannot be read.
+    """
+    if not isinstance(image, str | os.PathLike):
+        if not is_valid_image(image):
+            raise ValueError(f"an image is a path, a URL, a PIL image or an array, got {type(image).__name__}.")
+        if getattr(image, "ndim", 3) != 3:
+            raise ValueError(f"an image is (height, width, channels) or the like, got shape {tuple(image.shape)}.")
+        if str(getattr(image, "dtype", "uint8")) not in ("uint8", "torch.uint8"):
+            raise ValueError(f"an image has bytes from 0 to 255 (uint8), got {image.dtype}.")
+        return image
+    name = os.fspath(image)
+    try:
+        if is_url(name):
+            return load_image("data:image/any;base64," + b64encode(download(name)).decode())
+        return load_image(name)
+    except OSError as error:
+        raise ValueError(f"cannot read image {name[:200]!r}: {error}.") from error
+    except ValueError as error:
+        raise ValueError(f"cannot read image {name[:200]!r}: there is no such file.") from error
+
+
+def is_url(name: str) -> bool:
+    return name.startswith(("http://", "https://"))
+
+
+def download(url: str) -> bytes:
+    """
+    Raises:
+        OSError: if it fails, or the Hub's clients are told to stay offline.
+    """
+    if is_offline_mode():
+        raise OSError("HF_HUB_OFFLINE=1 forbids downloads: give a local path")
+    with urlopen(url, timeout=DOWNLOAD_TIMEOUT) as response:
+        return response.read()
+
+
+__all__ = ["DnAVideoLlama3ImageProcessor"]
