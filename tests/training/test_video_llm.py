@@ -289,13 +289,13 @@ def test_accumulation_checkpointing_and_processes_give_the_gradients_of_one_batc
         sample["conversations"][0]["value"] = "Which number is it?"
     dataset.write_text(json.dumps(content))
     whole = gradients(base, dataset, tmp_path / "whole", per_device_train_batch_size=4)
-    small = {"per_device_train_batch_size": 1}
+    single = {"per_device_train_batch_size": 1}
     others = [
-        gradients(base, dataset, tmp_path / "parts", gradient_accumulation_steps=4, **small),
+        gradients(base, dataset, tmp_path / "parts", gradient_accumulation_steps=4, **single),
         gradients(base, dataset, tmp_path / "frugal", per_device_train_batch_size=4, gradient_checkpointing=True),
     ]
     sections = tiny_sections(base, dataset, tmp_path / "two")
-    sections["training"] |= small | {"gradient_accumulation_steps": 2}
+    sections["training"] |= single | {"gradient_accumulation_steps": 2}
     (tmp_path / "sections.json").write_text(json.dumps(sections))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -305,11 +305,13 @@ def test_accumulation_checkpointing_and_processes_give_the_gradients_of_one_batc
     assert result.returncode == 0, result.stderr[-3000:]
     others.append(load_file(tmp_path / "two.st"))
     assert {group_of(name) for name in whole} == RATES.keys()
-    assert all(tensor.abs().max() > 1e-6 for name, tensor in whole.items() if not name.endswith("k_proj.bias"))
+    # softmax does not see what the bias of keys adds to all of them alike
+    small = [name for name, tensor in whole.items() if tensor.abs().max() < 1e-4 and not name.endswith("k_proj.bias")]
+    assert not small
     for other in others:
         assert other.keys() == whole.keys()
         for name, tensor in whole.items():
-            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-7, msg=name)
+            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_the_loss_of_an_evaluation_is_a_mean_over_tokens(base, dataset, trained, samples, tmp_path):

@@ -35,6 +35,7 @@ VISION = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_probes": 4,
+    "initializer_range": 0.2,
     "attention_variant": "dna",
 }
 # of the groups of the released recipe
@@ -132,11 +133,11 @@ def save_gradients_of_one_step(sections):
     fixed = {"max_steps": 1, "max_grad_norm": 0, "lora_dropout": 0.0, "save_strategy": "no"}
     run = run_config(sections, fixed)
     trainer = video_llm.build_trainer(run, *video_llm.load_conversations(run))
-    # those of LoRA's first factors are zero as long as the second ones are
+    # the gradients of LoRA's first factors are zero as long as the second ones are
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in trainer.model.named_parameters():
-            if ".lora_B." in name or "visual_probes" in name:
+            if ".lora_" in name or "visual_probes" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
     trainer.add_callback(_SaveGradients())
     trainer.train()
