@@ -1,6 +1,6 @@
-"""Render the example model cards of ViT-B/16 in all variants, and of the DnA TimeSformer, into model_cards/.
+"""Render the example model cards of ViT-B/16 in all variants, of the DnA TimeSformer and of the video language model.
 
-They describe architectures without weights: sizes are counted, the paper's figures are marked as reported.
+They go into model_cards/ and describe architectures without weights: sizes are counted, the paper's figures are marked as reported.
 """
 
 from pathlib import Path
@@ -10,6 +10,8 @@ import torch
 from dna_hf import (
     DnATimesformerConfig,
     DnATimesformerForVideoClassification,
+    DnAVideoLlama3Config,
+    DnAVideoLlama3ForConditionalGeneration,
     DnAViTConfig,
     DnAViTForImageClassification,
 )
@@ -30,6 +32,20 @@ NAMES = ("validation, top-1", "validation, top-5", "test, top-1", "test, top-5")
 THROUGHPUT = "909.1 images/s"
 # the paper states no figure on Kinetics-400
 VIDEO_CARD = "timesformer-base-patch16-224-kinetics400-dna"
+# the language model of VideoLLaMA3-7B, Qwen2.5-7B
+LANGUAGE_MODEL = {
+    "model_type": "qwen2",
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+}
+VIDEO_LLM_SOURCE = "the authors of Denoising Attention, for VideoLLaMA3-7B fine-tuned on egocentric videos"
+# in percent on Ego-in-Exo PerceptionMCQ, as reported
+VIDEO_LLM_REPORTED = {"softmax": (81.8, 86.1, 79.3, 65.1, 78.1), "dna": (83.1, 87.1, 79.2, 65.1, 78.6)}
+CATEGORIES = ("Act.", "Task", "HOI", "Hand", "mean of these four")
 
 
 def render(variant: str) -> str:
@@ -55,6 +71,27 @@ def render_video() -> str:
     return str(model_card(model, f"your-name/{VIDEO_CARD}", processor=processor))
 
 
+def render_video_llm(variant: str) -> str:
+    """The card of VideoLLaMA3-7B with probes of one variant."""
+    config = DnAVideoLlama3Config(
+        text_config=LANGUAGE_MODEL,
+        vision_config={"attention_variant": variant},
+        architectures=["DnAVideoLlama3ForConditionalGeneration"],
+    )
+    with torch.device("meta"):
+        model = DnAVideoLlama3ForConditionalGeneration(config)
+    reported = [
+        ReportedFigure(f"Ego-in-Exo PerceptionMCQ, {category}", f"{value} %", VIDEO_LLM_SOURCE)
+        for category, value in zip(CATEGORIES, VIDEO_LLM_REPORTED[variant], strict=True)
+    ]
+    return str(model_card(model, f"your-name/{video_llm_file_name(variant)}", reported=reported))
+
+
+def video_llm_file_name(variant: str) -> str:
+    """Name of the card of a video language model, without suffix."""
+    return f"videollama3-7b-probes-{variant}"
+
+
 def file_name(variant: str) -> str:
     """Name of a variant's card, without suffix."""
     return f"vit-base-patch16-224-{variant.replace('_', '-')}"
@@ -65,6 +102,8 @@ def main() -> None:
     for variant in ("dna", "dna_shared_value", "softmax", "differential", "cog"):
         (FOLDER / f"{file_name(variant)}.md").write_text(render(variant), encoding="utf-8")
     (FOLDER / f"{VIDEO_CARD}.md").write_text(render_video(), encoding="utf-8")
+    for variant in VIDEO_LLM_REPORTED:
+        (FOLDER / f"{video_llm_file_name(variant)}.md").write_text(render_video_llm(variant), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What two models are compared by: their main output for one random image or video."""
+"""What two models are compared by: their main output for one random input."""
 
 from typing import Any
 
@@ -23,6 +23,24 @@ def random_input(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -
     generator = torch.Generator().manual_seed(0)
     shape = (1, num_frames, config.num_channels, height, width)
     return torch.randn(shape, dtype=dtype, generator=generator)
+
+
+def random_inputs(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Arguments of a model: a random image or video, for a video language model random text with a random image."""
+    if not hasattr(config, "placeholder_token_ids"):
+        return {"pixel_values": random_input(config)}
+    vision = config.vision_config
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(config.text_config.vocab_size, (8,), generator=generator)
+    text = text[~torch.isin(text, torch.tensor(list(config.placeholder_token_ids.values())))]
+    tokens = [config.image_token_id] * (4 if config.include_visual_tokens else 0)
+    probes = [config.image_probe_token_id] * (vision.num_probes if config.include_visual_probes else 0)
+    return {
+        "input_ids": torch.cat([torch.tensor(tokens + probes), text])[None],
+        "pixel_values": torch.randn(16, vision.num_channels * vision.patch_size**2, generator=generator),
+        "image_grid_thw": torch.tensor([[1, 4, 4]]),
+        "image_merge_sizes": torch.tensor([2]),
+    }
 
 
 def main_output(output: Any) -> torch.Tensor:

@@ -34,6 +34,19 @@ def test_card_of_videos_is_up_to_date():
     assert "| multiply-accumulates per video | 246.29 G (counted) |" in card.text
 
 
+@pytest.mark.parametrize(("variant", "parameters"), [("dna", "8,276,922,272"), ("softmax", "8,205,196,016")])
+def test_card_of_video_language_models_is_up_to_date(variant, parameters):
+    path = ROOT / "model_cards" / f"{cards.video_llm_file_name(variant)}.md"
+    assert path.read_text() == cards.render_video_llm(variant), "run scripts/render_model_cards.py"
+    card = ModelCard.load(path)
+    assert card.data.pipeline_tag == "video-text-to-text" and card.data.eval_results is None
+    assert f"| parameters | {parameters} (counted) |" in card.text
+    measured, _, rest = card.text.partition("## Measured")[2].partition("##")
+    assert measured.strip() == "Nothing: there are no weights."
+    for value in cards.VIDEO_LLM_REPORTED[variant]:
+        assert f"| {value} % | the authors" in rest
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_reported_figures_are_stated_as_reported(variant):
     card = ModelCard.load(ROOT / "model_cards" / f"{cards.file_name(variant)}.md")
@@ -61,6 +74,7 @@ def test_the_hub_accepts_the_metadata(monkeypatch):
         close_session()
         for variant in VARIANTS:
             ModelCard.load(ROOT / "model_cards" / f"{cards.file_name(variant)}.md").validate()
-        ModelCard.load(ROOT / "model_cards" / f"{cards.VIDEO_CARD}.md").validate()
-        assert hub.requests == [("POST", "/api/validate-yaml")] * (len(VARIANTS) + 1)
+        for name in (cards.VIDEO_CARD, *map(cards.video_llm_file_name, cards.VIDEO_LLM_REPORTED)):
+            ModelCard.load(ROOT / "model_cards" / f"{name}.md").validate()
+        assert hub.requests == [("POST", "/api/validate-yaml")] * (len(VARIANTS) + 3)
     close_session()

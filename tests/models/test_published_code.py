@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
 import dna_hf
-from clean_process import WITHOUT_PACKAGE
+from clean_process import run_fresh
 from dna_hf.models import (
     DnATimesformerConfig,
     DnATimesformerForVideoClassification,
@@ -157,26 +157,6 @@ def assert_complete(folder, code=VIT_CODE, auto_map=VIT_AUTO_MAP):
     for name in code:
         assert (folder / name).read_text() == (ROOM / name).read_text()
     assert json.loads((folder / "config.json").read_text())["auto_map"] == auto_map
-
-
-def run_fresh(script, folder, *arguments):
-    """Run a script in a process that cannot import the package, has empty caches and no terminal."""
-    home, directory = folder / "home", folder / "empty"
-    home.mkdir(exist_ok=True)
-    directory.mkdir(exist_ok=True)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    environment |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE + script, *map(str, arguments)],
-        cwd=directory,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    return result.stdout
 
 
 # arguments: the checkpoint, the expected output, the Auto class of the checkpoint, a folder to save to

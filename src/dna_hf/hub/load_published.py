@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 # from their modules, which are there without torchvision; the names at the top level may not be
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # noqa: E402
+from transformers.models.auto.processing_auto import AutoProcessor  # noqa: E402
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor  # noqa: E402
 
 
-AUTO_PROCESSORS = {auto.__name__: auto for auto in (AutoImageProcessor, AutoVideoProcessor)}
+AUTO_PROCESSORS = {auto.__name__: auto for auto in (AutoImageProcessor, AutoProcessor, AutoVideoProcessor)}
 
 
 def main(repository: str, commit: str, auto_class: str, auto_processor: str, source: str, target: str) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..evaluation.complexity import count_macs
 from ..evaluation.records import Measurement, RecordError, TrainingRun, weights_digest
-from ..models import DnATimesformerConfig
+from ..models import DnATimesformerConfig, DnAVideoLlama3Config
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -24,12 +24,15 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TASKS = {
     "ForImageClassification": ("image-classification", "AutoModelForImageClassification"),
     "ForVideoClassification": ("video-classification", "AutoModelForVideoClassification"),
+    "ForConditionalGeneration": ("video-text-to-text", "AutoModelForImageTextToText"),
     "ForMaskedImageModeling": (None, "AutoModelForMaskedImageModeling"),
     "Backbone": ("image-feature-extraction", "AutoBackbone"),
     # the Hub has no task for features of videos
     "TimesformerModel": (None, "AutoModel"),
     "Model": ("image-feature-extraction", "AutoModel"),
 }
+# what a model takes, by its type; images if it is not named
+KINDS = {DnATimesformerConfig.model_type: "video", DnAVideoLlama3Config.model_type: "language"}
 METRIC_NAMES = {
     "top1": ("accuracy", "Top-1 accuracy"),
     "top5": ("accuracy", "Top-5 accuracy"),
@@ -92,7 +95,7 @@ def model_card(
         measurements: figures of these weights.
         training: the run that made these weights.
         reported: figures of others, which are stated as such and never enter the metadata.
-        processor: of a video model; the card says what it does.
+        processor: of a video model or a video language model; the card says what it does with videos.
         converted_from: what the weights were converted from.
         licence: licence of the weights, in the Hub's spelling.
         revision: tag or commit that the card tells its readers to pin.
@@ -108,13 +111,20 @@ def model_card(
         record.verify(digest)
     task, auto_class = task_of(type(model))
     name = repo_id.rpartition("/")[2]
-    takes_videos = model.config.model_type == DnATimesformerConfig.model_type
+    kind = KINDS.get(model.config.model_type, "image")
+    # what has the attention
+    config = model.config.vision_config if kind == "language" else model.config
     origin = training.started_from if training and training.started_from else converted_from
     data = ModelCardData(
         license=licence,
         library_name="transformers",
         pipeline_tag=task,
-        tags=["denoising-attention", "video" if takes_videos else "vision", "custom_code", *([task] if task else [])],
+        tags=[
+            "denoising-attention",
+            "vision" if kind == "image" else "video",
+            "custom_code",
+            *([task] if task else []),
+        ],
         datasets=[training.dataset.name] if training and training.dataset.name.count("/") == 1 else None,
         base_model=origin if origin and _is_repository(origin) else None,
         model_name=name if measurements else None,
@@ -127,16 +137,18 @@ def model_card(
         repo_id=repo_id,
         revision=revision,
         auto_class=auto_class,
-        takes_videos=takes_videos,
-        preprocessing=processor.describe() if takes_videos and processor is not None else {},
+        kind=kind,
+        takes_videos=kind == "video",
+        preprocessing=_preprocessing(kind, processor),
         model_class=type(model).__name__,
         config=model.config,
-        variant_name=VARIANT_NAMES[model.config.attention_variant],
-        formula=FORMULAS[model.config.attention_variant],
+        variant=config.attention_variant,
+        variant_name=VARIANT_NAMES[config.attention_variant],
+        formula=FORMULAS[config.attention_variant],
         parameters=model.num_parameters(),
-        macs=_count(count_macs(type(model), model.config)),
+        macs=None if kind == "language" else _count(count_macs(type(model), model.config)),
         scales=scale_statistics(model),
-        has_scales=model.config.attention_variant in ("dna", "dna_shared_value"),
+        has_scales=config.attention_variant in ("dna", "dna_shared_value"),
         has_weights=has_weights,
         training=training,
         settings=yaml.safe_dump(training.settings, sort_keys=False, allow_unicode=True).strip() if training else "",
@@ -199,7 +211,24 @@ def _metric_rows(measurement: Measurement) -> list[tuple[str, str]]:
     ]
 
 
+def _preprocessing(kind: str, processor: Any) -> dict[str, str]:
+    """What is made of a video, in words."""
+    if processor is None or kind == "image":
+        return {}
+    if kind == "video":
+        return processor.describe()
+    videos = processor.video_processor
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (videos.image_mean, videos.image_std))
+    return {
+        "frames": f"{videos.fps:g} per second; if these are more than {videos.max_frames}, so many of them",
+        "size": f"as {videos.max_visual_tokens} tokens of {videos.factor}x{videos.factor} pixels for all frames allow",
+        "normalisation": f"mean {mean}; standard deviation {std}",
+    }
+
+
 def _sizes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
+    if isinstance(config, DnAVideoLlama3Config):
+        return _language_model_sizes(config)
     time: list[tuple[str, Any]] = []
     if isinstance(config, DnATimesformerConfig):
         time = [("frames", config.num_frames), ("attention", ATTENTION_TYPES[config.attention_type])]
@@ -211,6 +240,22 @@ def _sizes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
         ("heads", config.num_attention_heads),
         ("width", config.hidden_size),
         ("MLP width", config.intermediate_size),
+    ]
+
+
+def _language_model_sizes(config: DnAVideoLlama3Config) -> list[tuple[str, Any]]:
+    vision: Any = config.vision_config
+    text: Any = config.text_config
+    read = ["visual tokens"] * config.include_visual_tokens + ["probes"] * config.include_visual_probes
+    layers = "all" if vision.interaction_layers is None else ", ".join(map(str, vision.interaction_layers))
+    return [
+        ("vision encoder", f"{vision.num_hidden_layers} layers of width {vision.hidden_size}"),
+        ("patch size", f"{vision.patch_size}x{vision.patch_size} pixels"),
+        ("probes of an image or video", vision.num_probes),
+        ("layers that the probes read", layers),
+        ("heads of the probes' attention", vision.num_attention_heads),
+        ("language model", f"{text.model_type}, {text.num_hidden_layers} layers of width {text.hidden_size}"),
+        ("which reads", " and ".join(read)),
     ]
 
 

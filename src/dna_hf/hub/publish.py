@@ -17,14 +17,14 @@ from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoImageProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
 
 # from its module, which is there without torchvision; the name at the top level is not
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
-from ..comparison import main_output, random_input
+from ..comparison import main_output, random_inputs
 from ..conversion.report import REPORT_FILE, conversion_source
 from ..evaluation.records import (
     MEASUREMENTS_FILE,
@@ -46,6 +46,7 @@ CARD = "README.md"
 PROCESSORS: dict[str, tuple[Any, str, str]] = {
     "dna_vit": (AutoImageProcessor, "image processor", "preprocessor_config.json"),
     "dna_timesformer": (AutoVideoProcessor, "video processor", "video_preprocessor_config.json"),
+    "dna_video_llama3": (AutoProcessor, "processor", "processor_config.json"),
 }
 # files of a checkpoint folder that go along as they are
 EXTRA_FILES = (MEASUREMENTS_FILE, TRAINING_FILE, REPORT_FILE)
@@ -64,7 +65,7 @@ class Published:
         tag: names the commit, and is what the card tells its readers to pin.
         files: file name -> size in bytes.
         card: text of the model card.
-        max_difference: between what the local and the downloaded model make of a random image or video; `None` for a
+        max_difference: between what the local and the downloaded model make of a random input; `None` for a
             dry run.
     """
 
@@ -175,6 +176,11 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
         model_class = getattr(models, architecture, None)
         if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
             raise PublishError(f"{str(folder)!r} holds a {architecture or config.model_type}, no DnA model.")
+        if config.model_type not in PROCESSORS:
+            raise PublishError(
+                f"{str(folder)!r} holds a {architecture}, a part of a model that has no processor of its own: publish "
+                "the whole model."
+            )
         auto_processor, what, file = PROCESSORS[config.model_type]
         if not (folder / file).is_file():
             raise PublishError(f"{str(folder)!r} has no {file}: save the {what} of the model in it.")
@@ -273,8 +279,8 @@ def _verify(repo_id: str, commit: str, model: PreTrainedModel, folder: Path, tok
     """
     folder.mkdir()
     config = model.config
-    pixel_values = random_input(config)
-    save_file({"pixel_values": pixel_values}, folder / "input.safetensors")
+    inputs = random_inputs(config)
+    save_file(inputs, folder / "input.safetensors")
     environment = os.environ | {
         "HF_ENDPOINT": constants.ENDPOINT,
         "HF_HUB_CACHE": str(folder / "cache"),
@@ -303,7 +309,7 @@ def _verify(repo_id: str, commit: str, model: PreTrainedModel, folder: Path, tok
     output = found.pop("output")
     if weights_digest(found) != weights_digest(model.state_dict()):
         raise PublishError(f"{where} was published, but its weights are not the local ones.")
-    expected = main_output(model.float()(pixel_values))
+    expected = main_output(model.float()(**inputs))
     difference = (output - expected).abs().max().item()
     if not difference <= LOGITS_TOLERANCE * max(1.0, expected.abs().max().item()):
         raise PublishError(f"{where} was published, but computes something else: it differs by {difference:.1e}.")
