@@ -645,3 +645,17 @@ def test_recipes_differ_in_what_is_compared():
     rates = dna["training"].pop("learning_rates")
     assert plain["training"].pop("learning_rates") == {name: rates[name] for name in ("lora", "projector")}
     assert dna["training"] == plain["training"]
+
+
+def test_the_launchers_configurations_fit():
+    folder = ROOT / "configs" / "accelerate"
+    stages = {n: yaml.safe_load((folder / f"deepspeed_zero{n}.yaml").read_text()) for n in (1, 2, 3)}
+    assert all(content["deepspeed_config"]["zero_stage"] == stage for stage, content in stages.items())
+    assert stages[3]["deepspeed_config"]["zero3_save_16bit_model"]
+    sharded = yaml.safe_load((folder / "fsdp2_video_llm.yaml").read_text())["fsdp_config"]
+    text = {"model_type": "qwen2", "num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4}
+    ids = dict(zip(tiny_processor().token_ids(), range(4), strict=True))
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(DnAVideoLlama3Config(text_config=text, **ids))
+    classes = {type(module).__name__ for module in model.modules()}
+    assert set(sharded["fsdp_transformer_layer_cls_to_wrap"].split(",")) <= classes

@@ -105,8 +105,10 @@ def load_base(
     """
     if config is None:
         config = base_config(source, revision, fields)
+    model_class: Any = models.DnAVideoLlama3ForConditionalGeneration
+    processor_class: Any = models.DnAVideoLlama3Processor
     try:
-        model, info = models.DnAVideoLlama3ForConditionalGeneration.from_pretrained(
+        model, info = model_class.from_pretrained(
             source,
             config=config,
             revision=revision,
@@ -114,7 +116,7 @@ def load_base(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        processor = models.DnAVideoLlama3Processor.from_pretrained(source, revision=revision)
+        processor = processor_class.from_pretrained(source, revision=revision or "main")
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ConfigurationError(f"checkpoint {source!r} cannot be loaded: {sentence(error)}") from error
     strangers = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]

@@ -127,7 +127,7 @@ def checkpoint_files(arguments: DnATrainingArguments) -> list[str]:
     if arguments.deepspeed_plugin is not None:
         return names
     names.append("scheduler.pt")
-    if not _is_sharded(arguments):
+    if not is_sharded(arguments):
         return [*names, *_weights_files(arguments), "optimizer.pt"]
     # as the Trainer makes it: from the arguments, or from what `accelerate launch` sets
     plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
@@ -143,7 +143,7 @@ def _weights_files(arguments: DnATrainingArguments) -> list[str]:
     return [WEIGHTS_FILE, DESCRIPTION_FILE, *lora]
 
 
-def _is_sharded(arguments: DnATrainingArguments) -> bool:
+def is_sharded(arguments: DnATrainingArguments) -> bool:
     """Whether accelerate shards the model, asked by the arguments or by `accelerate launch`: not on the CPU."""
     asked = arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
     distributed_type = PartialState().distributed_type

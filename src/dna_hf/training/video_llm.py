@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..conversion.report import conversion_source
 from ..data.conversations import (
@@ -28,7 +29,7 @@ from ..evaluation.records import (
 )
 from .adapter import base_config, describe, fingerprint, load_base, trained_tensors
 from .callbacks import EarlyStopping, NegativeScaleLog, RunRecord
-from .checkpoint import check_disk, find_checkpoint
+from .checkpoint import check_disk, find_checkpoint, is_sharded
 from .config_file import RunConfig
 from .errors import ConfigurationError, sentence
 from .memory import MemoryEstimate, estimate_memory
@@ -152,12 +153,12 @@ def load_conversations(run: RunConfig) -> tuple[Conversations, Conversations | N
     if run.training.process_index == 0:
         for conversations in (train, evaluation):
             list_bad_samples(run.output_dir / BAD_LIST, [] if conversations is None else conversations.bad)
-    sharded = run.training.deepspeed or run.training.fsdp
     without = [sample.name for sample in train.samples if not sample.visuals]
-    if sharded and without:
+    if without and (is_sharded(run.training) or is_deepspeed_zero3_enabled()):
+        # each process would wait for the others to gather the weights of the vision encoder
         raise ConfigurationError(
-            f"{without[0]} and {len(without) - 1} more have no image or video, which DeepSpeed and FSDP would wait "
-            "for: take them out, or train without sharding."
+            f"{without[0]} and {len(without) - 1} more have no image or video, on which FSDP and ZeRO stage 3 hang: "
+            "take them out, or use DDP or ZeRO stage 1 or 2."
         )
     return train, evaluation
 
