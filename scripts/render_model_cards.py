@@ -1,6 +1,7 @@
 """Render the example model cards of ViT-B/16 in all variants, of the DnA TimeSformer and of the video language model.
 
-They go into model_cards/ and describe architectures without weights: sizes are counted, the paper's figures are marked as reported.
+They go into model_cards/ and describe architectures without weights: sizes are counted, the paper's figures are marked
+as reported.
 """
 
 from pathlib import Path

@@ -16,10 +16,17 @@ from unittest import mock
 
 import pytest
 import transformers
+from packaging import version
 
 
 PACKAGE = "transformers_tests"
 CACHE = Path(os.environ.get("DNA_HF_TEST_CACHE", Path(__file__).parent / ".cache"))
+
+
+# of variants that differ in nothing that these tests look at, one is enough for the oldest transformers
+newest_only = pytest.mark.skipif(
+    version.parse(transformers.__version__) < version.parse("5.23"), reason="run on the newest transformers"
+)
 
 
 class RegisteredMarks:

@@ -24,6 +24,7 @@ ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    from .analysis.errors import AnalysisError
     from .conversion.errors import ConversionError
     from .data.errors import DataError
     from .hub.errors import PublishError
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = build_parser().parse_known_args(argv)
     try:
         return arguments.command(arguments, rest)
-    except (ConfigurationError, ConversionError, DataError, NonFiniteError, PublishError) as error:
+    except (AnalysisError, ConfigurationError, ConversionError, DataError, NonFiniteError, PublishError) as error:
         return _fail(error)
     except KeyboardInterrupt:
         print("\ndna-hf: interrupted", file=sys.stderr)
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Keys of a configuration are not options here: they are checked where they belong."""
     parser = argparse.ArgumentParser(
         prog="dna-hf",
-        description="Denoising Attention: train, compare, evaluate, predict, convert, publish.",
+        description="Denoising Attention: train, compare, evaluate, predict, convert, publish, visualize.",
     )
     parser.add_argument("--version", action="version", version=f"dna-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -111,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_merge(commands)
     _add_publish(commands)
+    _add_visualize(commands)
     return parser
 
 
@@ -276,6 +278,62 @@ def _add_publish(commands: Any) -> None:
     )
     publish.add_argument("--dry-run", action="store_true", help="make and check everything, upload nothing")
     publish.set_defaults(command=publish_command)
+
+
+def _add_visualize(commands: Any) -> None:
+    visualize = commands.add_parser(
+        "visualize",
+        help="figures of where a model looks in images or videos, by branch",
+        description="Draw where classifiers look: in red what the positive branch attends to, in blue what the "
+        "negative branch attends to, over the picture as the model sees it. Colours show attention in multiples of "
+        "what every token would get if all got the same. The maps are formed on whatever attention implementation the "
+        "model has. Figures and two files that say how they were made are written.",
+        allow_abbrev=False,
+    )
+    visualize.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    visualize.add_argument("files", metavar="FILE", nargs="+", help="image file, video file or folder")
+    visualize.add_argument("--output", "-o", metavar="DIR", type=Path, required=True, help="folder to write to")
+    visualize.add_argument(
+        "--compare", metavar="CHECKPOINT", nargs="+", default=[], help="further models, side by side with the first"
+    )
+    visualize.add_argument(
+        "--kind",
+        choices=("attention", "rollout", "relevance"),
+        default="attention",
+        help="attention: maps of a layer; rollout: through all layers; relevance: weighted by the gradients of a "
+        "class (default: %(default)s)",
+    )
+    visualize.add_argument(
+        "--layer", default="-1", metavar="N", help="of attention: number from 0, or all (default: -1)"
+    )
+    visualize.add_argument("--head", default="mean", metavar="N", help="of attention: number from 0, mean or all")
+    visualize.add_argument(
+        "--query",
+        default="class",
+        metavar="TOKEN",
+        help="the token that attends: class, its number, or ROW,COLUMN of a patch (default: %(default)s)",
+    )
+    visualize.add_argument("--axis", choices=("space", "time"), help="of attention in videos (default: space)")
+    visualize.add_argument(
+        "--show",
+        choices=("branches", "difference", "positive", "negative", "combined"),
+        help="branches: each, and positive minus negative; combined: positive + alpha * negative (default: branches "
+        "of one model, difference of several)",
+    )
+    visualize.add_argument("--target", metavar="CLASS", help="of relevance: class to explain (default: the predicted)")
+    visualize.add_argument(
+        "--colours", "--colors", choices=("red-blue", "orange-purple"), default="red-blue", help="default: %(default)s"
+    )
+    visualize.add_argument(
+        "--opacity", type=float, default=0.85, help="of the colours, up to 1 (default: %(default)s)"
+    )
+    visualize.add_argument("--format", choices=("png", "svg"), default="png", help="of figures (default: %(default)s)")
+    visualize.add_argument(
+        "--animation", choices=("gif", "mp4", "none"), default="gif", help="of videos (default: %(default)s)"
+    )
+    visualize.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
+    visualize.add_argument("--revision", help="commit, tag or branch on the Hub")
+    visualize.set_defaults(command=visualize_command)
 
 
 def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -666,6 +724,56 @@ def _predictions(arguments: argparse.Namespace, is_video: bool) -> Iterable[Any]
     files = image_files(arguments.files)
     model, processor = load_classifier(*where)
     return classify(model, processor, files, top_k=arguments.top_k, batch_size=arguments.batch_size)
+
+
+def visualize_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf visualize CHECKPOINT FILE... --output DIR`."""
+    from .analysis.sight import VisualizeSettings
+    from .analysis.visualize import visualize
+
+    _no_more(rest)
+    settings = VisualizeSettings(
+        kind=arguments.kind,
+        layer=None if arguments.layer == "all" else _whole("--layer", arguments.layer, "all"),
+        head=arguments.head if arguments.head in ("mean", "all") else _whole("--head", arguments.head, "mean or all"),
+        query=_query(arguments.query),
+        axis=arguments.axis,
+        show=arguments.show,
+        target=arguments.target,
+        colours=arguments.colours,
+        opacity=arguments.opacity,
+        file_format=arguments.format,
+        animation=arguments.animation,
+    )
+    done = visualize(
+        [arguments.checkpoint, *arguments.compare],
+        arguments.files,
+        arguments.output,
+        settings,
+        device=arguments.device,
+        revision=arguments.revision,
+    )
+    for reason in done.skipped:
+        print(f"dna-hf: left out: {reason}", file=sys.stderr)
+    print("written:\n" + "\n".join(f"  {path}" for path in done.files))
+    return 0
+
+
+def _whole(option: str, text: str, words: str) -> int:
+    from .analysis.errors import AnalysisError
+
+    try:
+        return int(text)
+    except ValueError as error:
+        raise AnalysisError(f"{option} must be a whole number or {words}, got {text!r}.") from error
+
+
+def _query(text: str) -> Any:
+    """A token as the analyses name it: `class`, a number, or the place of a patch."""
+    if text == "class":
+        return text
+    numbers = tuple(_whole("--query", part, "class or ROW,COLUMN") for part in text.split(","))
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:

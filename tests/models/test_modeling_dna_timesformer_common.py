@@ -6,7 +6,7 @@ from unittest import mock
 from torch import nn
 
 from dna_hf.models import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerModel
-from transformers_common import common_test_module, treat_as
+from transformers_common import common_test_module, newest_only, treat_as
 
 
 ConfigTester = common_test_module("test_configuration_common").ConfigTester
@@ -104,17 +104,21 @@ class DnATimesformerModelTest(ModelTests, unittest.TestCase):
     attention_variant = "dna"
 
 
+@newest_only
 class DnATimesformerSharedValueModelTest(ModelTests, unittest.TestCase):
     attention_variant = "dna_shared_value"
 
 
+@newest_only
 class DnATimesformerSoftmaxModelTest(ModelTests, unittest.TestCase):
     attention_variant = "softmax"
 
 
+@newest_only
 class DnATimesformerDifferentialModelTest(ModelTests, unittest.TestCase):
     attention_variant = "differential"
 
 
+@newest_only
 class DnATimesformerCogModelTest(ModelTests, unittest.TestCase):
     attention_variant = "cog"

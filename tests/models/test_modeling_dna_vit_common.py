@@ -12,7 +12,7 @@ from dna_hf.models import (
     DnAViTForMaskedImageModeling,
     DnAViTModel,
 )
-from transformers_common import common_test_module, treat_as
+from transformers_common import common_test_module, newest_only, treat_as
 
 
 BackboneTesterMixin = common_test_module("test_backbone_common").BackboneTesterMixin
@@ -118,18 +118,22 @@ class DnAViTModelTest(ModelTests, unittest.TestCase):
     attention_variant = "dna"
 
 
+@newest_only
 class DnAViTSharedValueModelTest(ModelTests, unittest.TestCase):
     attention_variant = "dna_shared_value"
 
 
+@newest_only
 class DnAViTSoftmaxModelTest(ModelTests, unittest.TestCase):
     attention_variant = "softmax"
 
 
+@newest_only
 class DnAViTDifferentialModelTest(ModelTests, unittest.TestCase):
     attention_variant = "differential"
 
 
+@newest_only
 class DnAViTCogModelTest(ModelTests, unittest.TestCase):
     attention_variant = "cog"
 
@@ -138,17 +142,21 @@ class DnAViTBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "dna"
 
 
+@newest_only
 class DnAViTSharedValueBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "dna_shared_value"
 
 
+@newest_only
 class DnAViTSoftmaxBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "softmax"
 
 
+@newest_only
 class DnAViTDifferentialBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "differential"
 
 
+@newest_only
 class DnAViTCogBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "cog"

@@ -8,7 +8,7 @@ here, only the calls of softmax attention inside it are listened to.
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -161,8 +161,21 @@ def visit_branches(
             handle.remove()
 
 
-def recompute_branches(module: VariantAttention, place: AttentionPlace, *args: Any, **kwargs: Any) -> Branches:
-    """The branches of one attention module called with these arguments; see [`visit_branches`]."""
+class AttentionCall(NamedTuple):
+    """What an attention module was called with: queries from `targets`, keys and values from `sources`."""
+
+    targets: torch.Tensor
+    sources: torch.Tensor
+    rotary: Callable[[torch.Tensor], torch.Tensor]
+    mask: torch.Tensor | None
+
+
+def attention_call(module: VariantAttention, place: AttentionPlace, *args: Any, **kwargs: Any) -> AttentionCall:
+    """Read the arguments of `module.forward`.
+
+    Raises:
+        AnalysisError: for a mask in a form that only the attention implementation understands.
+    """
     given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     mask = given.get("attention_mask")
     if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 4):
@@ -170,27 +183,35 @@ def recompute_branches(module: VariantAttention, place: AttentionPlace, *args: A
             f"the mask of the {place} is in a form that only its attention implementation understands: "
             "use eager or sdpa."
         )
+    targets, sources = given["hidden_states"], given.get("key_value_states")
+    rotary = given.get("rotary") or (lambda states: states)
+    return AttentionCall(targets, targets if sources is None else sources, rotary, mask)
+
+
+def recompute_branches(module: VariantAttention, place: AttentionPlace, *args: Any, **kwargs: Any) -> Branches:
+    """The branches of one attention module called with these arguments; see [`visit_branches`]."""
+    call = attention_call(module, place, *args, **kwargs)
     calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def attend(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        output, weights = module._attend(query, key, value, attention_mask=mask, implementation="eager", dropout=0.0)
+        output, weights = module._attend(
+            query, key, value, attention_mask=call.mask, implementation="eager", dropout=0.0
+        )
         assert weights is not None  # eager attention always forms its map
         calls.append((output.transpose(1, 2), value, weights))
         return output, weights
 
-    targets = given["hidden_states"]
-    sources = given.get("key_value_states")
-    rotary = given.get("rotary") or (lambda states: states)
-    module.branches(targets, targets if sources is None else sources, rotary, attend)
+    module.branches(call.targets, call.sources, call.rotary, attend)
     for output, _, _ in calls:
         require_finite(output, f"the output of a branch of the {place}")
     outputs, values, maps = zip(*calls, strict=True)
-    return Branches(place, _variant(module), outputs, values, maps, branch_scale(module))
+    return Branches(place, attention_variant(module), outputs, values, maps, branch_scale(module))
 
 
-def _variant(module: VariantAttention) -> str:
+def attention_variant(module: VariantAttention) -> str:
+    """The name of the variant of a module."""
     return next(name for name, kind in ATTENTION_VARIANTS.items() if type(module) is kind)
 
 

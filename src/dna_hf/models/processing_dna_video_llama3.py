@@ -1,7 +1,7 @@
 """Processor of the DnA VideoLLaMA3: conversations with images and videos to the inputs of the model."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,7 +14,7 @@ from transformers.tokenization_utils_base import AddedToken
 # from its module, which is there without torchvision; the name at the top level is not
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .image_processing_dna_video_llama3 import MIN_VISUAL_TOKENS, read_image
+from .image_processing_dna_video_llama3 import read_image
 from .video_processing_dna_video_llama3 import SETTINGS, SampledVideo, check_budget, is_video
 
 
@@ -23,6 +23,7 @@ VIDEO_TOKEN = "<|video_pad|>"
 IMAGE_PROBE_TOKEN = "<|image_probe|>"
 VIDEO_PROBE_TOKEN = "<|video_probe|>"
 VISUAL_TOKENS = (IMAGE_TOKEN, VIDEO_TOKEN, IMAGE_PROBE_TOKEN, VIDEO_PROBE_TOKEN)
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 KWARGS = {"text_kwargs": "text", "images_kwargs": "images", "videos_kwargs": "videos"}
 ROLES = ("system", "user", "assistant")
 CONTENT_TYPES = ("text", "image", "image_url", "video")
@@ -80,7 +81,8 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         tokenizer ([`PreTrainedTokenizerFast`]):
             With the tokens of ChatML. The four tokens above are added if it lacks them.
         video_processor ([`DnAVideoLlama3VideoProcessor`]):
-            Its `max_visual_tokens` are those that all images and frames of a sample share evenly.
+            Its `max_visual_tokens` are those that all images and frames of a sample share evenly; times, probes and
+            text come on top.
         chat_template (`str`, *optional*):
             Instead of ChatML.
         num_probes (`int`, *optional*, defaults to 16):
@@ -91,7 +93,7 @@ class DnAVideoLlama3Processor(ProcessorMixin):
             Whether the sequence holds probes.
 
     Raises:
-        ValueError: for sequences with neither, or `num_probes` below 1.
+        ValueError: for sequences with neither, `num_probes` below 1, or a tokenizer without the tokens of ChatML.
     """
 
     def __init__(
@@ -113,6 +115,9 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         self.include_visual_tokens = include_visual_tokens
         self.include_visual_probes = include_visual_probes
         vocabulary = tokenizer.get_vocab()
+        for token in () if chat_template else CHAT_TOKENS:
+            if token not in vocabulary:
+                raise ValueError(f"the tokenizer lacks {token}: add it as a special token, or give a chat_template.")
         missing = [token for token in VISUAL_TOKENS if token not in vocabulary]
         if missing:
             tokens = [AddedToken(token, special=True, normalized=False) for token in missing]
@@ -131,8 +136,11 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         """As of every processor, but without torchvision the class of video processors has to be looked up here."""
         if argument_name != "video_processor":
             return super().check_argument_for_proper_class(argument_name, argument)
-        if not isinstance(argument, BaseVideoProcessor):
-            raise TypeError(f"video_processor must be a video processor, got a {type(argument).__name__}.")
+        # not the class itself: with published code, every file may be loaded more than once
+        if not isinstance(argument, BaseVideoProcessor) or not hasattr(argument, "process_frames"):
+            raise TypeError(
+                f"video_processor must be a DnAVideoLlama3VideoProcessor, got a {type(argument).__name__}."
+            )
         return BaseVideoProcessor
 
     def __call__(
@@ -242,17 +250,15 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         """Pixels, and the text to be put in, of the images and videos of one text."""
         read: list[SampledVideo] = [video_processor.read_video(video) for video in videos]
         count = len(images) + sum(len(video.frames) for video in read)
-        budget = video_processor.max_visual_tokens
-        check_budget(count, budget, video_processor.min_visual_tokens)
+        check_budget(count, video_processor.max_visual_tokens, video_processor.min_visual_tokens)
         sample = _Sample([], [], [], [])
         for image in images:
-            features = self._process_image(image, budget, count, image_options)
+            features = self._process_image(image, count, image_options, video_processor)
             tokens = int(features["image_grid_thw"].prod()) // int(features["image_merge_sizes"]) ** 2
             sample.images.append(features)
             sample.image_texts.append(self._expansion(IMAGE_TOKEN * tokens, IMAGE_PROBE_TOKEN))
         for video in read:
-            max_pixels = budget * video_processor.factor**2 // count
-            patches, grid = video_processor.process_frames(video.frames, max_pixels)
+            patches, grid = video_processor.process_frames(video.frames, video_processor.pixels_per_frame(count))
             tokens = [grid[1] * grid[2] // video_processor.merge_size**2] * grid[0]
             if video_processor.use_token_compression:
                 tokens = video_processor.compression_mask(patches, grid).sum(dim=1).tolist()
@@ -262,13 +268,13 @@ class DnAVideoLlama3Processor(ProcessorMixin):
             sample.video_texts.append(self._expansion(",".join(frames), VIDEO_PROBE_TOKEN))
         return sample
 
-    def _process_image(self, image: Any, budget: int, count: int, options: dict[str, Any]) -> BatchFeature:
-        """Patches of one of `count` images and frames that share `budget` tokens."""
+    def _process_image(self, image: Any, count: int, options: dict[str, Any], video_processor: Any) -> BatchFeature:
+        """Patches of one of `count` images and frames that share the tokens of a sample."""
         patch = options.get("patch_size") or self.image_processor.patch_size
         factor = patch * (options.get("merge_size") or self.image_processor.merge_size)
         size = options.get("size") or self.image_processor.size
-        most = min(size["longest_edge"], budget * factor**2 // count)
-        least = min(max(size["shortest_edge"], MIN_VISUAL_TOKENS * factor**2), most)
+        most = min(size["longest_edge"], video_processor.max_visual_tokens * factor**2 // count)
+        least = min(max(size["shortest_edge"], video_processor.min_visual_tokens * factor**2), most)
         limits = {"shortest_edge": least, "longest_edge": most}
         return self.image_processor(read_image(image), **options | {"size": limits}, return_tensors="pt")
 
@@ -317,19 +323,21 @@ class _Sample:
 
 
 def is_image(image: Any) -> bool:
-    """Whether it is one image, not a list of images."""
+    """Whether it may be one image: it is no list of images."""
     return not isinstance(image, list | tuple)
 
 
-def deal(texts: list[str], visuals: Any, token: str, is_one: Any) -> list[list[Any]]:
+def deal(texts: list[str], visuals: Any, token: str, is_one: Callable[[Any], bool]) -> list[list[Any]]:
     """Images or videos of each text, one for each `token`.
 
     Raises:
         ValueError: if there are more or fewer.
     """
     counts = [text.count(token) for text in texts]
-    given = [] if visuals is None else [visuals] if is_one(visuals) else list(visuals)
-    if len(given) == len(texts) and not any(is_one(visual) for visual in given):
+    if visuals is None:
+        visuals = []
+    given = list(visuals) if isinstance(visuals, list | tuple) and not is_one(visuals) else [visuals]
+    if len(given) == len(texts) and all(isinstance(part, list | tuple) and not is_one(part) for part in given):
         dealt = [list(part) for part in given]
     else:
         places = iter(given)
@@ -410,6 +418,8 @@ def check_conversation(conversation: Any) -> None:
                 raise ValueError(f"unknown content {part!r:.100}: use one of the types {', '.join(CONTENT_TYPES)}.")
             if kind != "text" and role != "user":
                 raise ValueError(f"a message of the {role} holds {kind}: only those of the user may.")
+            if kind == "video" and is_video([part.get("video")]):
+                raise ValueError("a video has a list of frames, got one image: write it as an image.")
             if kind == "text" and not isinstance(part.get("text"), str):
                 raise ValueError(f"content of the type text needs a text, got {part!r:.100}.")
 

@@ -33,8 +33,8 @@ from .video_decoding import VideoDecodingError, decode_video
 # frames per second that a folder of frames is taken to have
 FOLDER_FRAME_RATE = 3
 FRAME_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"}
-# part of a frame by which times may be off: files round them to milliseconds
-TIME_TOLERANCE = 0.02
+# part of a frame by which times may be off: files round them
+TIME_TOLERANCE = 0.005
 # change of a token, in levels of 255, below which it is left out
 COMPRESSION_THRESHOLD = 0.1
 
@@ -121,7 +121,8 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
         if options.pop("temporal_patch_size", None) not in (None, 1):
             raise ValueError("temporal_patch_size must be 1: every frame has patches of its own.")
         # all of them are saved, also those that are not given
-        super().__init__(**{name: getattr(type(self), name) for name in SETTINGS} | options)
+        given = {name: value for name, value in options.items() if value is not None}
+        super().__init__(**{name: getattr(type(self), name) for name in SETTINGS} | given)
         if least is not None and options.get("min_visual_tokens") is None:
             self.min_visual_tokens = max(1, math.ceil(least / self.factor**2))
         if most is not None and options.get("max_visual_tokens") is None:
@@ -135,6 +136,15 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
                 raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
         if not isinstance(self.fps, int | float) or not 0 < self.fps < math.inf:
             raise ValueError(f"fps must be a number above 0, got {self.fps!r}.")
+
+    @classmethod
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As of every video processor; of what an image processor saved, it takes all but the number of tokens."""
+        settings = dict(video_processor_dict)
+        if "image_processor_type" in settings:
+            for name in ("merge_size", "size", "min_pixels", "max_pixels"):
+                settings.pop(name, None)
+        return super().from_dict(settings, **kwargs)
 
     @property
     def factor(self) -> int:
@@ -178,17 +188,18 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
         if "path" not in part or part.keys() - {"path", "start", "end"}:
             raise ValueError(f"a part of a video is a path, start and end, got {', '.join(map(str, part))}.")
         source, start, end = part["path"], part.get("start"), part.get("end")
+        check_part(start, end)
         if isinstance(source, str | os.PathLike):
             return self._read_file(os.fspath(source), start, end)
         if start is not None or end is not None:
             raise ValueError("start and end need the path of a video: of frames, give only those that are meant.")
         frames = as_frames(source)
         chosen = spread(list(range(len(frames))), self.max_frames if self.do_sample_frames else len(frames))
-        return SampledVideo(frames[chosen], [index / self.fps for index in chosen])
+        # an index copies, even if it takes all
+        frames = frames if len(chosen) == len(frames) else frames[chosen]
+        return SampledVideo(frames, [index / self.fps for index in chosen])
 
     def _read_file(self, name: str, start: float | None, end: float | None) -> SampledVideo:
-        if Path(name).is_dir():
-            return self._read_folder(Path(name), start, end)
         timestamps: list[float] = []
 
         def choose(total: int, frame_rate: float) -> list[int]:
@@ -197,6 +208,8 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
             return indices
 
         try:
+            if Path(name).is_dir():
+                return self._read_folder(Path(name), start, end)
             source = BytesIO(download(name)) if is_url(name) else name
             frames, _ = decode_video(source, choose, start, end)
         except (VideoDecodingError, OSError) as error:
@@ -295,9 +308,19 @@ def check_budget(visuals: int, max_visual_tokens: int, min_visual_tokens: int) -
     """
     if visuals * min_visual_tokens > max_visual_tokens:
         raise ValueError(
-            f"{visuals} frames of at least {min_visual_tokens} tokens each do not fit max_visual_tokens="
+            f"{visuals} images or frames of at least {min_visual_tokens} tokens each do not fit max_visual_tokens="
             f"{max_visual_tokens}: lower fps or max_frames, or raise max_visual_tokens."
         )
+
+
+def check_part(start: Any, end: Any) -> None:
+    """
+    Raises:
+        ValueError: if these are not the seconds at which a part of a video begins and ends.
+    """
+    seconds = all(time is None or isinstance(time, int | float) for time in (start, end))
+    if not seconds or (start or 0) < 0 or (end is not None and end <= (start or 0)):
+        raise ValueError(f"start and end are seconds, the first before the second, got {start!r} and {end!r}.")
 
 
 def spread(items: list[int], limit: int) -> list[int]:

@@ -1,0 +1,177 @@
+"""What one classifier sees in one image or video, and how it looks at it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from ..evaluation.image_classification import class_names
+from ..models.configuration_dna import pair
+from .drawing import colour_pair, pictures
+from .errors import AnalysisError
+from .layout import CLASS, Query
+from .maps import HeatMap, look
+from .relevance import attention_relevance
+from .rollout import attention_rollout
+
+
+KINDS = ("attention", "rollout", "relevance")
+# `branches` is what one model shows by default: each branch on its own, and their difference
+SHOWN = ("branches", "difference", "positive", "negative", "combined")
+FORMATS = ("png", "svg")
+ANIMATIONS = ("gif", "mp4", "none")
+
+
+@dataclass
+class VisualizeSettings:
+    """What is drawn.
+
+    Args:
+        kind: maps of a layer (`attention`), `rollout` through all layers, or gradient-weighted `relevance`.
+        layer: of `attention`, counted from 0, negative ones from the end; `None` for all.
+        head: of `attention`; `"mean"` of all, or `"all"` one by one.
+        query: the token that attends, of `attention` and `rollout`; see [`~dna_hf.analysis.maps.attention_maps`].
+        axis: of `attention` in videos, `space` or `time`; by default the one that the class token takes part in.
+        show: what of each map is drawn: one of `SHOWN`; by default `branches` of one model, `difference` of several.
+        target: class whose logit `relevance` explains, by name or number; the predicted one by default.
+        colours: see [`~dna_hf.analysis.drawing.COLOURS`].
+        opacity: of the strongest colour, in [0, 1].
+        file_format: of the figures, `png` or `svg`.
+        animation: of videos beside their contact sheet: `gif`, `mp4` or `none`.
+    """
+
+    kind: str = "attention"
+    layer: int | None = -1
+    head: int | str = "mean"
+    query: Query = CLASS
+    axis: str | None = None
+    show: str | None = None
+    target: str | None = None
+    colours: str = "red-blue"
+    opacity: float = 0.85
+    file_format: str = "png"
+    animation: str = "gif"
+
+    def __post_init__(self) -> None:
+        for name, choices in (("kind", KINDS), ("file_format", FORMATS), ("animation", ANIMATIONS)):
+            if getattr(self, name) not in choices:
+                raise AnalysisError(f"{name} is {getattr(self, name)!r}: choose {', '.join(choices)}.")
+        if self.show is not None and self.show not in SHOWN:
+            raise AnalysisError(f"show is {self.show!r}: choose {', '.join(SHOWN)}.")
+        if not 0 < self.opacity <= 1:
+            raise AnalysisError(f"opacity is {self.opacity}: choose a number above 0 and up to 1.")
+        if isinstance(self.head, str) and self.head not in ("mean", "all"):
+            raise AnalysisError(f"head is {self.head!r}: choose a number, mean or all.")
+        if self.kind != "attention" and (self.layer != -1 or self.head != "mean" or self.axis is not None):
+            raise AnalysisError(f"{self.kind} goes through all layers and heads: leave out layer, head and axis.")
+        if self.kind != "relevance" and self.target is not None:
+            raise AnalysisError("a target is for relevance: leave it out, or choose that kind.")
+        if self.kind == "relevance" and self.query != CLASS:
+            raise AnalysisError("relevance begins with what the classifier reads: leave out the query.")
+        colour_pair(self.colours)
+
+
+@dataclass
+class Classifier:
+    """A model and what it needs."""
+
+    label: str
+    model: PreTrainedModel
+    processor: Any
+
+
+@dataclass
+class Sight:
+    """What one model saw in one file, and how it looked at it.
+
+    Args:
+        label: of the model.
+        prediction: name of the class.
+        probability: of it.
+        pictures: (frames, height, width, 3) in bytes, what the model saw; one frame of an image.
+        heats: label of the row -> label of the column -> heat map.
+    """
+
+    label: str
+    prediction: str
+    probability: float
+    pictures: np.ndarray
+    heats: dict[str, dict[str, HeatMap]]
+
+    @property
+    def title(self) -> str:
+        """The model and what it takes the file for."""
+        return f"{self.label}\n{self.prediction} {100 * self.probability:.0f} %"
+
+
+def see(classifier: Classifier, pixel_values: torch.Tensor, settings: VisualizeSettings) -> Sight:
+    """What one model sees in one image or video.
+
+    Args:
+        classifier: the model.
+        pixel_values: of one image or video, in a batch of its own.
+        settings: what to look at.
+    """
+    model = classifier.model
+    inputs = {"pixel_values": pixel_values.to(model.dtype)}
+    if settings.kind == "attention":
+        outputs, heats = _see_attention(model, inputs, settings)
+        logits = outputs.logits
+    else:
+        with torch.no_grad():
+            logits = model(pixel_values=inputs["pixel_values"].to(model.device)).logits
+        if settings.kind == "rollout":
+            (heat,) = attention_rollout(model, inputs, settings.query)
+        else:
+            (heat,) = attention_relevance(model, inputs, _target(model, settings.target))
+        heats = {settings.kind: {"": heat}}
+    probability, index = logits[0].float().softmax(dim=0).max(dim=0)
+    patch = pair(model.config.patch_size, "patch_size")
+    grid = next(heat.grid for row in heats.values() for heat in row.values())
+    # a rest that is smaller than a patch is seen by no token
+    covered = pixel_values[..., : grid.rows * patch[0], : grid.columns * patch[1]]
+    seen = pictures(covered[0], classifier.processor)
+    prediction = class_names(model)[int(index)]
+    return Sight(classifier.label, prediction, float(probability), seen.reshape(-1, *seen.shape[-3:]), heats)
+
+
+def _see_attention(
+    model: PreTrainedModel, inputs: dict[str, Any], settings: VisualizeSettings
+) -> tuple[Any, dict[str, dict[str, HeatMap]]]:
+    """What the model returned, and its maps by layer and head."""
+    axis = settings.axis
+    if axis is None and model.config.model_type == "dna_timesformer":
+        axis = "space_time" if model.config.attention_type == "joint_space_time" else "space"
+    layers = None if settings.layer is None else [settings.layer]
+    heads = [settings.head] if isinstance(settings.head, int) else None
+    # over time there is no class token: all frames ask
+    queries = None if axis == "time" and settings.query == CLASS else [settings.query]
+    outputs, found = look(model, inputs, layers, heads, queries, axis)
+    if settings.head != "all":
+        return outputs, {_row_label(maps.place.layer, settings): {"": maps.heat()} for maps in found}
+    if settings.layer is None:
+        return outputs, {
+            f"layer {maps.place.layer}": {f"head {head}": maps.heat(head=head) for head in maps.heads}
+            for maps in found
+        }
+    (maps,) = found
+    return outputs, {f"head {head}": {"": maps.heat(head=head)} for head in maps.heads}
+
+
+def _row_label(layer: int, settings: VisualizeSettings) -> str:
+    # the last layers of several models may have different numbers
+    return "last layer" if settings.layer == -1 else f"layer {layer}"
+
+
+def _target(model: PreTrainedModel, target: str | None) -> int | None:
+    """The number of a class given by its name or number."""
+    if target is None:
+        return None
+    names = class_names(model)
+    if target in names:
+        return names.index(target)
+    if target.isdecimal() and int(target) < len(names):
+        return int(target)
+    raise AnalysisError(f"the model has no class {target!r}: its classes are {', '.join(names[:5])}, ...")

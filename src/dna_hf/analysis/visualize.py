@@ -1,0 +1,377 @@
+"""Files of images or videos to figures of what classifiers look at in them."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+
+from ..data.errors import DataError
+from ..data.images import read_image_file
+from ..data.video_sources import Clip
+from ..data.videos import VideoReader
+from ..evaluation.distractors import checkpoint_labels
+from ..evaluation.image_classification import load_classifier
+from ..evaluation.predict import image_files
+from ..evaluation.records import command_line, environment, now
+from ..evaluation.video_classification import load_video_classifier, video_files
+from .errors import AnalysisError
+from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
+from .layout import CLASS
+from .sight import Classifier, Sight, VisualizeSettings, see
+from .video_figures import overlay_frames, write_gif, write_mp4
+
+
+SETTINGS_FILE, PANELS_FILE = "settings.json", "panels.csv"
+LEGENDS = {
+    "difference": ("positive branch more", "negative branch more"),
+    "positive": ("positive branch", ""),
+    "negative": ("", "negative branch"),
+    "combined": ("above 0", "below 0"),
+}
+# seconds to decode a video in
+TIMEOUT = 60.0
+
+
+@dataclass
+class Visualization:
+    """What was drawn.
+
+    Args:
+        files: that were written.
+        skipped: why a file was left out, for each that could not be read.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
+def visualize(
+    checkpoints: Sequence[str],
+    paths: Sequence[str | Path],
+    output: str | Path,
+    settings: VisualizeSettings,
+    *,
+    device: str | None = None,
+    revision: str | None = None,
+) -> Visualization:
+    """Draw what one or several classifiers look at in files of images or videos.
+
+    Every image gives a figure; every video a contact sheet, and an animation where one map is drawn. `panels.csv`
+    says what every panel shows, `settings.json` how all was made and what was left out.
+
+    Args:
+        checkpoints: folders, or names on the Hub, of models that all take images or all take videos.
+        paths: image or video files, or folders of them.
+        output: folder to write to.
+        settings: what to draw.
+        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        revision: commit, tag or branch on the Hub, of all checkpoints.
+
+    Raises:
+        AnalysisError: for a layer, head, query, class or map that does not exist, models that cannot stand side by
+            side, or without matplotlib.
+        DataError: for a checkpoint of another kind, an empty folder, or if no file can be read.
+    """
+    new_figure(1, 1)  # without matplotlib, before anything takes time
+    is_video = _takes_videos(checkpoints, revision)
+    files = video_files(paths) if is_video else image_files(paths)
+    load = load_video_classifier if is_video else load_classifier
+    classifiers = [
+        Classifier(label, *load(checkpoint, device, revision))
+        for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
+    ]
+    done = Visualization()
+    folder = _output_folder(output)
+    rows: list[dict[str, Any]] = []
+    names: set[str] = set()
+    for path, seen in _sights(classifiers, files, settings, is_video, done.skipped):
+        name = _unused_name(path, names)
+        draw = _draw_video if is_video else _draw_image
+        figures, animations = draw(seen, folder, name, path, settings)
+        done.files += [*dict.fromkeys(figures), *animations]
+        rows += _panel_rows(path, figures, seen, settings)
+    if not rows:
+        raise DataError(f"none of the {len(files)} files can be read: {done.skipped[0]}")
+    done.files += [_write_panels(folder / PANELS_FILE, rows)]
+    done.files += [_write_settings(folder / SETTINGS_FILE, checkpoints, settings, done.skipped)]
+    return done
+
+
+def _output_folder(output: str | Path) -> Path:
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnalysisError(f"cannot write to output folder {str(output)!r}: {error.strerror}.") from error
+    return Path(output)
+
+
+def _takes_videos(checkpoints: Sequence[str], revision: str | None) -> bool:
+    """Whether the models take videos; what cannot be read is told so where it is loaded."""
+    kinds = {}
+    for checkpoint in checkpoints:
+        try:
+            kinds[checkpoint] = AutoConfig.from_pretrained(checkpoint, revision=revision).model_type
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(f"cannot load a model from {checkpoint!r}: {reason}") from error
+    for checkpoint, kind in kinds.items():
+        if kind not in ("dna_vit", "dna_timesformer"):
+            raise DataError(
+                f"checkpoint {checkpoint!r} is a {kind} model, but classifiers of images (dna_vit) or videos "
+                "(dna_timesformer) can be visualized: convert it with dna-hf convert."
+            )
+    if len(set(kinds.values())) > 1:
+        raise DataError("some of the checkpoints take images and some videos: give models of one kind.")
+    return "dna_timesformer" in kinds.values()
+
+
+def _sights(
+    classifiers: list[Classifier],
+    files: list[Path],
+    settings: VisualizeSettings,
+    is_video: bool,
+    skipped: list[str],
+) -> Iterator[tuple[Path, list[Sight]]]:
+    """What all models see in each file that can be read."""
+    reader = VideoReader(TIMEOUT)
+    read: Callable = _read_video if is_video else _read_image
+    try:
+        for path in files:
+            try:
+                tensors = [read(path, classifier.processor, reader) for classifier in classifiers]
+            except DataError as error:
+                skipped.append(str(error))
+                continue
+            yield path, [see(own, pixels, settings) for own, pixels in zip(classifiers, tensors, strict=True)]
+    finally:
+        reader.close()
+
+
+def _read_image(path: Path, processor: Any, reader: VideoReader) -> torch.Tensor:
+    return processor([read_image_file(path)], return_tensors="pt")["pixel_values"]
+
+
+def _read_video(path: Path, processor: Any, reader: VideoReader) -> torch.Tensor:
+    """The first view over time and space."""
+    frames = reader.read(Clip(str(path), 0), processor.samplings()[0])
+    return processor.crops(frames)[0].unsqueeze(0)
+
+
+def _shown(settings: VisualizeSettings, seen: list[Sight]) -> list[str]:
+    """Which values of a heat map are drawn, in order."""
+    show = settings.show or ("branches" if len(seen) == 1 else "difference")
+    first = next(iter(next(iter(seen[0].heats.values())).values()))
+    if show == "branches":
+        if len(seen) > 1 or any(len(columns) > 1 for columns in seen[0].heats.values()):
+            return ["difference"]
+        return first.branches()
+    return [show]
+
+
+def _legend(shown: list[str], seen: list[Sight], kind: str) -> tuple[str, str]:
+    """What the two colours mean."""
+    single = all(
+        "negative" not in heat.values for sight in seen for row in sight.heats.values() for heat in row.values()
+    )
+    if single:
+        return ({"attention": "attention", "rollout": "attention rolled out", "relevance": "relevance"}[kind], "")
+    if len(shown) > 1:
+        return ("positive branch", "negative branch")
+    return LEGENDS[shown[0]]
+
+
+def _draw_image(
+    seen: list[Sight], folder: Path, name: str, path: Path, settings: VisualizeSettings
+) -> tuple[list[Path], list[Path]]:
+    """One figure of an image for all models, or one for each of layers by heads; and no animation."""
+    shown = _shown(settings, seen)
+    common: dict[str, Any] = {
+        "colours": settings.colours,
+        "opacity": settings.opacity,
+        "unit": _unit(settings),
+        "legend": _legend(shown, seen, settings.kind),
+    }
+    written = []
+    if any(len(columns) > 1 for sight in seen for columns in sight.heats.values()):
+        for sight in seen:
+            rows = [
+                FigureRow(
+                    label,
+                    sight.pictures[0],
+                    [Panel(head, heat.drawn(shown[0])[0]) for head, heat in heats.items()],
+                )
+                for label, heats in sight.heats.items()
+            ]
+            figure = map_figure(
+                rows, f"{path.name}\n{_one_line(sight)}\n{_describe(settings)}", panel_size=0.9, **common
+            )
+            ending = "" if len(seen) == 1 else f"_{_file_name(sight.label)}"
+            written.append(save_figure(figure, folder / f"{name}{ending}.{settings.file_format}"))
+        return written, []
+    rows = []
+    for label in _same_rows(seen):
+        panels = []
+        for sight in seen:
+            (heat,) = sight.heats[label].values()
+            for each in shown:
+                title = sight.title if len(seen) > 1 else heat.title(each)
+                panels.append(Panel(title, heat.drawn(each)[0], sight.pictures[0]))
+        rows.append(FigureRow("" if label == settings.kind else label, seen[0].pictures[0], panels))
+    first = path.name if len(seen) > 1 else f"{path.name}\n{_one_line(seen[0])}"
+    figure = map_figure(rows, f"{first}\n{_describe(settings)}", **common)
+    return [save_figure(figure, folder / f"{name}.{settings.file_format}")] * len(seen), []
+
+
+def _draw_video(
+    seen: list[Sight], folder: Path, name: str, path: Path, settings: VisualizeSettings
+) -> tuple[list[Path], list[Path]]:
+    """The contact sheet of a video, for each model, and its animation where there is one map of each."""
+    if any(len(columns) > 1 for sight in seen for columns in sight.heats.values()):
+        raise AnalysisError("of videos, choose one layer or one head: all of both do not fit on a sheet.")
+    if len({len(sight.pictures) for sight in seen}) > 1:
+        counts = " and ".join(str(len(sight.pictures)) for sight in seen)
+        raise AnalysisError(f"the models take {counts} frames: visualize them one by one.")
+    shown = _shown(settings, seen)
+    labels = _same_rows(seen)
+    rows = []
+    for label in labels:
+        for sight in seen:
+            (heat,) = sight.heats[label].values()
+            for each in shown:
+                parts = [
+                    label if len(labels) > 1 else "",
+                    sight.title if len(seen) > 1 else "",
+                    heat.title(each) if len(seen) == 1 else "",
+                ]
+                rows.append(("\n".join(part for part in parts if part), heat.drawn(each)))
+    first = path.name if len(seen) > 1 else f"{path.name}\n{_one_line(seen[0])}"
+    frames = seen[0].pictures
+    figure = contact_sheet(
+        frames,
+        rows,
+        f"{first}\n{_describe(settings)}",
+        colours=settings.colours,
+        opacity=settings.opacity,
+        unit=_unit(settings),
+        legend=_legend(shown, seen, settings.kind),
+    )
+    sheet = save_figure(figure, folder / f"{name}.{settings.file_format}")
+    animations = []
+    if settings.animation != "none" and len(labels) == 1:
+        moving = overlay_frames(frames, rows, settings.colours, settings.opacity)
+        write = write_gif if settings.animation == "gif" else write_mp4
+        animations.append(write(moving, folder / f"{name}.{settings.animation}"))
+    return [sheet] * len(seen), animations
+
+
+def _same_rows(seen: list[Sight]) -> list[str]:
+    """The labels of the rows, which all models share."""
+    labels = [list(sight.heats) for sight in seen]
+    if any(own != labels[0] for own in labels):
+        counts = " and ".join(str(len(own)) for own in labels)
+        raise AnalysisError(
+            f"the models have {counts} rows to draw ({labels[0][-1]!r}, {labels[-1][-1]!r}, ...): choose a layer and "
+            "a head that all of them number alike, or visualize them one by one."
+        )
+    return labels[0]
+
+
+def _one_line(sight: Sight) -> str:
+    return sight.title.replace("\n", ": ")
+
+
+def _unit(settings: VisualizeSettings) -> str:
+    if settings.kind == "relevance":
+        return "relevance (mean patch = 1)"
+    return "attention (even = 1)"
+
+
+def _describe(settings: VisualizeSettings) -> str:
+    """What a figure shows, in words."""
+    if settings.kind == "relevance":
+        what = "the predicted class" if settings.target is None else repr(settings.target)
+        return f"gradient-weighted relevance for {what}, all layers, mean over heads"
+    query = settings.query
+    who = "the class token" if query == CLASS else f"token {query}"
+    if settings.kind == "rollout":
+        return f"attention rollout to {who}, all layers, mean over heads"
+    if settings.axis == "time":
+        who = "all frames" if query == CLASS else f"frame {query}"
+    layer = {None: "all layers", -1: "last layer"}.get(settings.layer, f"layer {settings.layer}")
+    head = {"mean": "mean over heads", "all": "each head"}.get(str(settings.head), f"head {settings.head}")
+    over = f" over {settings.axis}" if settings.axis else ""
+    return f"attention of {who}{over}, {layer}, {head}"
+
+
+def _unused_name(path: Path, names: set[str]) -> str:
+    """The name of a file without its ending, with a number where another file has it."""
+    name, number = _file_name(path.stem), 1
+    while name in names:
+        number += 1
+        name = f"{_file_name(path.stem)}_{number}"
+    names.add(name)
+    return name
+
+
+def _file_name(text: str) -> str:
+    return text.replace("/", "_")
+
+
+def _panel_rows(
+    path: Path, figures: list[Path], seen: list[Sight], settings: VisualizeSettings
+) -> list[dict[str, Any]]:
+    """What each panel shows, and where its strongest patch lies; `figures` has one for each model."""
+    rows = []
+    for sight, figure in zip(seen, figures, strict=True):
+        for row, columns in sight.heats.items():
+            for column, heat in columns.items():
+                for name in _shown(settings, seen):
+                    values = heat.drawn(name)
+                    frame, top, left = np.unravel_index(np.abs(values).argmax(), values.shape)
+                    rows.append(
+                        {
+                            "file": str(path),
+                            "figure": figure.name,
+                            "model": sight.label,
+                            "prediction": sight.prediction,
+                            "probability": f"{sight.probability:.6f}",
+                            "kind": settings.kind,
+                            "row": row,
+                            "column": column,
+                            "map": name,
+                            "variant": heat.variant,
+                            "strongest_frame": int(frame),
+                            "strongest_row": int(top),
+                            "strongest_column": int(left),
+                            "strongest_value": f"{values[frame, top, left]:.6g}",
+                        }
+                    )
+    return rows
+
+
+def _write_panels(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def _write_settings(path: Path, checkpoints: Sequence[str], settings: VisualizeSettings, skipped: list[str]) -> Path:
+    content = {
+        "command": command_line(),
+        "date": now(),
+        "environment": environment(),
+        "checkpoints": list(checkpoints),
+        "settings": dataclasses.asdict(settings),
+        "skipped": skipped,
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
