@@ -56,6 +56,18 @@ RECIPE = ROOT / "configs" / "video_llm_viscop_dna.yaml"
 CONFIGS = sorted((ROOT / "configs").glob("video_llm_*.yaml"))
 
 
+# how the run goes that most tests look at: its loss falls, so that by what is turned around here step 3 is the best
+TRAINED = {
+    "gradient_checkpointing": True,
+    "eval_strategy": "steps",
+    "eval_steps": 3,
+    "save_steps": 3,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "loss",
+    "greater_is_better": True,
+}
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A whole checkpoint."""
@@ -72,8 +84,7 @@ def dataset(tmp_path_factory):
 def trained(base, dataset, tmp_path_factory):
     """A run that was not interrupted: its folder and result. It has checkpoints after steps 3, 6 and 8."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    run = tiny_run(base, dataset, folder, save_steps=3, eval_dataset=str(dataset), gradient_checkpointing=True)
-    return folder, train_video_llm(run)
+    return folder, train_video_llm(tiny_run(base, dataset, folder, **TRAINED | {"eval_dataset": str(dataset)}))
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +260,23 @@ def test_labels_are_the_answers_tokens(samples):
         assert processor.tokenizer.decode(sample["input_ids"][kept]) == answer
 
 
+def test_labels_of_several_turns_and_a_system_turn(tmp_path):
+    turns = [
+        {"from": "system", "value": "Be short."},
+        *({"from": "human", "value": "One?"}, {"from": "gpt", "value": "Yes, one."}),
+        *({"from": "human", "value": "Two?"}, {"from": "gpt", "value": "No."}),
+    ]
+    (tmp_path / "train.json").write_text(json.dumps([{"conversations": turns}]))
+    found = read_conversations(tmp_path / "train.json")
+    sample = ConversationDataset(found, tiny_processor(), ConversationDataArguments())[0]
+    decode = tiny_processor().tokenizer.decode
+    assert decode(sample["input_ids"]) == (
+        "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\n"
+        "Yes, one.<|im_end|>\n<|im_start|>user\nTwo?<|im_end|>\n<|im_start|>assistant\nNo.<|im_end|>\n"
+    )
+    assert decode(sample["labels"][sample["labels"] != IGNORED]) == "Yes, one.<|im_end|>No.<|im_end|>"
+
+
 def test_a_batch_is_what_the_processor_makes_of_all_samples(samples):
     processor = samples.processor
     messages = [sample.messages for sample in samples.samples[:3]]
@@ -311,7 +339,7 @@ def test_accumulation_checkpointing_and_processes_give_the_gradients_of_one_batc
     for other in others:
         assert other.keys() == whole.keys()
         for name, tensor in whole.items():
-            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_the_loss_of_an_evaluation_is_a_mean_over_tokens(base, dataset, trained, samples, tmp_path):
@@ -352,7 +380,7 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(
     base, dataset, trained, tmp_path, monkeypatch
 ):
     folder = tmp_path / "out"
-    options = {"save_steps": 3, "eval_dataset": str(dataset), "gradient_checkpointing": True}
+    options = TRAINED | {"eval_dataset": str(dataset)}
 
     def interrupted(*args):
         trainer = build_trainer(*args)
@@ -374,6 +402,20 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(
     (last / "dna_adapter.safetensors").write_bytes(b"0")
     with pytest.raises(ConfigurationError, match="cannot resume: .*dna_adapter.safetensors' is damaged"):
         train_video_llm(tiny_run(base, dataset, folder, **options), resume=True)
+
+
+def test_what_is_saved_is_the_best_checkpoint_and_the_log_has_every_rate(trained):
+    folder, _ = trained
+    best, last = (read_tensors(folder / f"checkpoint-{step}") for step in (3, 8))
+    assert all(torch.equal(tensor, best[name]) for name, tensor in read_tensors(folder).items())
+    assert not all(torch.equal(tensor, best[name]) for name, tensor in last.items())
+    log = json.loads((folder / "checkpoint-8" / "trainer_state.json").read_text())["log_history"]
+    entries = [entry for entry in log if "loss" in entry]
+    assert len(entries) == 8
+    for entry in entries:
+        for name, rate in RATES.items():
+            assert entry[f"learning_rate/{name}"] == pytest.approx(rate * entry["learning_rate"] / RATES["lora"])
+        assert entry["negative_scale/mean"] != 0.5
 
 
 def test_bfloat16_trains_float32_tensors_beside_a_frozen_bfloat16_model(base, dataset, tmp_path):
@@ -499,7 +541,7 @@ def test_a_run_lists_what_it_leaves_out(base, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "3 conversations, 1 left out" in captured.out
     lines = [line.split() for line in captured.out.splitlines()]
-    assert ["visual_probes", "1", "128", "0.01"] in lines and ["vision_encoder", "36", "36,000", "frozen"] in lines
+    assert ["visual_probes", "1", "128", "0.02"] in lines and ["vision_encoder", "36", "36,000", "frozen"] in lines
     assert "memory of a process, estimated" in captured.out
     assert "bad_samples.jsonl" in captured.err
     listed = read_bad_samples(tmp_path / "out" / "bad_samples.jsonl")
@@ -538,7 +580,7 @@ def test_merged_is_what_was_trained(base, dataset, trained, samples, tmp_path, c
     folder, _ = trained
     run = tiny_run(base, dataset, tmp_path / "unused")
     trainer = build_trainer(run, *load_conversations(run))
-    trainer._load_from_checkpoint(str(folder / "checkpoint-8"))
+    trainer._load_from_checkpoint(str(folder))
     expected = logits_of(trainer.model.eval(), samples)
     assert main(["merge", str(folder), "--output", str(tmp_path / "merged")]) == 0
     assert "saved in" in capsys.readouterr().out

@@ -44,7 +44,7 @@ RATES = {
     "projector": 1e-2,
     "probe_projector": 1e-2,
     "interaction_modules": 1e-2,
-    "visual_probes": 1e-2,
+    "visual_probes": 2e-2,
 }
 
 
