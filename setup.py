@@ -48,6 +48,7 @@ setup(
     packages=find_packages("src"),
     package_data={
         "dna_hf": ["py.typed"],
+        "dna_hf.analysis": ["report_template.html"],
         "dna_hf.data": ["fashion_mnist_mini/*"],
         "dna_hf.hub": ["model_card_template.md"],
     },
@@ -58,6 +59,7 @@ setup(
         "datasets>=5.0",
         "evaluate>=0.4.6",
         "huggingface_hub>=1.5",
+        "jinja2>=3.1",
         "numpy>=1.26",
         "pillow>=10.4",
         "pyarrow>=21",

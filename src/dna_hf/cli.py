@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Keys of a configuration are not options here: they are checked where they belong."""
     parser = argparse.ArgumentParser(
         prog="dna-hf",
-        description="Denoising Attention: train, compare, evaluate, predict, convert, publish, visualize.",
+        description="Denoising Attention: train, compare, evaluate, predict, convert, publish, visualize, analyze.",
     )
     parser.add_argument("--version", action="version", version=f"dna-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -113,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_publish(commands)
     _add_visualize(commands)
+    _add_analyze(commands)
     return parser
 
 
@@ -278,6 +279,55 @@ def _add_publish(commands: Any) -> None:
     )
     publish.add_argument("--dry-run", action="store_true", help="make and check everything, upload nothing")
     publish.set_defaults(command=publish_command)
+
+
+def _add_analyze(commands: Any) -> None:
+    analyze = commands.add_parser(
+        "analyze",
+        help="the paper's statistics of the branches of attention, as a page with figures",
+        description="Measure what the branches of every attention head share over a split: intruder dimensions,\n"
+        "trace similarity, cosines, principal angles, entropies, alpha. One HTML page that needs no network is\n"
+        "written, with pictures of what the models look at; figures and tables lie beside it.",
+        epilog=_data_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    analyze.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    analyze.add_argument(
+        "--compare", metavar="CHECKPOINT", nargs="+", default=[], help="further models, side by side with the first"
+    )
+    analyze.add_argument("--split", default="test", help="split to analyse (default: %(default)s)")
+    analyze.add_argument(
+        "--output_dir", "--output-dir", "-o", metavar="DIR", type=Path, required=True, help="folder to write to"
+    )
+    analyze.add_argument(
+        "--k", type=_positive, help="leading directions of a branch (default: 10, or as many as every attention has)"
+    )
+    analyze.add_argument(
+        "--epsilon",
+        type=float,
+        default=0.5,
+        help="a direction is an intruder if its cosines with the other branch stay below this (default: 0.5)",
+    )
+    analyze.add_argument(
+        "--against",
+        choices=("top_k", "all"),
+        default="top_k",
+        help="the directions of the other branch that count: its k leading ones, or all (default: %(default)s)",
+    )
+    analyze.add_argument("--pictures", type=int, default=12, metavar="N", help="samples to draw (default: 12)")
+    analyze.add_argument(
+        "--no-untrained",
+        action="store_true",
+        help="leave out the untrained models of the same configurations, for comparison",
+    )
+    analyze.add_argument("--batch-size", type=_positive, default=16, help="samples at a time (default: %(default)s)")
+    analyze.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
+    analyze.add_argument("--revision", help="commit, tag or branch on the Hub")
+    analyze.add_argument(
+        "--colours", "--colors", choices=("red-blue", "orange-purple"), default="red-blue", help="default: %(default)s"
+    )
+    analyze.set_defaults(command=analyze_command)
 
 
 def _add_visualize(commands: Any) -> None:
@@ -756,6 +806,36 @@ def visualize_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     for reason in done.skipped:
         print(f"dna-hf: left out: {reason}", file=sys.stderr)
     print("written:\n" + "\n".join(f"  {path}" for path in done.files))
+    return 0
+
+
+def analyze_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf analyze CHECKPOINT --dataset ... --output_dir DIR`."""
+    from .analysis.analyze import AnalyzeSettings, analyze
+    from .training.config_file import data_arguments
+
+    is_video = _is_video_model(arguments.checkpoint, arguments.revision)
+    data = data_arguments(parse_overrides(rest), VIDEO_MODEL if is_video else IMAGE_MODEL)
+    done = analyze(
+        [arguments.checkpoint, *arguments.compare],
+        data,
+        arguments.split,
+        arguments.output_dir,
+        AnalyzeSettings(
+            k=arguments.k,
+            epsilon=arguments.epsilon,
+            against=arguments.against,
+            batch_size=arguments.batch_size,
+            pictures=arguments.pictures,
+            untrained=not arguments.no_untrained,
+            colours=arguments.colours,
+        ),
+        device=arguments.device,
+        revision=arguments.revision,
+    )
+    for video in done.unreadable:
+        print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
+    print(f"the report: {done.page}\nbeside it: {len(done.files) - 1} figures and tables")
     return 0
 
 

@@ -80,7 +80,7 @@ def visualize(
         DataError: for a checkpoint of another kind, an empty folder, or if no file can be read.
     """
     new_figure(1, 1)  # without matplotlib, before anything takes time
-    is_video = _takes_videos(checkpoints, revision)
+    is_video = takes_videos(checkpoints, revision)
     files = video_files(paths) if is_video else image_files(paths)
     load = load_video_classifier if is_video else load_classifier
     classifiers = [
@@ -112,7 +112,7 @@ def _output_folder(output: str | Path) -> Path:
     return Path(output)
 
 
-def _takes_videos(checkpoints: Sequence[str], revision: str | None) -> bool:
+def takes_videos(checkpoints: Sequence[str], revision: str | None) -> bool:
     """Whether the models take videos; what cannot be read is told so where it is loaded."""
     kinds = {}
     for checkpoint in checkpoints:

@@ -1,0 +1,106 @@
+"""The page of an analysis: one file with everything in it, which asks no network for anything."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment
+
+
+TEMPLATE = Path(__file__).with_name("report_template.html")
+PAPER = "arXiv:2606.27372"
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """A figure in the page.
+
+    Args:
+        path: of the PNG file.
+        title: stands above it.
+        alt: what it shows, for those who do not see it.
+        caption: how it was made.
+    """
+
+    path: Path
+    title: str
+    alt: str
+    caption: str
+
+    @property
+    def data(self) -> str:
+        """The file as an address that holds it."""
+        return "data:image/png;base64," + b64encode(self.path.read_bytes()).decode()
+
+
+class ReportedModel(NamedTuple):
+    """A line of the table of models.
+
+    Args:
+        label: name.
+        variant: of its attention.
+        parameters: how many it has.
+        samples: how many it was analysed on.
+        accuracy: on these, in [0, 1]; `None` if the data has other classes, or nothing was learned.
+        seconds: that it took.
+        undefined: why the statistics of two branches are missing; `None` where they are not.
+    """
+
+    label: str
+    variant: str
+    parameters: int
+    samples: int
+    accuracy: float | None
+    seconds: float
+    undefined: str | None
+
+
+# what the paper states of its own models
+REPORTED = (
+    ("intruder dimensions of DnA, peak", "8 to 9", "of k, threshold and direction that it does not state"),
+    ("intruder dimensions of differential attention, peak", "6 to 7", "the same"),
+    ("trace similarity of V+ and V-", "mean 0.22, median 0.18", "7.2 million values"),
+    ("cosine of the branch outputs, DnA", "0.32", ""),
+    ("cosine of the branch outputs, differential attention", "0.96", ""),
+)
+
+
+def write_page(
+    path: Path,
+    *,
+    models: Sequence[ReportedModel],
+    statistics: Sequence[tuple[str, ...]],
+    illustrations: Sequence[Illustration],
+    pictures: Sequence[Illustration],
+    files: Sequence[Path],
+    facts: dict[str, Any],
+) -> Path:
+    """Write the page of an analysis.
+
+    Args:
+        path: to write to.
+        models: that were analysed.
+        statistics: name, axis, and mean (median) of each model.
+        illustrations: figures of numbers.
+        pictures: figures of what the models look at.
+        files: tables beside the page, relative to it.
+        facts: how all was made; see `settings.json`.
+    """
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(
+        models=models,
+        statistics=statistics,
+        illustrations=illustrations,
+        pictures=pictures,
+        files=[file.as_posix() for file in files],
+        facts=facts,
+        reported=REPORTED,
+        paper=PAPER,
+        has_axes=len({row[1] for row in statistics}) > 1,
+        has_untrained=any(model.label.endswith(", untrained") for model in models),
+    )
+    path.write_text(page, encoding="utf-8")
+    return path
