@@ -503,6 +503,11 @@ def test_samples_that_cannot_be_read_are_named_or_replaced_by_the_next(tmp_path)
         with pytest.raises(DataError, match=reason) as info:
             strict[row]
         assert "\n" not in str(info.value)
+    small = ConversationDataset(read_conversations(dataset), processor, ConversationDataArguments(max_visual_tokens=2))
+    with pytest.raises(
+        DataError, match=r"^'train\.json', entry 1, sample 'n0': 1 .* of at least 4 tokens each do not fit"
+    ):
+        small[0]
     listed = tmp_path / "run" / "bad.jsonl"
     arguments = ConversationDataArguments(model_max_length=256, on_error="skip")
     lenient = ConversationDataset(read_conversations(dataset), processor, arguments, bad_list=listed)
@@ -537,6 +542,9 @@ def test_a_run_lists_what_it_leaves_out(base, tmp_path, capsys):
     assert main(["train", str(config), "--output_dir", str(tmp_path / "no")]) == 2
     error = capsys.readouterr().err
     assert "'train.json', entry 1, sample 'n0': field 'conversations' has no turn from 'gpt' to learn." in error
+    # of a run that does not start nothing is left
+    assert main(["train", str(config), "--on_error", "skip", "--lora_targets", "[qkv]"]) == 2
+    assert not (tmp_path / "out").exists()
     assert main(["train", str(config), "--on_error", "skip"]) == 0
     captured = capsys.readouterr()
     assert "3 conversations, 1 left out" in captured.out

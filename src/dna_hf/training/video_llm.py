@@ -106,6 +106,8 @@ def train_video_llm(run: RunConfig, *, resume: bool = False, announce: Any = Non
     check_disk(run, 4 * plan.trained)
     set_seed(run.training.seed)
     trainer = build_trainer(run, train, evaluation)
+    if trainer.is_world_process_zero():
+        list_bad_samples(run.output_dir / BAD_LIST, [*train.bad, *(evaluation.bad if evaluation else ())])
     start = time.monotonic()
     loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
     seconds = time.monotonic() - start
@@ -138,9 +140,10 @@ def _check(run: RunConfig) -> None:
 
 
 def load_conversations(run: RunConfig) -> tuple[Conversations, Conversations | None]:
-    """The conversations to train on, and those to evaluate on if there are any; bad ones are listed.
+    """The conversations to train on, and those to evaluate on if there are any.
 
     Raises:
+        ConfigurationError: for some without images and videos where these are needed.
         DataError: see [`~dna_hf.data.conversations.read_conversations`].
     """
     data = run.data
@@ -150,9 +153,6 @@ def load_conversations(run: RunConfig) -> tuple[Conversations, Conversations | N
 
     train = read(data.dataset, data.max_train_samples)
     evaluation = None if data.eval_dataset is None else read(data.eval_dataset, data.max_eval_samples)
-    if run.training.process_index == 0:
-        for conversations in (train, evaluation):
-            list_bad_samples(run.output_dir / BAD_LIST, [] if conversations is None else conversations.bad)
     without = [sample.name for sample in train.samples if not sample.visuals]
     if without and (is_sharded(run.training) or is_deepspeed_zero3_enabled()):
         # each process would wait for the others to gather the weights of the vision encoder
