@@ -33,6 +33,7 @@ from dna_hf.training.adapter import (
     merge_adapter,
     read_description,
     read_tensors,
+    trained_tensors,
 )
 from dna_hf.training.arguments import VideoLLMTrainingArguments
 from dna_hf.training.config_file import read_sections, run_config
@@ -42,6 +43,8 @@ from dna_hf.training.parameter_groups import add_lora, check_optimizer, freeze_a
 from dna_hf.training.video_llm import build_trainer, load_conversations, train_video_llm
 from training.tiny_video_llm import (
     RATES,
+    micro_batch,
+    ready_to_train,
     save_base,
     save_conversations,
     save_gradients_of_one_step,
@@ -308,22 +311,44 @@ def test_the_loss_is_that_of_the_model(base, dataset, samples, tmp_path):
         torch.testing.assert_close(loss, expected * tokens / count)
 
 
-def test_accumulation_checkpointing_and_processes_give_the_gradients_of_one_batch(base, tmp_path):
-    dataset = save_conversations(tmp_path)
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Conversations of which the first four are about pictures; a process may get a batch of others alone."""
+    dataset = save_conversations(tmp_path_factory.mktemp("mixed"))
     content = json.loads(dataset.read_text())
-    # one about nothing to see, which in one of two processes is a batch of its own
     for sample in content[4:]:
         del sample["image"]
         sample["conversations"][0]["value"] = "Which number is it?"
     dataset.write_text(json.dumps(content))
-    whole = gradients(base, dataset, tmp_path / "whole", per_device_train_batch_size=4)
-    single = {"per_device_train_batch_size": 1}
-    others = [
-        gradients(base, dataset, tmp_path / "parts", gradient_accumulation_steps=4, **single),
-        gradients(base, dataset, tmp_path / "frugal", per_device_train_batch_size=4, gradient_checkpointing=True),
-    ]
-    sections = tiny_sections(base, dataset, tmp_path / "two")
-    sections["training"] |= single | {"gradient_accumulation_steps": 2}
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def whole(base, mixed, tmp_path_factory):
+    """The gradients of a step with one batch of four samples."""
+    found = gradients(base, mixed, tmp_path_factory.mktemp("whole") / "out", per_device_train_batch_size=4)
+    assert {group_of(name) for name in found} == RATES.keys()
+    # softmax does not see what the bias of keys adds to all of them alike
+    assert not [n for n, tensor in found.items() if tensor.abs().max() < 1e-4 and not n.endswith("k_proj.bias")]
+    return found
+
+
+def same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_accumulation_and_checkpointing_give_the_gradients_of_one_batch(base, mixed, whole, tmp_path):
+    parts = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
+    same(gradients(base, mixed, tmp_path / "parts", **parts), whole)
+    frugal = {"per_device_train_batch_size": 4, "gradient_checkpointing": True}
+    same(gradients(base, mixed, tmp_path / "frugal", **frugal), whole)
+
+
+def test_two_processes_give_the_gradients_of_one(base, mixed, whole, tmp_path):
+    sections = tiny_sections(base, mixed, tmp_path / "two")
+    sections["training"] |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
     (tmp_path / "sections.json").write_text(json.dumps(sections))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -331,15 +356,15 @@ def test_accumulation_checkpointing_and_processes_give_the_gradients_of_one_batc
     worker = [sys.executable, str(Path(__file__).with_name("video_llm_worker.py")), str(tmp_path / "sections.json")]
     result = subprocess.run([*worker, str(port)], capture_output=True, text=True, timeout=300, env=os.environ)
     assert result.returncode == 0, result.stderr[-3000:]
-    others.append(load_file(tmp_path / "two.st"))
-    assert {group_of(name) for name in whole} == RATES.keys()
-    # softmax does not see what the bias of keys adds to all of them alike
-    small = [name for name, tensor in whole.items() if tensor.abs().max() < 1e-4 and not name.endswith("k_proj.bias")]
-    assert not small
-    for other in others:
-        assert other.keys() == whole.keys()
-        for name, tensor in whole.items():
-            torch.testing.assert_close(other[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+    same(load_file(tmp_path / "two.st"), whole)
+    # divided by FSDP2, of four samples that have pictures
+    trainer = ready_to_train(sections)
+    model = trainer.model.train()
+    model(**micro_batch(trainer, range(4)), num_items_in_batch=torch.tensor(50)).loss.backward()
+    expected = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    same(load_file(tmp_path / "two_sharded.st"), expected)
+    tensors = read_tensors(tmp_path / "two_sharded")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in trained_tensors(model).items())
 
 
 def test_the_loss_of_an_evaluation_is_a_mean_over_tokens(base, dataset, trained, samples, tmp_path):

@@ -119,19 +119,21 @@ def tiny_run(base, dataset, output_dir, rates=None, **overrides):
     return run_config(tiny_sections(base, dataset, output_dir, rates), overrides)
 
 
+def save_gradients(gradients, output_dir):
+    """Write gradients to a file beside a folder, whose name ends in `.st`."""
+    save_file({name.removeprefix("module."): gradient for name, gradient in gradients.items()}, f"{output_dir}.st")
+
+
 class _SaveGradients(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         gradients = {name: p.grad.clone() for name, p in kwargs["model"].named_parameters() if p.grad is not None}
         if state.is_world_process_zero:
-            save_file(
-                {name.removeprefix("module."): grad for name, grad in gradients.items()}, args.output_dir + ".st"
-            )
+            save_gradients(gradients, args.output_dir)
 
 
-def save_gradients_of_one_step(sections):
-    """Train a step without dropout and write its gradients to a file beside `output_dir`, ending in `.st`."""
-    fixed = {"max_steps": 1, "max_grad_norm": 0, "lora_dropout": 0.0, "save_strategy": "no"}
-    run = run_config(sections, fixed)
+def ready_to_train(sections):
+    """The Trainer of one step without dropout. Its model is always the same, and no gradient of it vanishes."""
+    run = run_config(sections, {"max_steps": 1, "max_grad_norm": 0, "lora_dropout": 0.0, "save_strategy": "no"})
     trainer = video_llm.build_trainer(run, *video_llm.load_conversations(run))
     # the gradients of LoRA's first factors are zero as long as the second ones are
     generator = torch.Generator().manual_seed(1)
@@ -139,6 +141,19 @@ def save_gradients_of_one_step(sections):
         for name, parameter in trainer.model.named_parameters():
             if ".lora_" in name or "visual_probes" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return trainer
+
+
+def micro_batch(trainer, rows):
+    """A batch of samples by their rows in the file."""
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in rows])
+    del batch["rows"]
+    return batch
+
+
+def save_gradients_of_one_step(sections):
+    """Train one step and write its gradients to the file `output_dir` and `.st`; returns the training arguments."""
+    trainer = ready_to_train(sections)
     trainer.add_callback(_SaveGradients())
     trainer.train()
-    return run
+    return trainer.args
