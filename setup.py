@@ -10,6 +10,7 @@ here = Path(__file__).parent
 version = re.search(r'__version__ = "(.+?)"', (here / "src/dna_hf/__init__.py").read_text(encoding="utf-8")).group(1)
 
 extras = {
+    "demo": ["gradio>=6"],
     "dev": [
         "matplotlib>=3.9",
         "mypy>=1.15",

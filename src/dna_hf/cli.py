@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. Keys of a configuration are not options here: they are checked where they belong."""
     parser = argparse.ArgumentParser(
         prog="dna-hf",
-        description="Denoising Attention: train, compare, evaluate, predict, convert, publish, visualize, analyze.",
+        description="Denoising Attention: train, evaluate, convert, publish, and look inside.",
     )
     parser.add_argument("--version", action="version", version=f"dna-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -114,6 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_publish(commands)
     _add_visualize(commands)
     _add_analyze(commands)
+    _add_demo(commands)
     return parser
 
 
@@ -328,6 +329,28 @@ def _add_analyze(commands: Any) -> None:
         "--colours", "--colors", choices=("red-blue", "orange-purple"), default="red-blue", help="default: %(default)s"
     )
     analyze.set_defaults(command=analyze_command)
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="a page to drop images or videos on, and to ask where attention goes",
+        description="Serve a page on this machine: drop an image (or a video), choose layer and head, click on a "
+        "patch to ask what it attends to, turn the negative branch up, down or off. Nothing is sent anywhere.",
+        allow_abbrev=False,
+    )
+    demo.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    demo.add_argument(
+        "--compare", metavar="CHECKPOINT", nargs="+", default=[], help="further models, side by side with the first"
+    )
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")
+    demo.add_argument("--port", type=_positive, help="port to listen on (default: the first free one from 7860 on)")
+    demo.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
+    demo.add_argument("--revision", help="commit, tag or branch on the Hub")
+    demo.add_argument(
+        "--export-space", metavar="DIR", type=Path, help="serve nothing: write the page as a Space of the Hub to DIR"
+    )
+    demo.set_defaults(command=demo_command)
 
 
 def _add_visualize(commands: Any) -> None:
@@ -836,6 +859,23 @@ def analyze_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     for video in done.unreadable:
         print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
     print(f"the report: {done.page}\nbeside it: {len(done.files) - 1} figures and tables")
+    return 0
+
+
+def demo_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf demo CHECKPOINT [--compare ...]`."""
+    from .demo.app import serve
+    from .demo.explore import load_explorer
+    from .demo.space import export_space
+
+    _no_more(rest)
+    checkpoints = [arguments.checkpoint, *arguments.compare]
+    explorer = load_explorer(checkpoints, arguments.device, arguments.revision)
+    if arguments.export_space is not None:
+        export_space(checkpoints, arguments.export_space)
+        print(f"written to {arguments.export_space}: try it with python app.py there, then push it as a Space")
+        return 0
+    serve(explorer, arguments.host, arguments.port)
     return 0
 
 

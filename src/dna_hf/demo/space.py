@@ -1,0 +1,75 @@
+"""The demo as a Space of the Hub: a folder that holds all it needs."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+from ..analysis.errors import AnalysisError
+from ..evaluation.distractors import checkpoint_labels
+
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CARD = """---
+title: Denoising Attention
+sdk: gradio
+app_file: app.py
+---
+
+What classifiers with Denoising Attention look at, by branch, layer, head and patch. Made by `dna-hf demo`.
+"""
+APP = """from dna_hf.demo.app import build_app
+from dna_hf.demo.explore import load_explorer
+
+
+build_app(load_explorer({checkpoints})).launch()
+"""
+
+
+def export_space(checkpoints: Sequence[str], folder: str | Path) -> list[Path]:
+    """Write a folder that runs as a Space of the Hub, or with `python app.py`.
+
+    Checkpoint folders are copied into it; names on the Hub are kept, so that the Space downloads them. The package
+    goes along, too.
+
+    Args:
+        checkpoints: folders, or names on the Hub.
+        folder: to write to; it must be empty or not exist.
+
+    Raises:
+        AnalysisError: if the folder holds something, or dna-hf is not installed: then its requirements are not known.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise AnalysisError(f"folder {str(folder)!r} is not empty: name one that is, or that does not exist.")
+    needed = _requirements()
+    folder.mkdir(parents=True, exist_ok=True)
+    places = []
+    for checkpoint, label in zip(checkpoints, checkpoint_labels(checkpoints), strict=True):
+        if not Path(checkpoint).is_dir():
+            places.append(checkpoint)
+            continue
+        places.append("models/" + label.replace("/", "_"))
+        shutil.copytree(checkpoint, folder / places[-1], ignore=shutil.ignore_patterns("checkpoint-*"))
+    shutil.copytree(PACKAGE, folder / "dna_hf", ignore=shutil.ignore_patterns("__pycache__"))
+    texts = {
+        "app.py": APP.format(checkpoints=json.dumps(places)),
+        "requirements.txt": "\n".join(needed) + "\n",
+        "README.md": CARD,
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def _requirements() -> list[str]:
+    """What the package and the demo need."""
+    try:
+        stated = requires("dna-hf") or []
+    except PackageNotFoundError as error:
+        raise AnalysisError("dna-hf is not installed, only found: pip install it before a Space is made.") from error
+    parts = [requirement.partition(";") for requirement in stated]
+    # the Space has Gradio of its own
+    return [name.strip() for name, _, marker in parts if not re.search(r"\bextra\b", marker)]
