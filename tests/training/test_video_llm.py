@@ -444,7 +444,7 @@ def test_what_is_saved_is_the_best_checkpoint_and_the_log_has_every_rate(trained
 
 
 def test_bfloat16_trains_float32_tensors_beside_a_frozen_bfloat16_model(base, dataset, tmp_path):
-    run = tiny_run(base, dataset, tmp_path / "out", bf16=True, max_steps=2, save_strategy="no")
+    run = tiny_run(base, dataset, tmp_path / "out", bf16=True, max_steps=1, save_strategy="no")
     trainer = build_trainer(run, *load_conversations(run))
     dtypes = {(p.requires_grad, p.dtype) for p in trainer.model.parameters()}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
@@ -667,6 +667,7 @@ def test_adapters_that_do_not_fit(base, trained, tmp_path):
     wider = save_base(tmp_path / "wider", text={"intermediate_size": 96})
     refused("needs its base, .*: checkpoint '.*wider' does not fit its configuration", other=wider)
     refused("needs its base, .*: checkpoint '.*gone' cannot be loaded", other=tmp_path / "gone")
+    refused("needs its base, .*: checkpoint '.*out' is an adapter: dna-hf merge it first", other=folder)
     refused("is no adapter: it has no dna_adapter.json", adapter=base)
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken, ignore=shutil.ignore_patterns("checkpoint-*"))

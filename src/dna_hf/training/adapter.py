@@ -103,6 +103,8 @@ def load_base(
     Raises:
         ConfigurationError: if it is missing, is no DnA video LLM, or does not fit the fields.
     """
+    if Path(source, DESCRIPTION_FILE).is_file():
+        raise ConfigurationError(f"checkpoint {source!r} is an adapter: dna-hf merge it first.")
     if config is None:
         config = base_config(source, revision, fields)
     model_class: Any = models.DnAVideoLlama3ForConditionalGeneration

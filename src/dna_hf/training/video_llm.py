@@ -153,7 +153,8 @@ def load_conversations(run: RunConfig) -> tuple[Conversations, Conversations | N
 
     train = read(data.dataset, data.max_train_samples)
     evaluation = None if data.eval_dataset is None else read(data.eval_dataset, data.max_eval_samples)
-    without = [sample.name for sample in train.samples if not sample.visuals]
+    samples = [*train.samples, *(evaluation.samples if evaluation else ())]
+    without = [sample.name for sample in samples if not sample.visuals]
     if without and (is_sharded(run.training) or is_deepspeed_zero3_enabled()):
         # each process would wait for the others to gather the weights of the vision encoder
         raise ConfigurationError(
