@@ -477,6 +477,12 @@ def test_a_whole_language_model_can_be_trained(base, dataset, tmp_path):
     assert "model.language_model.embed_tokens.weight" in tensors
 
 
+def test_a_sharded_run_needs_something_to_see_in_every_sample(base, mixed, tmp_path, monkeypatch):
+    monkeypatch.setattr(video_llm, "is_sharded", lambda arguments: True)
+    with pytest.raises(ConfigurationError, match="sample 'n4' and 3 more have no image or video, on which FSDP"):
+        train_video_llm(tiny_run(base, mixed, tmp_path / "out"))
+
+
 def test_what_keeps_a_run_from_starting(base, dataset, tmp_path):
     def refused(reason, error=ConfigurationError, checkpoint=base, data=dataset, **overrides):
         with pytest.raises(error, match=reason) as info:
