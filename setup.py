@@ -71,5 +71,8 @@ setup(
         "transformers>=5.17,<6",
     ],
     extras_require=extras,
-    entry_points={"console_scripts": ["dna-hf=dna_hf.cli:main"]},
+    entry_points={
+        "console_scripts": ["dna-hf=dna_hf.cli:main"],
+        "lmms_eval.models": ["dna_video_llama3=dna_hf.evaluation.lmms_eval_model:manifest"],
+    },
 )

@@ -1,4 +1,4 @@
-"""The command line: `dna-hf train`, `compare`, `evaluate`, `distractors`, `predict`, `benchmark`, `convert`, ...
+"""The command line: `dna-hf train`, `compare`, `evaluate`, `predict`, `answer`, `chat`, `benchmark`, `convert`, ...
 
 What a user did wrong ends in one sentence on stderr and exit code 2; anything else is a bug and shows its traceback.
 Heavy imports happen inside the commands.
@@ -106,6 +106,8 @@ def build_parser() -> argparse.ArgumentParser:
     predict.add_argument("--batch-size", type=_positive, default=32, help="images at a time (default: %(default)s)")
     predict.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
     predict.set_defaults(command=predict_command)
+    _add_answer(commands)
+    _add_chat(commands)
     _add_distractors(commands)
     _add_compare(commands)
     _add_benchmark(commands)
@@ -116,6 +118,101 @@ def build_parser() -> argparse.ArgumentParser:
     _add_analyze(commands)
     _add_demo(commands)
     return parser
+
+
+def _add_answer(commands: Any) -> None:
+    answer = commands.add_parser(
+        "answer",
+        help="accuracy of a video LLM on multiple-choice questions",
+        description="Ask a video LLM the questions of a file and state how many of its answers are right, by category "
+        "and view.\nAn answer that names no option counts as wrong, and is counted on its own.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    answer.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    answer.add_argument("questions", metavar="QUESTIONS", help="JSON or JSON Lines file of questions")
+    answer.add_argument("--videos", metavar="DIR", help="folder of the videos and images (default: that of the file)")
+    answer.add_argument(
+        "--format", metavar="NAME", help="perception_mcq, egoschema or generic (default: as the file looks)"
+    )
+    answer.add_argument("--views", type=_words, metavar="NAME,...", help="views to ask about, e.g. ego,exo or depth")
+    answer.add_argument("--answers", metavar="FILE.json", help="the right answers, where the file does not hold them")
+    answer.add_argument("--prompt", help="what to tell the model, with {question} and {choices}")
+    _add_video_llm_options(answer, max_new_tokens=128)
+    answer.add_argument("--batch-size", "--batch_size", type=_positive, default=1, help="questions at a time")
+    answer.add_argument(
+        "--second-chance",
+        "--second_chance",
+        choices=("likelihood",),
+        help="where an answer names no option, take the one whose letter the model finds most likely",
+    )
+    answer.add_argument("--predictions", metavar="FILE.jsonl", help="write every answer to this file")
+    answer.add_argument("--resume", action="store_true", help="go on with this file where it ends")
+    answer.add_argument(
+        "--on-error",
+        "--on_error",
+        choices=("raise", "skip"),
+        default="raise",
+        help="what to do with a question that is wrong or whose video is missing or damaged (default: %(default)s)",
+    )
+    answer.add_argument(
+        "--left-out",
+        "--left_out",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="write what was skipped, and why, to this file",
+    )
+    answer.add_argument("--table", type=Path, metavar="FILE", help="write the table to this file, .csv or .json")
+    answer.add_argument(
+        "--export", type=Path, metavar="FILE.json", help="write what the server of EgoSchema takes to this file"
+    )
+    answer.add_argument("--output", type=Path, metavar="FILE.json", help="write all figures to this file")
+    answer.set_defaults(command=answer_command)
+
+
+def _add_chat(commands: Any) -> None:
+    chat = commands.add_parser(
+        "chat",
+        help="talk with a video LLM about videos and images",
+        description="Talk with a video LLM about videos and images: a question a line; /help lists the commands.",
+        allow_abbrev=False,
+    )
+    chat.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
+    chat.add_argument("--video", action="append", default=[], metavar="FILE", help="show this video first")
+    chat.add_argument("--image", action="append", default=[], metavar="FILE", help="show this image first")
+    chat.add_argument("--question", metavar="TEXT", help="answer this question and end")
+    _add_video_llm_options(chat, max_new_tokens=512)
+    chat.add_argument("--temperature", type=float, help="draw answers at random (default: the most likely one)")
+    chat.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
+    chat.set_defaults(command=chat_command)
+
+
+def _add_video_llm_options(command: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    own = "(default: as the checkpoint says)"
+    command.add_argument("--fps", type=float, metavar="N", help=f"frames of each second to look at {own}")
+    command.add_argument(
+        "--max-frames", "--max_frames", type=_positive, metavar="N", help=f"frames of a video at most {own}"
+    )
+    command.add_argument(
+        "--max-visual-tokens",
+        "--max_visual_tokens",
+        type=_positive,
+        metavar="N",
+        help=f"tokens that all frames share {own}",
+    )
+    command.add_argument(
+        "--max-new-tokens",
+        "--max_new_tokens",
+        type=_positive,
+        default=max_new_tokens,
+        metavar="N",
+        help="tokens of an answer at most (default: %(default)s)",
+    )
+    command.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="of the weights (default: as saved)"
+    )
+    command.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
+    command.add_argument("--revision", help="commit, tag or branch on the Hub")
 
 
 def _add_distractors(commands: Any) -> None:
@@ -632,15 +729,19 @@ def _evaluate(arguments: argparse.Namespace, data: Any, is_video: bool) -> Any:
 
 
 def _is_video_model(checkpoint: str, revision: str | None) -> bool:
-    """Whether a checkpoint holds a video model; one that cannot be read is told so where it is loaded."""
+    """Whether a checkpoint holds a video classifier; one that cannot be read is told so where it is loaded."""
     from transformers import AutoConfig
 
     from . import models  # noqa: F401
+    from .training.errors import ConfigurationError
 
     try:
-        return AutoConfig.from_pretrained(checkpoint, revision=revision).model_type == VIDEO_MODEL
+        model_type = AutoConfig.from_pretrained(checkpoint, revision=revision).model_type
     except (OSError, ValueError, KeyError):
         return False
+    if model_type == VIDEO_LLM:
+        raise ConfigurationError(f"{checkpoint!r} holds a video LLM: ask it with dna-hf answer or dna-hf chat.")
+    return model_type == VIDEO_MODEL
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -797,6 +898,115 @@ def _predictions(arguments: argparse.Namespace, is_video: bool) -> Iterable[Any]
     files = image_files(arguments.files)
     model, processor = load_classifier(*where)
     return classify(model, processor, files, top_k=arguments.top_k, batch_size=arguments.batch_size)
+
+
+def answer_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf answer CHECKPOINT QUESTIONS --videos DIR`."""
+    from .data.multiple_choice import load_questions
+    from .evaluation.multiple_choice import PROMPT, AnswerSettings, evaluate_questions, export_choices, write_table
+    from .evaluation.records import command_line, environment, now
+    from .evaluation.video_llm import load_video_llm
+
+    _no_more(rest)
+    settings = AnswerSettings(
+        prompt=arguments.prompt or PROMPT,
+        **{name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens", "max_new_tokens")},
+        second_chance=arguments.second_chance,
+        batch_size=arguments.batch_size,
+    )
+    file = load_questions(
+        arguments.questions,
+        arguments.videos,
+        format=arguments.format,
+        views=arguments.views,
+        answers=arguments.answers,
+        on_error=arguments.on_error,
+    )
+    model, processor = load_video_llm(arguments.checkpoint, arguments.device, arguments.revision, arguments.dtype)
+    result = evaluate_questions(
+        model,
+        processor,
+        file.questions,
+        settings,
+        predictions=arguments.predictions,
+        resume=arguments.resume,
+        on_error=arguments.on_error,
+    )
+    print(
+        table(("view", "category", "questions", "accuracy", "95 % interval", "unparsed"), _answer_rows(result.table))
+    )
+    print("\n" + table((file.name, ""), _answer_facts(result.metrics)))
+    left_out = [*file.skipped, *result.unreadable]
+    for entry in left_out:
+        print(f"dna-hf: left out: {entry['error']}", file=sys.stderr)
+    if arguments.left_out is not None:
+        arguments.left_out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.left_out.write_text("".join(json.dumps(entry) + "\n" for entry in left_out), encoding="utf-8")
+    if arguments.table is not None:
+        write_table(result.table, arguments.table)
+    if arguments.export is not None:
+        export_choices(result.predictions, result.unreadable, arguments.export)
+    if arguments.output is not None:
+        report = {"checkpoint": arguments.checkpoint, "questions": file.name, "format": file.format}
+        report |= {"settings": dataclasses.asdict(settings), "command": command_line(), "date": now()}
+        report |= {
+            "environment": environment(),
+            "metrics": result.metrics,
+            "table": result.table,
+            "left_out": left_out,
+        }
+        _write_json(arguments.output, report)
+    return 0
+
+
+def _answer_rows(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row["view"],
+            row["category"],
+            str(row["questions"]),
+            "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %",
+            "-" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %",
+            str(row["unparsed"]),
+        )
+        for row in rows
+    ]
+
+
+def _answer_facts(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    names = {"average": "average of the categories", "overall": "of all questions"}
+    facts = [(names[name], f"{100 * metrics[name]:.2f} %") for name in names if name in metrics]
+    facts += [("right answers", "not known")] if "overall" not in metrics else []
+    facts += [("answers that name no option", f"{metrics['unparsed']} of {metrics['questions']}")]
+    return facts + ([("second chances", str(metrics["second_chance"]))] if "second_chance" in metrics else [])
+
+
+def chat_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf chat CHECKPOINT [--video FILE] [--image FILE] [--question TEXT]`."""
+    from transformers import set_seed
+
+    from .chat import Chat, converse, typed_lines
+    from .evaluation.video_llm import load_video_llm
+
+    _no_more(rest)
+    options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens}
+    if arguments.temperature:
+        set_seed(arguments.seed)
+        options |= {"do_sample": True, "temperature": arguments.temperature}
+    chat = Chat(
+        *load_video_llm(arguments.checkpoint, arguments.device, arguments.revision, arguments.dtype),
+        stream=True,
+        videos={name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens")},
+        **options,
+    )
+    for kind in ("video", "image"):
+        for path in getattr(arguments, kind):
+            chat.show(kind, path)
+    if arguments.question is not None:
+        chat.ask(arguments.question)
+    else:
+        converse(chat, typed_lines())
+    return 0
 
 
 def visualize_command(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -1,0 +1,136 @@
+"""Talk with a video LLM about videos and images."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import TextStreamer
+
+from .data.errors import DataError
+from .evaluation.video_llm import encode, generate, inference_processor, user_turn
+from .models.image_processing_dna_video_llama3 import read_image
+
+
+HELP = """\
+/video PATH   show a video with the next question
+/image PATH   show an image with the next question
+/reset        forget everything that was said and shown
+/help         these lines
+/quit         end, as the end of the input does"""
+# videos whose frames are kept, because every turn shows the model the whole conversation again
+KEPT_VIDEOS = 4
+
+
+class Chat:
+    """A conversation with a model, which sees all of it in every turn.
+
+    Args:
+        model: a video LLM, as [`~dna_hf.evaluation.video_llm.load_video_llm`] returns it.
+        processor: its processor.
+        stream: whether to print an answer while it is made.
+        videos: settings of the video processor, e.g. `fps` and `max_frames`.
+        options: of `generate`; without any, answers are greedy.
+
+    Raises:
+        DataError: for an impossible setting of the video processor.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        stream: bool = False,
+        videos: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        self.model = model
+        self.processor = inference_processor(processor, KEPT_VIDEOS, **videos or {})
+        self.stream = stream
+        self.options = options
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was said and shown."""
+        self.history: list[dict[str, Any]] = []
+        self.shown: list[tuple[str, str]] = []
+
+    def show(self, kind: str, path: str) -> None:
+        """Show a `"video"` or an `"image"`, a path or a URL, with the next question.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        if "://" not in path and not Path(path).exists():
+            raise DataError(f"{kind} {path!r} does not exist.")
+        _as_data_error(read_image if kind == "image" else self.processor.video_processor.read_video, path)
+        self.shown.append((kind, path))
+
+    def ask(self, question: str) -> str:
+        """The model's answer to a question about what was shown.
+
+        Raises:
+            DataError: if what was shown is too much for the model; the conversation is as it was before.
+        """
+        turn = user_turn(question, list(self.shown))
+        inputs = _as_data_error(encode, self.processor, [[*self.history, turn]])
+        options = dict(self.options)
+        if self.stream:
+            options["streamer"] = TextStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        (answer,) = generate(self.model, self.processor, inputs, **options)
+        self.history += [turn, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        self.shown = []
+        return answer
+
+
+def converse(chat: Chat, lines: Iterable[str]) -> None:
+    """Answer questions and follow commands, a line each, until `/quit` or the end.
+
+    What goes wrong is told on stderr in one sentence; then the next line is read. Ctrl-C ends an answer.
+    """
+    for line in lines:
+        command, _, argument = line.strip().partition(" ")
+        if command in ("/quit", "/exit"):
+            return
+        try:
+            _follow(chat, command, argument.strip().strip("\"'"), line.strip())
+        except DataError as error:
+            print(f"dna-hf: error: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\n(interrupted)", file=sys.stderr)
+
+
+def _follow(chat: Chat, command: str, argument: str, line: str) -> None:
+    if not line:
+        return
+    if command in ("/video", "/image"):
+        if not argument:
+            raise DataError(f"{command} needs a path.")
+        chat.show(command[1:], str(Path(argument).expanduser()))
+    elif command == "/reset":
+        chat.reset()
+    elif command == "/help":
+        print(HELP)
+    elif command.startswith("/"):
+        raise DataError(f"there is no command {command}: /help lists them.")
+    else:
+        chat.ask(line)
+
+
+def typed_lines() -> Iterator[str]:
+    """Lines of stdin, with a prompt where someone types them."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            yield input(prompt)
+        except EOFError:
+            return
+
+
+def _as_data_error(function: Any, *arguments: Any) -> Any:
+    """The result of a function of the processor, whose errors are the user's."""
+    try:
+        return function(*arguments)
+    except ValueError as error:
+        raise DataError(str(error)) from error

@@ -1,0 +1,456 @@
+"""Evaluate a video LLM on multiple-choice questions: answers, the options they choose, and accuracies.
+
+The model answers freely and greedily; [`~dna_hf.evaluation.answers.parse_answer`] reads which option it chose. An
+answer that cannot be read counts as wrong and is counted on its own. With the second chance `likelihood`, such a
+question gets the option whose letter the model would most likely have begun its answer with, and is marked so.
+"""
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from ..data.errors import DataError
+from ..data.multiple_choice import Question, check_on_error
+from .answers import parse_answer
+from .intervals import wilson_interval
+from .records import weights_digest
+from .video_llm import encode, generate, inference_processor, user_turn
+
+
+# of PerceptionMCQ, word for word
+PROMPT = "{question} The output should be the choice among one of the following choices. Choices are {choices}"
+SECOND_CHANCES = ("likelihood",)
+LIKELIHOOD = "likelihood"
+NO_QUESTION = "there is no question to ask."
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """How questions are asked.
+
+    Args:
+        prompt: what the model is told, with `{question}` and `{choices}`, which become "(A) ... (B) ...".
+        fps: frames per second to look at; `None`: as the processor of the checkpoint says, for the next two as well.
+        max_frames: of a longer video, so many are spread over it.
+        max_visual_tokens: that all frames of a video have together.
+        max_new_tokens: of an answer.
+        second_chance: `"likelihood"`, or `None`: what cannot be read stays unread.
+        batch_size: questions that go through the model together.
+
+    Raises:
+        DataError: for a prompt that lacks the question or the choices, and impossible values.
+    """
+
+    prompt: str = PROMPT
+    fps: float | None = None
+    max_frames: int | None = None
+    max_visual_tokens: int | None = None
+    max_new_tokens: int = 128
+    second_chance: str | None = None
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.second_chance not in (None, *SECOND_CHANCES):
+            raise DataError(f"unknown second_chance {self.second_chance!r}: choose {', '.join(SECOND_CHANCES)}.")
+        if any(self.prompt.count(part) != 1 for part in ("{question}", "{choices}")):
+            raise DataError(f"the prompt must hold {{question}} and {{choices}} once each, got {self.prompt!r}.")
+
+
+@dataclass(frozen=True)
+class AnsweredQuestion:
+    """What a model answered to a question.
+
+    Args:
+        id: of the question.
+        answer: as the model wrote it.
+        letter: of the option that it chose, `None` where that cannot be told.
+        rule: what decided, see [`~dna_hf.evaluation.answers.ParsedAnswer`]; `likelihood` of a second chance.
+        truth: letter of the right option, `None` where the file does not tell.
+        category: of the question.
+        view: the same.
+        unparsed: whether the answer itself could not be read.
+    """
+
+    id: str
+    answer: str
+    letter: str | None
+    rule: str
+    truth: str | None
+    category: str | None
+    view: str | None
+    unparsed: bool
+
+    @property
+    def correct(self) -> bool:
+        """Whether the right option was chosen."""
+        return self.letter is not None and self.letter == self.truth
+
+
+@dataclass
+class MultipleChoiceResult:
+    """Figures of one model on one set of questions.
+
+    Args:
+        metrics: see [`multiple_choice_metrics`].
+        table: see [`accuracy_table`].
+        predictions: in the order of the questions.
+        unreadable: questions whose video or image cannot be read, `{"id": ..., "error": ...}`; they count nowhere.
+    """
+
+    metrics: dict[str, float]
+    table: list[dict[str, Any]]
+    predictions: list[AnsweredQuestion]
+    unreadable: list[dict[str, str]] = field(default_factory=list)
+
+
+def evaluate_questions(
+    model: Any,
+    processor: Any,
+    questions: Sequence[Question],
+    settings: AnswerSettings | None = None,
+    *,
+    predictions: str | Path | None = None,
+    resume: bool = False,
+    on_error: str = "raise",
+) -> MultipleChoiceResult:
+    """Ask a model questions. It is left in the mode, of training or evaluation, that it was in.
+
+    Args:
+        model: a video LLM, as [`~dna_hf.evaluation.video_llm.load_video_llm`] returns it, or one in training.
+        processor: its processor.
+        questions: with different ids.
+        settings: how to ask them.
+        predictions: JSON Lines file that gets every answer as soon as it is there; a second file beside it holds the
+            settings.
+        resume: whether to go on with a file of predictions that is there already.
+        on_error: `"raise"`, or `"skip"` to leave out a question whose video or image cannot be read.
+
+    Raises:
+        DataError: if two questions have one id, a video or image cannot be read, the file of predictions is there and
+            `resume` is not given, it was written with other settings, or no question is left.
+    """
+    settings = settings or AnswerSettings()
+    check_on_error(on_error)
+    if len({question.id for question in questions}) < len(questions):
+        raise DataError("some of the questions have the same id: give each one of its own.")
+    videos = {name: getattr(settings, name) for name in ("fps", "max_frames", "max_visual_tokens")}
+    processor = inference_processor(processor, **videos)
+    answered: dict[str, AnsweredQuestion] = {}
+    file = None
+    if predictions is not None:
+        file = _PredictionsFile(Path(predictions), _conditions(model, processor, questions, settings))
+        answered = file.read(resume)
+    unreadable: list[dict[str, str]] = []
+    # questions about one video one after the other, so that it is decoded once
+    pending = sorted((question for question in questions if question.id not in answered), key=lambda each: each.media)
+    was_training = model.training
+    model.eval()
+    try:
+        size = settings.batch_size
+        batches = [pending[start : start + size] for start in range(0, len(pending), size)]
+        prepared = _ahead(lambda batch: _inputs(processor, batch, settings), batches)
+        for inputs, batch, errors in tqdm(prepared, desc="answer", total=len(batches), leave=False):
+            if errors and on_error == "raise":
+                raise DataError(f"question {errors[0]['id']!r}: {errors[0]['error']}")
+            unreadable += errors
+            found = list(_answers(model, processor, inputs, batch, settings)) if batch else []
+            answered |= {prediction.id: prediction for prediction in found}
+            if file is not None:
+                file.append(found)
+    finally:
+        model.train(was_training)
+    done = [answered[question.id] for question in questions if question.id in answered]
+    if not done:
+        raise DataError(f"no question can be asked; the first: {unreadable[0]['error']}" if questions else NO_QUESTION)
+    return MultipleChoiceResult(multiple_choice_metrics(done), accuracy_table(done), done, unreadable)
+
+
+def question_prompt(question: Question, prompt: str = PROMPT) -> str:
+    """What the model is told of a question."""
+    choices = " ".join(f"({letter}) {text}" for letter, text in question.options.items())
+    parts = {"question": question.text, "choices": choices}
+    return re.sub(r"\{(question|choices)\}", lambda match: parts[match[1]], prompt)
+
+
+def _ahead(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """What a function makes of each item, made in a thread while what it made of the one before is used."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        before = None
+        for item in items:
+            made = pool.submit(function, item)
+            if before is not None:
+                yield before.result()
+            before = made
+        if before is not None:
+            yield before.result()
+
+
+def _inputs(
+    processor: Any, questions: Sequence[Question], settings: AnswerSettings
+) -> tuple[Any, list[Question], list[dict[str, str]]]:
+    """Inputs of a batch, the questions in it, and those that are not because their video or image cannot be read."""
+
+    def encoded(batch: Sequence[Question]) -> Any:
+        turns = [user_turn(question_prompt(each, settings.prompt), [(each.kind, each.media)]) for each in batch]
+        return encode(processor, [[turn] for turn in turns])
+
+    try:
+        return encoded(questions), list(questions), []
+    except ValueError:
+        readable, errors = [], []
+        for question in questions:
+            try:
+                encoded([question])
+                readable.append(question)
+            except ValueError as error:
+                errors.append({"id": question.id, "error": str(error)})
+    return encoded(readable) if readable else None, readable, errors
+
+
+def _answers(
+    model: Any, processor: Any, inputs: Any, questions: Sequence[Question], settings: AnswerSettings
+) -> Iterator[AnsweredQuestion]:
+    first = _FirstScores()
+    # a penalty on what was said already, which checkpoints for chats set, would not be the greedy answer
+    texts = generate(
+        model,
+        processor,
+        inputs,
+        max_new_tokens=settings.max_new_tokens,
+        repetition_penalty=1.0,
+        logits_processor=LogitsProcessorList([first]),
+    )
+    for row, (question, text) in enumerate(zip(questions, texts, strict=True)):
+        parsed = parse_answer(text, question.options)
+        letter, rule = parsed.letter, parsed.rule
+        if letter is None and settings.second_chance is not None:
+            letter, rule = _most_likely(processor.tokenizer, first.scores[row], question.options), LIKELIHOOD
+        yield AnsweredQuestion(
+            question.id,
+            text,
+            letter,
+            rule,
+            question.answer,
+            question.category,
+            question.view,
+            unparsed=parsed.letter is None,
+        )
+
+
+class _FirstScores(LogitsProcessor):
+    """Keeps the scores (batch, vocabulary) of the first token of an answer, and changes none."""
+
+    def __init__(self) -> None:
+        self.scores = torch.empty(0)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not self.scores.numel():
+            self.scores = scores.float().cpu()
+        return scores
+
+
+def _most_likely(tokenizer: Any, scores: torch.Tensor, options: Iterable[str]) -> str:
+    """The letter with the highest of the scores (vocabulary,)."""
+
+    def token(letter: str) -> int:
+        tokens = tokenizer.encode(letter, add_special_tokens=False)
+        if len(tokens) != 1:
+            raise DataError(f"the tokenizer makes {len(tokens)} tokens of {letter!r}: second_chance needs one.")
+        return tokens[0]
+
+    return max(options, key=lambda letter: float(scores[token(letter)]))
+
+
+def multiple_choice_metrics(predictions: Sequence[AnsweredQuestion]) -> dict[str, float]:
+    """Accuracies in [0, 1] of questions whose right option is known.
+
+    Returns:
+        `overall`: over all questions; `average`: the unweighted mean over the categories, as the paper states it, if
+        there are any; both of each view too (`overall_ego`) where there are several; and how many `questions` there
+        are, how many `unparsed`, and with a second chance how many had one. Without any truth, only the numbers.
+    """
+    metrics: dict[str, float] = {}
+    for view, group in _by_view(predictions).items():
+        suffix = "" if len(group) == len(predictions) else f"_{view}"
+        known = [each for each in group if each.truth is not None]
+        categories = _by_category(known).values()
+        if known:
+            metrics[f"overall{suffix}"] = _accuracy(known)
+        if categories:
+            metrics[f"average{suffix}"] = sum(map(_accuracy, categories)) / len(categories)
+    unparsed = [each for each in predictions if each.unparsed]
+    metrics |= {"questions": len(predictions), "unparsed": len(unparsed)}
+    second = sum(each.rule == LIKELIHOOD for each in predictions)
+    return metrics | ({"second_chance": second} if second else {})
+
+
+def accuracy_table(predictions: Sequence[AnsweredQuestion]) -> list[dict[str, Any]]:
+    """A row for every category of every view, and for the `average` and the `overall` of each view and of all.
+
+    Returns:
+        Rows of `view` (`"all"`: of all views), `category`, `questions`, `unparsed`, and where the right options are
+        known `accuracy` and, save for an average, its 95 % interval from `low` to `high`; all in [0, 1], else `None`.
+    """
+    rows = []
+    for view, of_view in _by_view(predictions).items():
+        categories = {name: _figures(group) for name, group in _by_category(of_view).items()}
+        overall = _figures(of_view)
+        accuracies = [row["accuracy"] for row in categories.values() if row["accuracy"] is not None]
+        if categories:
+            mean = sum(accuracies) / len(accuracies) if accuracies else None
+            categories["average"] = overall | {"accuracy": mean, "low": None, "high": None}
+        categories["overall"] = overall
+        rows += [{"view": view, "category": name} | row for name, row in categories.items()]
+    return rows
+
+
+def _figures(group: Sequence[AnsweredQuestion]) -> dict[str, Any]:
+    known = [each for each in group if each.truth is not None]
+    hits = sum(each.correct for each in known)
+    low, high = wilson_interval(hits, len(known)) if known else (None, None)
+    return {
+        "questions": len(group),
+        "accuracy": hits / len(known) if known else None,
+        "low": low,
+        "high": high,
+        "unparsed": sum(each.unparsed for each in group),
+    }
+
+
+def _accuracy(group: Sequence[AnsweredQuestion]) -> float:
+    return sum(each.correct for each in group) / len(group)
+
+
+def _by_view(predictions: Sequence[AnsweredQuestion]) -> dict[str, Sequence[AnsweredQuestion]]:
+    """Those of each view, and `"all"` of them where there is more than one."""
+    views = sorted({each.view for each in predictions if each.view is not None})
+    if len(views) == 1 and all(each.view is not None for each in predictions):
+        return {views[0]: predictions}
+    groups: dict[str, Sequence[AnsweredQuestion]] = {}
+    for view in views:
+        groups[view] = [each for each in predictions if each.view == view]
+    return groups | {"all": predictions}
+
+
+def _by_category(predictions: Iterable[AnsweredQuestion]) -> dict[str, list[AnsweredQuestion]]:
+    groups: dict[str, list[AnsweredQuestion]] = {}
+    for each in predictions:
+        if each.category is not None:
+            groups.setdefault(each.category, []).append(each)
+    return dict(sorted(groups.items()))
+
+
+def write_table(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
+    """Write the rows of [`accuracy_table`] to a file, `.json` or, by any other name, with commas between."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".json":
+        path.write_text(json.dumps(list(rows), indent=2) + "\n", encoding="utf-8")
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def export_choices(
+    predictions: Iterable[AnsweredQuestion], unreadable: Iterable[dict[str, str]], path: str | Path
+) -> None:
+    """Write what the server of EgoSchema takes: id -> index of the chosen option, -1 where there is none."""
+    chosen = {each.id: -1 if each.letter is None else ord(each.letter) - ord("A") for each in predictions}
+    chosen |= {each["id"]: -1 for each in unreadable}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+
+
+def _conditions(model: Any, processor: Any, questions: Sequence[Question], settings: AnswerSettings) -> dict[str, Any]:
+    """All that answers depend on. How many go through the model together is not among it."""
+    asked = [asdict(question) | {"media": Path(question.media).name} for question in questions]
+    videos = {name: getattr(processor.video_processor, name) for name in ("fps", "max_frames", "max_visual_tokens")}
+    return {
+        **{name: value for name, value in asdict(settings).items() if name != "batch_size"},
+        **videos,
+        "questions": hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
+        "weights": weights_digest(model.state_dict()),
+    }
+
+
+class _PredictionsFile:
+    """A line for every answer, and beside it `NAME.settings.json`.
+
+    Args:
+        path: of the answers.
+        conditions: what they depend on.
+    """
+
+    def __init__(self, path: Path, conditions: dict[str, Any]) -> None:
+        self.path = path
+        self.settings = path.with_suffix(".settings.json")
+        self.conditions = conditions
+
+    def read(self, resume: bool) -> dict[str, AnsweredQuestion]:
+        """Answers that are there already, by id; the file is made if there is none.
+
+        Raises:
+            DataError: if it is there and is not to be continued, or cannot be.
+        """
+        if not self.path.exists():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.settings.write_text(json.dumps(self.conditions, indent=2) + "\n", encoding="utf-8")
+            self.path.touch()
+            return {}
+        if not resume:
+            raise DataError(f"{str(self.path)!r} exists: continue it with resume, or choose another file.")
+        self._check_settings()
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        # a line that was cut when the run ended is answered again
+        if lines and not lines[-1].endswith("\n"):
+            lines.pop()
+            self.path.write_text("".join(lines), encoding="utf-8")
+        answered = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                content = json.loads(line)
+                content.pop("correct")
+                answered[content["id"]] = AnsweredQuestion(**content)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise DataError(f"line {number} of {str(self.path)!r} is damaged: remove the file.") from error
+        return answered
+
+    def append(self, predictions: Iterable[AnsweredQuestion]) -> None:
+        """Write answers down."""
+        with self.path.open("a", encoding="utf-8") as file:
+            for each in predictions:
+                correct = None if each.truth is None else each.correct
+                file.write(json.dumps(asdict(each) | {"correct": correct}, ensure_ascii=False) + "\n")
+
+    def _check_settings(self) -> None:
+        try:
+            before = json.loads(self.settings.read_text(encoding="utf-8"))
+            different = [name for name, value in self.conditions.items() if before.get(name) != value]
+        except (OSError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{str(self.settings)!r}, which says how {self.path.name} was written, is missing or damaged: choose "
+                "another file of predictions."
+            ) from error
+        if different:
+            name = different[0]
+            was, now = before.get(name), self.conditions[name]
+            changed = name if name in ("questions", "weights") else f"{name}: {was!r}, now {now!r}"
+            raise DataError(
+                f"{str(self.path)!r} was written with other settings ({changed}): choose another file of predictions."
+            )

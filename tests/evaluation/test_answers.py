@@ -1,0 +1,184 @@
+"""Reading the chosen option out of an answer: a table of answers, read by a person."""
+
+import pytest
+
+from dna_hf.evaluation.answers import parse_answer
+
+
+OPTIONS = {"A": "Peeling an onion", "B": "Washing a plate.", "C": "Cutting a carrot", "D": "Opening a jar"}
+
+READ = [
+    # the letter alone
+    ("A", "A", "leading letter"),
+    ("A.", "A", "leading letter"),
+    (" (A) ", "A", "leading letter"),
+    ("[D]", "D", "leading letter"),
+    ("B)", "B", "leading letter"),
+    ("c", "C", "leading letter"),
+    ("(b)", "B", "leading letter"),
+    ("**C**", "C", "leading letter"),
+    ('"D"', "D", "leading letter"),
+    ("Ｄ", "D", "leading letter"),
+    ("（A）", "A", "leading letter"),
+    ("$\\boxed{B}$", "B", "leading letter"),
+    # the letter and something behind it
+    ("A: text", "A", "leading letter"),
+    ("A) The person peels it.", "A", "leading letter"),
+    ("A. Peeling an onion", "A", "leading letter"),
+    ("A - the first one", "A", "leading letter"),
+    ("A, because of the knife.", "A", "leading letter"),
+    ("A because the knife is visible.", "A", "leading letter"),
+    ("A\nA person peels an onion.", "A", "leading letter"),
+    ("(C) Cutting a carrot", "C", "leading letter"),
+    ("C Cutting a carrot", "C", "leading letter"),
+    ("D is what the video shows.", "D", "leading letter"),
+    ("b) washing", "B", "leading letter"),
+    ("B. The person uses an X-ray in a T-shirt.", "B", "leading letter"),
+    ("Let me think about it.\nC", "C", "leading letter"),
+    ("B.Washing a plate", "B", "leading letter"),
+    ("D:it opens", "D", "leading letter"),
+    # brackets anywhere
+    ("A person cuts a carrot. (C)", "C", "brackets"),
+    ("The person (left) is shown in (B) only", "B", "brackets"),
+    ("Clearly [D], as the lid comes off.", "D", "brackets"),
+    ("It shows 'B'", "B", "brackets"),
+    # a statement
+    ("The answer is C", "C", "statement"),
+    ("The answer is (D).", "D", "statement"),
+    ("Answer: A", "A", "statement"),
+    ("answer: B.", "B", "statement"),
+    ("**Answer:** B", "B", "statement"),
+    ("ANSWER - the correct option is A.", "A", "statement"),
+    ("The correct choice would be D", "D", "statement"),
+    ("The best answer among A, B, C and D is C.", "C", "statement"),
+    ("The answer to the question is option B", "B", "statement"),
+    ("The answer is A because the person holds a knife.", "A", "statement"),
+    ("<answer>C</answer>", "C", "statement"),
+    ('{"answer": "C"}', "C", "statement"),
+    ("I would choose option D.", "D", "statement"),
+    ("I'd go with (A)", "A", "statement"),
+    ("B is the correct answer", "B", "statement"),
+    ("Option A is wrong, option B is correct.", "B", "statement"),
+    # a final statement decides between several letters
+    ("A) is possible, (B) too. The answer is C.", "C", "statement"),
+    ("The answer is A. Wait, the answer is B.", "B", "statement"),
+    ("A. Peeling\nB. Washing\nC. Cutting\nD. Opening\nAnswer: D", "D", "statement"),
+    ("The answer is B, and A is wrong", "B", "statement"),
+    ("Answer: C, A person cuts a carrot", "C", "statement"),
+    # named once, between words
+    ("Based on the video, D", "D", "mention"),
+    ("Based on the video, A.", "A", "mention"),
+    ("I think it is B.", "B", "mention"),
+    ("It should be option A.", "A", "mention"),
+    ("The person opens a jar, so D", "D", "mention"),
+    ("The answer is not (A) but (B).", "B", "brackets"),
+    ("Not A. It is C.", "C", "mention"),
+    ("It is neither A nor B, so C", "C", "mention"),
+    ("(A) can be ruled out and B is wrong. (D)", "D", "brackets"),
+    # the text of an option
+    ("Cutting a carrot", "C", "option text"),
+    ("the person is CUTTING  a\ncarrot.", "C", "option text"),
+    ("A person washing a plate is visible", "B", "option text"),
+    ("The answer is opening a jar", "D", "option text"),
+    ("It is not peeling an onion, it is washing a plate", "B", "option text"),
+]
+
+UNREAD = [
+    # no letter
+    ("", "empty"),
+    (" \n ", "empty"),
+    ("A person cuts a vegetable.", "no letter"),
+    ("A person... cuts", "no letter"),
+    ("During the video someone cooks.", "no letter"),
+    ("Based on the video, the person cooks.", "no letter"),
+    ("Based on the video, A person cooks.", "no letter"),
+    ("Cannot be told.", "no letter"),
+    ("The answer is A person with a knife.", "no letter"),
+    ("Answer: A knife", "no letter"),
+    ('A "no entry" sign', "no letter"),
+    ("A-level cooking", "no letter"),
+    ("B's knife and an X-ray of D-Day", "no letter"),
+    ("I think so.", "no letter"),
+    ("I'm not sure.", "no letter"),
+    ("cutting carrots", "no letter"),
+    ("recutting a carrot", "no letter"),
+    ("The answer is not (A).", "no letter"),
+    ("The answer cannot be B.", "no letter"),
+    ("C is wrong.", "no letter"),
+    ("C++ code on a screen", "no letter"),
+    ("U.S. coins", "no letter"),
+    ("D.J. of the kitchen", "no letter"),
+    ("I don't think the answer is B.", "no letter"),
+    ("It is not cutting a carrot.", "no letter"),
+    ("1", "no letter"),
+    ("???", "no letter"),
+    # several
+    ("A or B", "several letters"),
+    ("Both A and C", "several letters"),
+    ("A, B", "several letters"),
+    ("A/D", "several letters"),
+    ("The answer is A or B", "several letters"),
+    ("Answer: B, C", "several letters"),
+    ("A. Peeling\nB. Washing\nC. Cutting\nD. Opening", "several letters"),
+    ("(A) comes first, (B) next.", "several letters"),
+    ("B. It is not like the first. See (C)", "several letters"),
+    ("First peeling an onion, then cutting a carrot", "several texts"),
+    # beyond the last option
+    ("E", "beyond options"),
+    ("(F)", "beyond options"),
+    ("The answer is Z.", "beyond options"),
+    ("E. None of them", "beyond options"),
+]
+
+
+@pytest.mark.parametrize(("answer", "letter", "rule"), READ)
+def test_answers_that_are_read(answer, letter, rule):
+    parsed = parse_answer(answer, OPTIONS)
+    assert (parsed.letter, parsed.rule) == (letter, rule)
+
+
+@pytest.mark.parametrize(("answer", "rule"), UNREAD)
+def test_answers_that_cannot_be_read(answer, rule):
+    parsed = parse_answer(answer, OPTIONS)
+    assert (parsed.letter, parsed.rule) == (None, rule)
+
+
+FORMS = [
+    "{}", "({})", "{}.", "{}: it is", "{}) it is", "It shows it. ({})", "The answer is {}.", "answer: ({})",
+    "Based on the video, {}", "I choose {}.", "({}) is correct", "It must be {}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_letter_in_every_form(form):
+    # "I" too, of nine options
+    options = {letter: f"text number {letter}{letter}" for letter in "ABCDEFGHI"}
+    for letter in options:
+        assert parse_answer(form.format(letter), options).letter == letter
+        fewer = {other: text for other, text in options.items() if other < letter}
+        assert parse_answer(form.format(letter), fewer).rule == "beyond options"
+
+
+def test_letters_inside_of_an_option_name_nothing():
+    options = {"A": "Vitamin D", "B": "Vitamin A", "C": "Both A and B", "D": "None (E)"}
+    assert parse_answer("It is rich in vitamin A.", options).letter == "B"
+    assert parse_answer("Vitamin D", options).letter == "A"
+    assert parse_answer("Both A and B", options).letter == "C"
+    assert parse_answer("The answer is Both A and B. (C)", options).letter == "C"
+    assert parse_answer("None (E)", options).letter == "D"
+
+
+def test_texts_that_contain_each_other():
+    options = {"A": "cut", "B": "cut a carrot", "C": "Cut a carrot."}
+    assert parse_answer("They cut it", options).letter == "A"
+    assert parse_answer("cut a carrot", options).rule == "several texts"
+    assert parse_answer("cut a carrot", {"A": "cut", "B": "cut a carrot"}).letter == "B"
+    assert parse_answer("cut, then cut a carrot", {"A": "cut", "B": "cut a carrot"}).rule == "several texts"
+
+
+def test_texts_of_one_letter_or_none():
+    options = {"A": "B", "B": "A", "C": "?"}
+    assert parse_answer("A", options).letter == "A"
+    assert parse_answer("What?", options).rule == "no letter"
+    assert parse_answer("2", {"A": "1", "B": "2"}).letter == "B"
+    assert parse_answer("No, not this", {"A": "Yes", "B": "No"}).letter == "B"

@@ -1,0 +1,429 @@
+"""Multiple-choice questions through a tiny model, its real processor and videos; figures against numbers by hand."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dna_hf.cli import main
+from dna_hf.data.errors import DataError
+from dna_hf.data.multiple_choice import load_questions
+from dna_hf.evaluation.multiple_choice import (
+    PROMPT,
+    AnsweredQuestion,
+    AnswerSettings,
+    accuracy_table,
+    evaluate_questions,
+    export_choices,
+    multiple_choice_metrics,
+    question_prompt,
+    write_table,
+)
+from dna_hf.evaluation.video_llm import load_video_llm
+from dna_hf.models import video_processing_dna_video_llama3 as video_processing
+
+
+sys.path.append(str(Path(__file__).parent))
+from tiny_video_llm import OPTIONS, ask, tiny_video_llm, train, write_colours  # noqa: E402
+
+
+SHORT = AnswerSettings(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_colours(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def answers(folder):
+    """Questions and what the model is taught to answer: right, right, nothing that can be read, wrong."""
+    return [
+        (ask(folder, "red.mp4", answer="A", category="paint", view="ego"), "(A) red"),
+        (ask(folder, "red.png", answer="A", category="picture", view="exo"), "A person"),
+        (ask(folder, "blue.mp4", answer="B", category="paint", view="ego"), "The answer is B."),
+        (ask(folder, "red.mp4", "What is not?", id="not", answer="C", category="paint", view="exo"), "It is B"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def taught(answers):
+    model, processor = tiny_video_llm()
+    train(model, processor, answers)
+    return model, processor
+
+
+@pytest.fixture
+def questions(answers):
+    return [question for question, _ in answers]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(taught, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for part in taught:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_answers_are_read_and_counted(taught, answers, questions, batch_size):
+    result = evaluate_questions(*taught, questions, replace(SHORT, batch_size=batch_size))
+    assert [(each.id, each.answer) for each in result.predictions] == [(q.id, answer) for q, answer in answers]
+    assert [(each.letter, each.rule, each.correct) for each in result.predictions] == [
+        ("A", "leading letter", True),
+        (None, "no letter", False),
+        ("B", "statement", True),
+        ("B", "mention", False),
+    ]
+    assert result.metrics == {
+        "overall_ego": 1.0,
+        "average_ego": 1.0,
+        "overall_exo": 0.0,
+        "average_exo": 0.0,
+        "overall": 0.5,
+        "average": pytest.approx((2 / 3 + 0) / 2),
+        "questions": 4,
+        "unparsed": 1,
+    }
+    assert not result.unreadable
+
+
+def test_second_chance_is_the_most_likely_letter(taught, answers, questions):
+    model, processor = taught
+    result = evaluate_questions(model, processor, questions, replace(SHORT, second_chance="likelihood", batch_size=4))
+    # by the model and processor alone
+    question = questions[1]
+    content = [{"type": "image", "image": question.media}, {"type": "text", "text": question_prompt(question)}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        add_generation_prompt=True,
+    )
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, -1]
+    letters = {letter: logits[processor.tokenizer.convert_tokens_to_ids(letter)].item() for letter in OPTIONS}
+    chance = result.predictions[1]
+    assert (chance.letter, chance.rule, chance.unparsed) == (max(letters, key=letters.get), "likelihood", True)
+    assert chance.answer == answers[1][1]
+    assert result.metrics["unparsed"] == 1 and result.metrics["second_chance"] == 1
+    assert [each.rule for each in result.predictions].count("likelihood") == 1
+
+
+def test_a_checkpoint_answers_the_same(taught, checkpoint, questions):
+    loaded = load_video_llm(str(checkpoint), "cpu")
+    assert evaluate_questions(*loaded, questions, SHORT) == evaluate_questions(*taught, questions, SHORT)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_video_is_decoded_once(taught, folder, monkeypatch, batch_size):
+    decoded = []
+    decode = video_processing.decode_video
+    monkeypatch.setattr(
+        video_processing, "decode_video", lambda source, *others: decoded.append(source) or decode(source, *others)
+    )
+    names = ["red.mp4", "blue.mp4", "red.mp4", "red.mp4", "blue.mp4"]
+    mixed = [ask(folder, name, id=str(number)) for number, name in enumerate(names)]
+    result = evaluate_questions(*taught, mixed, replace(SHORT, batch_size=batch_size, max_new_tokens=2))
+    assert [each.id for each in result.predictions] == ["0", "1", "2", "3", "4"]
+    assert [Path(name).name for name in decoded] == ["blue.mp4", "red.mp4"]
+
+
+def test_fps_and_frames_reach_the_model(taught, folder, tmp_path):
+    model, processor = taught
+    question = [ask(folder, "red.mp4")]
+    seen = []
+    hook = model.model.vision_model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1].tolist()))
+    try:
+        for settings in ({}, {"fps": 2}, {"fps": 2, "max_frames": 3}, {"max_visual_tokens": 2}):
+            evaluate_questions(model, processor, question, AnswerSettings(max_new_tokens=1, **settings))
+    finally:
+        hook.remove()
+    # two seconds of 16x24 pixels, 8x8 a token; 8 tokens shared by 2, 4 and 3 frames, 2 by 2
+    assert seen == [[[2, 2, 4]], [[4, 2, 2]], [[3, 2, 2]], [[2, 2, 2]]]
+    assert processor.video_processor.fps == 1, "the processor of the caller is left alone"
+
+
+def test_the_mode_of_the_model_is_left_as_it_was(taught, questions):
+    model, processor = taught
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    try:
+        evaluate_questions(model, processor, questions[:1], SHORT)
+        assert model.training
+        with pytest.raises(DataError):
+            evaluate_questions(model, processor, [replace(questions[0], media="none.mp4")], SHORT)
+        assert model.training
+    finally:
+        model.eval()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_videos_that_cannot_be_read(taught, questions, tmp_path):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    mixed = [questions[0], replace(questions[0], id="broken", media=str(broken)), questions[2]]
+    with pytest.raises(DataError, match=r"question 'broken': cannot read video '.*broken.mp4': invalid data"):
+        evaluate_questions(*taught, mixed, replace(SHORT, batch_size=3))
+    result = evaluate_questions(*taught, mixed, replace(SHORT, batch_size=3), on_error="skip")
+    assert [each.answer for each in result.predictions] == ["(A) red", "The answer is B."]
+    assert result.metrics["questions"] == 2 and result.metrics["overall"] == 1.0
+    assert [each["id"] for each in result.unreadable] == ["broken"]
+    with pytest.raises(DataError, match="no question can be asked; the first: cannot read video"):
+        evaluate_questions(*taught, mixed[1:2], SHORT, on_error="skip")
+
+
+def test_questions_that_cannot_be_asked(taught, questions):
+    with pytest.raises(DataError, match="some of the questions have the same id"):
+        evaluate_questions(*taught, [questions[0], replace(questions[1], id=questions[0].id)], SHORT)
+    with pytest.raises(DataError, match="there is no question to ask"):
+        evaluate_questions(*taught, [], SHORT)
+    with pytest.raises(DataError, match="on_error is 'ignore': choose raise or skip"):
+        evaluate_questions(*taught, questions, SHORT, on_error="ignore")
+
+
+def test_predictions_are_continued(taught, answers, questions, tmp_path):
+    file = tmp_path / "deep" / "predictions.jsonl"
+    whole = evaluate_questions(*taught, questions, SHORT, predictions=file)
+    lines = file.read_text().splitlines()
+    rows = {row["id"]: row for row in map(json.loads, lines)}
+    assert len(lines) == 4 and rows["red.png"] == {
+        "id": "red.png",
+        "answer": "A person",
+        "letter": None,
+        "rule": "no letter",
+        "truth": "A",
+        "category": "picture",
+        "view": "exo",
+        "unparsed": True,
+        "correct": False,
+    }
+    with pytest.raises(DataError, match="predictions.jsonl' exists: continue it with resume"):
+        evaluate_questions(*taught, questions, SHORT, predictions=file)
+    # killed in the middle of a line; what is there is not asked again
+    first = json.dumps(json.loads(lines[0]) | {"answer": "from before"})
+    file.write_text(first + "\n" + lines[1][:20])
+    resumed = evaluate_questions(*taught, questions, replace(SHORT, batch_size=2), predictions=file, resume=True)
+    kept = json.loads(lines[0])["id"]
+    assert [each.answer for each in resumed.predictions] == [
+        "from before" if question.id == kept else answer for question, answer in answers
+    ]
+    assert resumed.metrics == whole.metrics
+    assert len(file.read_text().splitlines()) == 4
+    again = evaluate_questions(*taught, questions, SHORT, predictions=file, resume=True)
+    assert again == resumed and len(file.read_text().splitlines()) == 4
+
+
+def test_predictions_of_other_settings_are_refused(taught, questions, tmp_path):
+    model, processor = taught
+    file = tmp_path / "predictions.jsonl"
+    evaluate_questions(model, processor, questions[:2], SHORT, predictions=file)
+
+    def refused(*changed, settings=SHORT):
+        with pytest.raises(DataError) as caught:
+            evaluate_questions(*changed, settings, predictions=file, resume=True)
+        return str(caught.value)
+
+    for settings, message in (
+        (replace(SHORT, max_new_tokens=9), r"was written with other settings (max_new_tokens: 8, now 9): choose"),
+        (replace(SHORT, fps=2), "(fps: 1, now 2)"),
+        (replace(SHORT, prompt="{question} {choices}"), "(prompt: "),
+        (replace(SHORT, second_chance="likelihood"), "(second_chance: None, now 'likelihood')"),
+    ):
+        assert message in refused(model, processor, questions[:2], settings=settings)
+    assert "(questions): choose another file" in refused(model, processor, questions)
+    other, _ = tiny_video_llm()
+    assert "(weights): choose another file" in refused(other, processor, questions[:2])
+    file.write_text('{"id": 1}\n')
+    assert "line 1 of '" in refused(model, processor, questions[:2])
+    file.with_suffix(".settings.json").write_text("[]")
+    assert (
+        "predictions.settings.json', which says how predictions.jsonl was written, is missing or damaged"
+        in refused(model, processor, questions[:2])
+    )
+    file.with_suffix(".settings.json").unlink()
+    assert "is missing or damaged" in refused(model, processor, questions[:2])
+
+
+def test_the_prompt_of_the_protocol(folder):
+    question = ask(folder, "red.mp4", "What is {choices} {0}?")
+    assert question_prompt(question) == (
+        "What is {choices} {0}? The output should be the choice among one of the following choices. "
+        "Choices are (A) red paint (B) blue paint (C) no paint"
+    )
+    assert question_prompt(question, "{choices}: {question}").startswith(
+        "(A) red paint (B) blue paint (C) no paint: Wh"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prompt": "{question}"}, "the prompt must hold {question} and {choices} once each"),
+        ({"prompt": PROMPT + "{choices}"}, "the prompt must hold"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
+        ({"second_chance": "judge"}, "unknown second_chance 'judge': choose likelihood"),
+    ],
+)
+def test_impossible_settings(settings, message):
+    with pytest.raises(DataError) as caught:
+        AnswerSettings(**settings)
+    assert message in str(caught.value)
+
+
+def test_impossible_settings_of_videos(taught, questions):
+    with pytest.raises(DataError, match="fps must be a number above 0, got -1"):
+        evaluate_questions(*taught, questions, AnswerSettings(fps=-1))
+    # of a batch, the question is named
+    with pytest.raises(DataError, match=r"question 'blue.mp4': .* do not fit max_visual_tokens=1"):
+        evaluate_questions(*taught, questions, AnswerSettings(fps=2, max_visual_tokens=1))
+
+
+def predicted(category, view, hits, count, unparsed=0, truth="A"):
+    """Answers to `count` questions, the first `hits` right, the last `unparsed` unread."""
+    letters = ["A"] * hits + ["B"] * (count - hits - unparsed) + [None] * unparsed
+    return [
+        AnsweredQuestion(f"{category}{view}{n}", "", letter, "", truth, category, view, letter is None)
+        for n, letter in enumerate(letters)
+    ]
+
+
+def test_the_average_of_the_paper_is_unweighted():
+    published = {"Act.": 831, "Task": 871, "HOI": 792, "Hand": 651}
+    predictions = [each for name, hits in published.items() for each in predicted(name, "ego", hits, 1000)]
+    predictions += predicted("Hand", "ego", 9000 * 651 // 1000, 9000)
+    metrics = multiple_choice_metrics(predictions)
+    assert round(100 * metrics["average"], 1) == 78.6
+    assert metrics["overall"] == pytest.approx((831 + 871 + 792 + 651 + 5859) / 13000)
+    assert metrics.keys() == {"average", "overall", "questions", "unparsed"}
+
+
+def test_the_table_by_hand():
+    predictions = predicted("x", "ego", 1, 4, 2) + predicted("y", "ego", 2, 2) + predicted("x", "exo", 0, 1, 1)
+    rows = {(row["view"], row["category"]): row for row in accuracy_table(predictions)}
+    assert list(rows) == [
+        ("ego", "x"),
+        ("ego", "y"),
+        ("ego", "average"),
+        ("ego", "overall"),
+        ("exo", "x"),
+        ("exo", "average"),
+        ("exo", "overall"),
+        ("all", "x"),
+        ("all", "y"),
+        ("all", "average"),
+        ("all", "overall"),
+    ]
+    accuracies = [0.25, 1, 0.625, 0.5, 0, 0, 0, 0.2, 1, 0.6, 3 / 7]
+    assert [row["accuracy"] for row in rows.values()] == pytest.approx(accuracies)
+    assert [row["questions"] for row in rows.values()] == [4, 2, 6, 6, 1, 1, 1, 5, 2, 7, 7]
+    assert [row["unparsed"] for row in rows.values()] == [2, 0, 2, 2, 1, 1, 1, 3, 0, 3, 3]
+    assert rows["ego", "average"]["low"] is None
+    # Wilson's interval of 1 of 4
+    assert (rows["ego", "x"]["low"], rows["ego", "x"]["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
+
+
+def test_without_categories_views_or_truth():
+    assert [(row["view"], row["category"]) for row in accuracy_table(predicted(None, None, 1, 2))] == [
+        ("all", "overall")
+    ]
+    assert multiple_choice_metrics(predicted(None, None, 1, 2)) == {"overall": 0.5, "questions": 2, "unparsed": 0}
+    unknown = predicted("x", "ego", 1, 2, 1, truth=None)
+    assert multiple_choice_metrics(unknown) == {"questions": 2, "unparsed": 1}
+    assert {row["accuracy"] for row in accuracy_table(unknown)} == {None}
+    some = predicted("x", None, 1, 2) + predicted("y", "ego", 0, 2, truth=None)
+    assert multiple_choice_metrics(some) == {"overall": 0.5, "average": 0.5, "questions": 4, "unparsed": 0}
+    rows = {(row["view"], row["category"]): row["accuracy"] for row in accuracy_table(some)}
+    assert rows == {
+        ("ego", "y"): None,
+        ("ego", "average"): None,
+        ("ego", "overall"): None,
+        ("all", "x"): 0.5,
+        ("all", "y"): None,
+        ("all", "average"): 0.5,
+        ("all", "overall"): 0.5,
+    }
+
+
+def test_tables_and_exports(tmp_path):
+    predictions = predicted("x", "ego", 1, 3, 1)
+    rows = accuracy_table(predictions)
+    write_table(rows, tmp_path / "deep" / "table.csv")
+    write_table(rows, tmp_path / "table.json")
+    with (tmp_path / "deep" / "table.csv").open() as file:
+        first, *_ = csv.DictReader(file)
+    assert first["category"] == "x" and float(first["accuracy"]) == 1 / 3
+    assert json.loads((tmp_path / "table.json").read_text()) == rows
+    export_choices(predictions, [{"id": "gone", "error": ""}], tmp_path / "more" / "choices.json")
+    assert json.loads((tmp_path / "more" / "choices.json").read_text()) == {
+        "xego0": 0,
+        "xego1": 1,
+        "xego2": -1,
+        "gone": -1,
+    }
+
+
+def test_the_command(taught, checkpoint, folder, tmp_path, capsys):
+    items = [
+        {"question": "What is shown?", "options": OPTIONS, "video": "red.mp4", "answer": "A", "category": "paint"},
+        {"question": "What is shown?", "options": OPTIONS, "video": "blue", "answer": 1, "category": "more"},
+        {"question": "What is not?", "options": OPTIONS, "video": "red.mp4", "answer": 2, "category": "paint"},
+        {"question": "What is shown?", "options": OPTIONS, "image": "red.png", "answer": 0, "category": "picture"},
+        {"question": "Which?", "options": OPTIONS, "video": "gone.mp4", "answer": "A"},
+    ]
+    (tmp_path / "questions.json").write_text(json.dumps(items))
+    words = ["answer", str(checkpoint), str(tmp_path / "questions.json"), "--videos", str(folder), "--device", "cpu"]
+    words += ["--max_new_tokens", "8", "--batch-size", "2"]
+    assert main(words) == 2
+    assert "questions.json, item 5 names 'gone.mp4', which is not in" in capsys.readouterr().err
+    words += ["--on-error", "skip", "--left-out", str(tmp_path / "a" / "left.jsonl")]
+    words += ["--table", str(tmp_path / "table.csv"), "--export", str(tmp_path / "choices.json")]
+    words += ["--output", str(tmp_path / "figures.json"), "--predictions", str(tmp_path / "predictions.jsonl")]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0].split() == ["view", "category", "questions", "accuracy", "95", "%", "interval", "unparsed"]
+    assert "left out: questions.json, item 5 names 'gone.mp4'" in printed.err
+    assert lines[-3].split()[-2:] == ["50.00", "%"] and lines[-1].endswith("1 of 4")
+    assert json.loads((tmp_path / "a" / "left.jsonl").read_text())["item"] == "questions.json, item 5"
+    assert json.loads((tmp_path / "choices.json").read_text()) == {"1": 0, "2": 1, "3": 1, "4": -1}
+    report = json.loads((tmp_path / "figures.json").read_text())
+    found = load_questions(tmp_path / "questions.json", folder, on_error="skip").questions
+    expected = evaluate_questions(*taught, found, SHORT)
+    assert report["metrics"] == expected.metrics and report["table"] == expected.table
+    assert report["settings"]["max_new_tokens"] == 8 and report["format"] == "generic"
+    assert main(words) == 2
+    assert "exists: continue it with resume" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+    assert capsys.readouterr().out == printed.out
+
+
+def test_the_command_with_other_checkpoints(tmp_path, folder, capsys):
+    (tmp_path / "questions.json").write_text(
+        json.dumps([{"question": "?", "options": ["a", "b"], "video": "red.mp4"}])
+    )
+    words = [str(tmp_path / "questions.json"), "--videos", str(folder)]
+    assert main(["answer", str(tmp_path), *words]) == 2
+    assert "cannot load a video LLM from" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "video_llama_3"}))
+    assert main(["answer", str(tmp_path), *words]) == 2
+    assert "holds a video_llama_3, but a dna_video_llama3 is needed: convert it." in capsys.readouterr().err
+    (tmp_path / "dna_adapter.json").write_text("{}")
+    assert main(["answer", str(tmp_path), *words]) == 2
+    assert "holds an adapter, no whole model: make one of it with dna-hf merge." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["answer", str(tmp_path), *words, "--second_chance", "judge"])
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["predict", "clip.mp4"]])
+def test_the_commands_for_classifiers_tell_of_this_one(checkpoint, words, capsys):
+    verb, *files = words
+    assert main([verb, str(checkpoint), *files]) == 2
+    assert "holds a video LLM: ask it with dna-hf answer or dna-hf chat." in capsys.readouterr().err
