@@ -177,9 +177,7 @@ def test_the_released_sizes(variant, modules):
         model = AutoModelForImageTextToText.from_config(
             DnAVideoLlama3Config(text_config=text, vision_config={"attention_variant": variant})
         )
-    run = run_config(
-        read_sections(ROOT / "configs" / "video_llm_viscop_dna.yaml"), {"output_dir": "unused", "use_cpu": True}
-    )
+    run = run_config(read_sections(RECIPE), {"output_dir": "unused", "use_cpu": True})
     _, groups = video_llm.prepare(model, run)
     sizes = {group.name: group.parameters for group in groups}
     assert sizes["interaction_modules"] == modules
@@ -705,9 +703,7 @@ def test_the_shipped_configurations_parse_and_say_what_to_run(path):
 
 
 def test_the_recipe_is_the_released_one():
-    run = run_config(
-        read_sections(ROOT / "configs" / "video_llm_viscop_dna.yaml"), {"output_dir": "unused", "use_cpu": True}
-    )
+    run = run_config(read_sections(RECIPE), {"output_dir": "unused", "use_cpu": True})
     training, data = run.training, run.data
     assert (training.lora_rank, training.lora_alpha, training.lora_dropout) == (64, 16, 0.05)
     assert (training.num_train_epochs, training.warmup_steps, training.weight_decay) == (3, 0.03, 0)
