@@ -17,7 +17,11 @@ from . import __version__
 
 
 NO_FIGURE = "no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')"
-FAMILIES = ("vit", "deit", "dinov2", "timesformer", "timm", "dna_vit", "authors-vit", "authors-timesformer")
+FAMILIES = (
+    *("vit", "deit", "dinov2", "timesformer", "video_llama_3", "video_llama_3_vision", "videollama3"),
+    *("timm", "dna_vit"),
+    *("authors-vit", "authors-timesformer", "authors-viscop"),
+)
 IMAGE_MODEL, VIDEO_MODEL, VIDEO_LLM = "dna_vit", "dna_timesformer", "dna_video_llama3"
 ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
@@ -295,12 +299,13 @@ def _add_convert(commands: Any) -> None:
     convert = commands.add_parser(
         "convert",
         help="make a DnA model of a checkpoint you have",
-        description="Make a DnA model of a vision or video transformer (transformers' ViT, DeiT, DINOv2 or "
-        "TimeSformer, timm, a file of the authors' code) and write it to a folder that loads, trains and publishes. "
-        "The folder gets the image processor of the source. A video model gets a video processor: of transformers' "
-        "TimeSformer with the size and normalisation of its preprocessor_config.json; of a file of the authors' or of "
-        "the original code with those of the file's cfg (else mean 0.45, standard deviation 0.225), and frames chosen "
-        "as that code does; of an image model with those of its image processor. What it holds is printed.",
+        description="Make a DnA model of a vision transformer, video transformer or video language model "
+        "(transformers' ViT, DeiT, DINOv2, TimeSformer or VideoLLaMA3, timm, a file of the authors' code) and write "
+        "it to a folder that loads, trains and publishes. The folder gets the image processor of the source. A video "
+        "model gets a video processor: of transformers' TimeSformer with the size and normalisation of its "
+        "preprocessor_config.json; of a file of the authors' or of the original code with those of the file's cfg "
+        "(else mean 0.45, standard deviation 0.225), and frames chosen as that code does; of an image model with "
+        "those of its image processor. What it holds is printed.",
         allow_abbrev=False,
     )
     convert.add_argument("source", metavar="SOURCE", help="folder, file, name on the Hub, or name in timm")
@@ -321,7 +326,23 @@ def _add_convert(commands: Any) -> None:
     convert.add_argument(
         "--negative-sign",
         choices=("+1", "-1"),
-        help="sign before the negative branch in the authors' program that wrote the file (default: +1)",
+        help="sign before the negative branch in the authors' program that wrote the file (default: +1; VisCoP: -1)",
+    )
+    convert.add_argument(
+        "--interaction-layers",
+        type=_numbers,
+        metavar="0,1,...",
+        help="layers that the visual probes of a video language model read (default: all)",
+    )
+    convert.add_argument(
+        "--base-model",
+        metavar="NAME",
+        help="VideoLLaMA3 (folder or name on the Hub) below a LoRA of the authors' VisCoP",
+    )
+    convert.add_argument("--no-visual-tokens", action="store_true", help="show the language model the probes alone")
+    convert.add_argument("--no-visual-probes", action="store_true", help="show the language model no probes")
+    convert.add_argument(
+        "--num-probes", type=_positive, metavar="N", help="visual probes of VideoLLaMA3 (default: 16)"
     )
     convert.add_argument("--num-frames", type=_positive, metavar="N", help="make a video model of an image model")
     convert.add_argument(
@@ -817,11 +838,18 @@ def convert_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         attention_variant=arguments.attention_variant,
         negative_init=arguments.negative_init,
         warm_scale=arguments.warm_scale,
+        interaction_layers=arguments.interaction_layers,
+        base_model=arguments.base_model,
+        num_probes=arguments.num_probes,
+        include_visual_tokens=False if arguments.no_visual_tokens else None,
+        include_visual_probes=False if arguments.no_visual_probes else None,
         image_size=arguments.image_size,
         revision=arguments.revision,
     )
     print(table(("tensors", "source", "", "target", "how"), report.rows()))
-    facts = [("model", type(model).__name__), ("attention variant", model.config.attention_variant)]
+    # of a video language model, its vision encoder has it
+    variant = getattr(model.config, "vision_config", model.config).attention_variant
+    facts = [("model", type(model).__name__), ("attention variant", variant)]
     facts += [("parameters", f"{model.num_parameters():,}")]
     if report.max_difference is not None:
         facts.append(("largest difference", f"{report.max_difference:.1e} ({report.compared}, one random input)"))

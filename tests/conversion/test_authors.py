@@ -491,7 +491,7 @@ def test_everything_without_a_place_is_listed(tmp_path):
         ("weights.pth", {"layout": "softmax"}, "softmax"),
         ("weights.pth", {"layout": ""}, "layout"),
         ("weights.pth", {"architecture": "timesformer"}, "only DnATimesformerModel"),
-        ("weights.pth", {"architecture": "viscop"}, "viscop"),
+        ("weights.pth", {"architecture": "viscop"}, "as VisCoP: only DnAVideoLlama3VisionModel"),
         ("weights.pth", {"architecture": "ViT"}, "ViT"),
     ],
 )

@@ -3,9 +3,15 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoModel, VideoLlama3VisionConfig, VideoLlama3VisionModel
 
-from dna_hf.conversion import ConversionError, convert_authors_checkpoint, load_authors_checkpoint
+from dna_hf.cli import main
+from dna_hf.conversion import (
+    ConversionError,
+    convert_authors_checkpoint,
+    export_authors_checkpoint,
+    load_authors_checkpoint,
+)
 from dna_hf.conversion.authors_check import evaluate_authors_viscop
 from dna_hf.models import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
 
@@ -149,10 +155,14 @@ MODULE = "encoder.interaction_modules.1."
         (lambda state: state | {f"{MODULE}norm.weight": torch.ones(WIDTH)}, "norm.weight' is unexpected"),
         (lambda state: state | {f"{MODULE}neg_scalers": torch.full((HEADS,), torch.nan)}, "not finite"),
         (
+            lambda state: {f"vision_encoder.{name}": state[name] for name in state} | {"stranger": torch.ones(1)},
+            "has 'stranger' beside a vision encoder",
+        ),
+        (
             lambda state: (
                 {f"vision_encoder.{name}": state[name] for name in state} | {"lm_head.weight": torch.ones(1)}
             ),
-            "holds more than a vision encoder",
+            "which needs its config.json beside it",
         ),
     ],
 )
@@ -175,3 +185,119 @@ def test_bad_arguments(tmp_path, options, expected):
     path = write(tmp_path / "weights.pt", source_of()[0])
     with pytest.raises(ConversionError, match=expected):
         load_authors_checkpoint(path, **options)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+@pytest.mark.parametrize("sign", [None, 1])
+@pytest.mark.parametrize("options", [{}, {"variant": "softmax"}, {"interaction_layers": [0, 2]}])
+def test_export_is_inverted_exactly(tmp_path, options, sign, suffix):
+    state, model = source_of(**options)
+    path = tmp_path / f"exported{suffix}"
+    export_authors_checkpoint(model, path, architecture="viscop", negative_sign=sign)
+    exported = load_file(path) if suffix == ".safetensors" else torch.load(path, weights_only=True)
+    assert exported.keys() == state.keys()
+    for name, tensor in exported.items():
+        assert torch.equal(tensor, -state[name] if sign == 1 and "neg_scalers" in name else state[name]), name
+    loaded = load_authors_checkpoint(
+        path,
+        architecture="viscop",
+        negative_sign=sign,
+        num_attention_heads=HEADS,
+        interaction_layers=options.get("interaction_layers"),
+    )
+    assert_same_model(loaded, model)
+
+
+def test_export_of_the_reference_vectors(golden, tmp_path):
+    weights = load_file(golden / "viscop_dna_encoder.weights.safetensors")
+    model = load_authors_checkpoint(golden / "viscop_dna_encoder.weights.safetensors", architecture="viscop")
+    export_authors_checkpoint(model, tmp_path / "encoder.bin", architecture="viscop")
+    exported = torch.load(tmp_path / "encoder.bin", weights_only=True)
+    assert exported.keys() == weights.keys()
+    for name, tensor in exported.items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"variant": "cog"}, "no 'cog' attention"),
+        ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"rope_parameters": {"rope_type": "axial", "rope_theta": 100.0}}, "not those of base 10000"),
+    ],
+)
+def test_export_refuses_what_the_authors_cannot_hold(tmp_path, overrides, expected):
+    model = source_of(**overrides)[1]
+    with pytest.raises(ConversionError, match=expected):
+        export_authors_checkpoint(model, tmp_path / "encoder.bin", architecture="viscop")
+    with pytest.raises(ConversionError, match="cannot export a DnAVideoLlama3VisionModel"):
+        export_authors_checkpoint(model, tmp_path / "encoder.bin", architecture="vit")
+    with pytest.raises(ConversionError, match="leave layout out"):
+        export_authors_checkpoint(model, tmp_path / "encoder.bin", architecture="viscop", layout="packed")
+    assert not (tmp_path / "encoder.bin").exists()
+
+
+def convert(capsys, *words):
+    """Run `dna-hf convert`: exit code, what it printed, and its errors."""
+    code = main(["convert", *map(str, words)])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("prefix", ["", "model.vision_encoder.vision_encoder."])
+def test_the_command_recognises_a_file(tmp_path, capsys, prefix):
+    state, expected = source_of(interaction_layers=[0, 2])
+    path = write(tmp_path / "weights.bin", {prefix + name: tensor for name, tensor in state.items()})
+    code, output, _ = convert(capsys, path, tmp_path / "out", "--interaction-layers", "0,2")
+    assert code == 0 and "from authors-viscop" in output and "subtracted" in output
+    assert_same_model(AutoModel.from_pretrained(tmp_path / "out"), expected)
+    code, output, _ = convert(
+        capsys,
+        path,
+        tmp_path / "added",
+        "--interaction-layers",
+        "0,2",
+        "--negative-sign",
+        "+1",
+        "--from",
+        "authors-viscop",
+    )
+    scale = AutoModel.from_pretrained(tmp_path / "added").encoder.interaction_modules[0].attention.negative_scale
+    assert torch.equal(scale, -expected.encoder.interaction_modules[0].attention.negative_scale)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--num-frames", "8"], "--num-frames does not apply"),
+        (["--attention-type", "space_only"], "--attention-type does not apply"),
+        (["--negative-init", "warm"], "--negative-init does not apply"),
+        (["--num-probes", "8"], "--num-probes does not apply"),
+        (["--no-visual-probes"], "--no-visual-probes does not apply"),
+        (["--interaction-layers", "0,7"], "3 interaction modules on 3 layers"),
+        (["--image-processor", "somewhere"], "--image-processor does not apply"),
+        (["--from", "authors-vit"], "is no model of the authors' code"),
+    ],
+)
+def test_the_command_refuses_what_makes_no_sense(tmp_path, capsys, words, expected):
+    path = write(tmp_path / "weights.bin", source_of()[0])
+    code, _, errors = convert(capsys, path, tmp_path / "out", *words)
+    assert code == 2 and expected in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_converts_a_native_encoder(tmp_path, capsys):
+    VideoLlama3VisionModel(
+        VideoLlama3VisionConfig(
+            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, patch_size=2
+        )
+    ).save_pretrained(tmp_path / "native")
+    words = ("--interaction-layers", "1", "--num-probes", "4", "--from", "video_llama_3_vision")
+    code, output, _ = convert(capsys, tmp_path / "native", tmp_path / "out", *words)
+    assert code == 0 and "copy of encoder.layers.*.self_attn.k_proj.weight" in output
+    config = AutoModel.from_pretrained(tmp_path / "out").config
+    assert (config.interaction_layers, config.num_probes, config.num_hidden_layers) == ([1], 4, 2)
+    code, _, errors = convert(capsys, tmp_path / "native", tmp_path / "other", "--num-frames", "4", *words[:2])
+    assert code == 2 and "--interaction-layers does not apply" in errors
+    code, _, errors = convert(capsys, tmp_path / "native", tmp_path / "other", "--num-frames", "4", *words[2:4])
+    assert code == 2 and "--num-probes does not apply" in errors

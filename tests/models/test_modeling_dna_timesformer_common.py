@@ -1,8 +1,13 @@
-"""transformers' common model and configuration tests, on every attention variant of the DnA TimeSformer."""
+"""transformers' common model and configuration tests, on the DnA TimeSformer.
+
+Those of DnA and of softmax attention always run; those of the other variants, which differ in the attention alone, are
+slow tests.
+"""
 
 import unittest
 from unittest import mock
 
+import pytest
 from torch import nn
 
 from dna_hf.models import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerModel
@@ -104,7 +109,7 @@ class DnATimesformerModelTest(ModelTests, unittest.TestCase):
     attention_variant = "dna"
 
 
-@newest_only
+@pytest.mark.slow
 class DnATimesformerSharedValueModelTest(ModelTests, unittest.TestCase):
     attention_variant = "dna_shared_value"
 
@@ -114,11 +119,11 @@ class DnATimesformerSoftmaxModelTest(ModelTests, unittest.TestCase):
     attention_variant = "softmax"
 
 
-@newest_only
+@pytest.mark.slow
 class DnATimesformerDifferentialModelTest(ModelTests, unittest.TestCase):
     attention_variant = "differential"
 
 
-@newest_only
+@pytest.mark.slow
 class DnATimesformerCogModelTest(ModelTests, unittest.TestCase):
     attention_variant = "cog"

@@ -1,8 +1,13 @@
-"""transformers' common model, configuration and backbone tests, on every attention variant of the DnA ViT."""
+"""transformers' common model, configuration and backbone tests, on the DnA ViT.
+
+Those of DnA and of softmax attention always run; those of the other variants, which differ in the attention alone, are
+slow tests.
+"""
 
 import unittest
 from unittest import mock
 
+import pytest
 from torch import nn
 
 from dna_hf.models import (
@@ -118,7 +123,7 @@ class DnAViTModelTest(ModelTests, unittest.TestCase):
     attention_variant = "dna"
 
 
-@newest_only
+@pytest.mark.slow
 class DnAViTSharedValueModelTest(ModelTests, unittest.TestCase):
     attention_variant = "dna_shared_value"
 
@@ -128,12 +133,12 @@ class DnAViTSoftmaxModelTest(ModelTests, unittest.TestCase):
     attention_variant = "softmax"
 
 
-@newest_only
+@pytest.mark.slow
 class DnAViTDifferentialModelTest(ModelTests, unittest.TestCase):
     attention_variant = "differential"
 
 
-@newest_only
+@pytest.mark.slow
 class DnAViTCogModelTest(ModelTests, unittest.TestCase):
     attention_variant = "cog"
 
@@ -142,7 +147,7 @@ class DnAViTBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "dna"
 
 
-@newest_only
+@pytest.mark.slow
 class DnAViTSharedValueBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "dna_shared_value"
 
@@ -152,11 +157,11 @@ class DnAViTSoftmaxBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "softmax"
 
 
-@newest_only
+@pytest.mark.slow
 class DnAViTDifferentialBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "differential"
 
 
-@newest_only
+@pytest.mark.slow
 class DnAViTCogBackboneTest(BackboneTests, unittest.TestCase):
     attention_variant = "cog"

@@ -1,7 +1,8 @@
 """From the checkpoints people have to DnA models.
 
 Of images: transformers' ViT, DeiT and DINOv2, timm, and the authors' files. Of videos: transformers' TimeSformer, the
-authors' files, and image models.
+authors' files, and image models. Of video language models: VideoLLaMA3, transformers' or as its own code saves it, and
+the authors' files.
 """
 
 from .authors import convert_authors_checkpoint, load_authors_checkpoint

@@ -1,9 +1,8 @@
 """From softmax attention to the attention variants: which tensor goes where, and what is new."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from ..models.configuration_dna import DnATransformerConfig
 from .errors import ConversionError
 from .tensors import TensorMap
 
@@ -35,13 +34,13 @@ def check_negative_init(negative_init: str, **scales: float) -> None:
 
 
 def add_new_tensors(
-    mapping: TensorMap, config: DnATransformerConfig, layer: str, negative_init: NegativeInit, warm_scale: float
+    mapping: TensorMap, config: Any, layer: str, negative_init: NegativeInit, warm_scale: float
 ) -> None:
     """Add what the attention of one layer has beyond softmax attention.
 
     Args:
         mapping: already has the positive branch.
-        config: of the target.
+        config: of the target; gives `attention_variant`, `qkv_bias` and `negative_scale_init`.
         layer: name of the attention module in the target.
         negative_init: see [`~dna_hf.conversion.from_pretrained_softmax`].
         warm_scale: see there.

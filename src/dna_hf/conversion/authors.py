@@ -34,7 +34,7 @@ from ..models import (
     DnAViTModel,
 )
 from .authors_check import agreement, evaluate_authors_timesformer, evaluate_authors_vit
-from .authors_viscop import convert_vision_encoder
+from .authors_viscop_llm import convert_viscop
 from .errors import ConversionError, refused_configuration
 from .files import read_checkpoint
 from .processors import add_authors_video_processor, authors_image_processor
@@ -88,6 +88,8 @@ def load_authors_checkpoint(
     num_attention_heads: int | None = None,
     attention_type: str | None = None,
     interaction_layers: list[int] | None = None,
+    base_model: str | Path | PreTrainedModel | None = None,
+    dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """Load a checkpoint of the authors' code as a DnA model; see [`convert_authors_checkpoint`]."""
     return convert_authors_checkpoint(
@@ -97,6 +99,8 @@ def load_authors_checkpoint(
         num_attention_heads=num_attention_heads,
         attention_type=attention_type,
         interaction_layers=interaction_layers,
+        base_model=base_model,
+        dtype=dtype,
     ).model
 
 
@@ -108,6 +112,8 @@ def convert_authors_checkpoint(
     num_attention_heads: int | None = None,
     attention_type: str | None = None,
     interaction_layers: list[int] | None = None,
+    base_model: str | Path | PreTrainedModel | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Conversion:
     """Convert a checkpoint of the authors' code, and check the result.
 
@@ -117,9 +123,10 @@ def convert_authors_checkpoint(
     Args:
         path: `.pth`, `.pyth`, `.pt`, `.bin` or `.safetensors` file: a state dict, or a training checkpoint that has
             one under `model`, `state_dict` or `model_state`. Nothing in it is run. The layouts are those of the table
-            in [`dna_hf.conversion.authors`].
-        architecture: `"vit"`, `"timesformer"`, that of the original TimeSformer repository included, or `"viscop"`, of
-            which the vision encoder with its probes is taken: see [`dna_hf.conversion.authors_viscop`]. Its tensors
+            in [`dna_hf.conversion.authors`]. Of VisCoP also a folder: of a complete checkpoint, or of LoRA; see
+            [`dna_hf.conversion.authors_viscop_llm`].
+        architecture: `"vit"`, `"timesformer"`, that of the original TimeSformer repository included, or `"viscop"`,
+            with its language model or its vision encoder alone: see [`dna_hf.conversion.authors_viscop`]. The tensors
             do not tell the base of the rotary embedding and the epsilon of the norms; the released 10000 and 1e-6 are
             assumed, by the comparison with the source, too.
         negative_sign: +1 or -1, the sign before the negative branch in the program that wrote the file. By default
@@ -128,11 +135,15 @@ def convert_authors_checkpoint(
         num_attention_heads: needed where the tensors do not tell it, i.e. for a softmax baseline.
         attention_type: of a TimeSformer: `"divided_space_time"`, `"joint_space_time"` or `"space_only"`; found out
             from the tensors by default. Tensors that are not those of the given type are refused.
-        interaction_layers: of VisCoP, the layers that its interaction modules read, counted from 0; all by default.
+        interaction_layers: of VisCoP, the layers that its interaction modules read, counted from 0; by default what
+            its `config.json` says, and all without one.
+        base_model: of LoRA, the VideoLLaMA3 that it was trained from: folder, name on the Hub, or transformers' model.
+        dtype: of the result; by default the widest of the source, so that nothing is rounded.
 
     Returns:
         The model (`DnAViTForImageClassification` or `DnATimesformerForVideoClassification`, or their base model for a
-        file without a head; of VisCoP `DnAVideoLlama3VisionModel`) in the dtype of the file, and a report, which has
+        file without a head; of VisCoP `DnAVideoLlama3ForConditionalGeneration`, or `DnAVideoLlama3VisionModel` for
+        one without a language model) in the dtype of the file, and a report, which has
         the processor: of images the authors' evaluation, of videos see
         [`~dna_hf.conversion.processors.add_authors_video_processor`], of VisCoP none. The DnA TimeSformer takes videos
         (batch, frames, channels, height, width).
@@ -147,9 +158,12 @@ def convert_authors_checkpoint(
         raise ConversionError("attention_type is for architecture 'timesformer' alone.")
     if architecture != "viscop" and interaction_layers is not None:
         raise ConversionError("interaction_layers is for architecture 'viscop' alone.")
+    if architecture != "viscop" and base_model is not None:
+        raise ConversionError("base_model is for architecture 'viscop' alone.")
     sign = branch_sign(architecture, negative_sign)
     if architecture == "viscop":
-        return convert_vision_encoder(path, sign, num_attention_heads, interaction_layers)
+        with refused_configuration(str(path)):
+            return convert_viscop(path, sign, num_attention_heads, interaction_layers, base_model, dtype)
     tensors, notes, settings = read_checkpoint(path)
     layout = attention_layout(str(path), tensors)
     with refused_configuration(str(path)):
@@ -165,6 +179,8 @@ def convert_authors_checkpoint(
         add_authors_video_processor(report, config, settings)
     report.max_difference = _self_check(model, tensors, sign)
     report.compared = "the model and a plain evaluation of the source tensors, in float64"
+    if dtype is not None:
+        model.to(dtype)  # type: ignore[arg-type]
     return Conversion(model, report)
 
 
@@ -182,6 +198,8 @@ def branch_sign(architecture: str, negative_sign: int | None) -> int:
 
 def authors_architecture(tensors: dict[str, torch.Tensor]) -> str | None:
     """The architecture of tensors that have names that only the authors' code, or TimeSformer's, gives."""
+    if any(re.search(r"(^|\.)encoder\.(visual_probes$|interaction_modules\.)", name) for name in tensors):
+        return "viscop"
     if "time_embed" in tensors or any(re.match(r"blocks\.\d+\.temporal_(attn|fc|norm1)\.", key) for key in tensors):
         return "timesformer"
     if not any(re.match(r"blocks\.\d+\.attn\.(qqkvv|qqkv|q_neg|v_neg|neg_scalers)", name) for name in tensors):

@@ -117,7 +117,7 @@ def evaluate_authors_viscop(
     Returns:
         The features (patches / 4, width) and the probes (probes, width).
     """
-    weights = {name: tensor.double() for name, tensor in tensors.items()}
+    weights = _Doubles(tensors)
     frames, rows, columns = grid
     # in the order of the patches of a frame
     places = torch.tensor(
@@ -178,6 +178,13 @@ def evaluate_authors_viscop(
     # the four patches of a block follow each other
     features = _norm(tokens.flatten(0, 1), weights, "post_layernorm").unflatten(0, (-1, 4)).mean(dim=1)
     return features, probes
+
+
+class _Doubles(dict[str, torch.Tensor]):
+    """Tensors that are made float64 where they are used: an encoder is large."""
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return super().__getitem__(name).double()
 
 
 def _over_time(

@@ -1,4 +1,7 @@
-"""DnA models as checkpoints that the authors' code reads; the layouts are those of [`dna_hf.conversion.authors`]."""
+"""DnA models as checkpoints that the authors' code reads.
+
+The layouts are those of [`dna_hf.conversion.authors`] and [`dna_hf.conversion.authors_viscop`].
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,14 +10,15 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from ..models import DnATimesformerConfig
+from ..models import DnATimesformerConfig, DnAVideoLlama3VisionModel
 from .authors import ROWS, TIMESFORMER_NAMES, VARIANTS, Layout, branch_sign, model_classes
+from .authors_viscop import encoder_names
 from .errors import ConversionError
 from .files import PICKLE_SUFFIXES
 from .timm import TIMM_NAMES
 
 
-ARCHITECTURES = {"vit": "dna_vit", "timesformer": "dna_timesformer"}
+ARCHITECTURES = {"vit": "dna_vit", "timesformer": "dna_timesformer", "viscop": "dna_video_llama3_vision"}
 
 
 def export_authors_checkpoint(
@@ -29,13 +33,14 @@ def export_authors_checkpoint(
 
     Args:
         model: a `DnAViTModel`, a `DnATimesformerModel`, or the classifier of one, of variant `dna`,
-            `dna_shared_value` or `softmax`.
+            `dna_shared_value` or `softmax`; or a `DnAVideoLlama3VisionModel` of variant `dna` or `softmax`.
         path: `.safetensors`, or `.pth`, `.pyth`, ... for a file of `torch.save` with the state dict under `model`. Of
             a TimeSformer in a `.pyth` file, as their program wants it: under `model_state`, every name behind
-            `model.`.
-        architecture: `"vit"` or `"timesformer"`.
-        layout: `"packed"` (`qqkvv`, `qqkv`) or `"split"` (`qkv`, `q_neg`, `v_neg`); of no effect for softmax. By
-            default what the released program has: `"packed"` for `"vit"`, `"split"` for `"timesformer"`.
+            `model.`. Of VisCoP: the state dict itself, by its names within the encoder.
+        architecture: `"vit"`, `"timesformer"` or `"viscop"`, of which no file says the layers that the modules read.
+        layout: `"packed"` (`qqkvv`, `qqkv`) or `"split"` (`qkv`, `q_neg`, `v_neg`); of no effect for softmax, and not
+            for VisCoP. By default what the released program has: `"packed"` for `"vit"`, `"split"` for
+            `"timesformer"`.
         negative_sign: as for [`convert_authors_checkpoint`].
 
     Raises:
@@ -45,8 +50,14 @@ def export_authors_checkpoint(
     if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
         raise ConversionError(f"{str(path)!r} must end in .safetensors or {', '.join(PICKLE_SUFFIXES)}.")
     if architecture not in ARCHITECTURES:
-        known = " and ".join(map(repr, ARCHITECTURES))
+        known = ", ".join(map(repr, ARCHITECTURES))
         raise ConversionError(f"export to architecture {architecture!r} is not supported: only {known} are.")
+    if architecture == "viscop":
+        if layout is not None:
+            raise ConversionError("the authors' VisCoP has one layout: leave layout out.")
+        tensors = _encoder_tensors(model, branch_sign(architecture, negative_sign))
+        save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
+        return
     if layout is None:
         layout = "packed" if architecture == "vit" else "split"
     if layout not in ("packed", "split"):
@@ -64,6 +75,35 @@ def export_authors_checkpoint(
         torch.save({"model_state": {f"model.{name}": tensor for name, tensor in tensors.items()}}, path)
     else:
         torch.save({"model": tensors}, path)
+
+
+def _encoder_tensors(model: PreTrainedModel, sign: int) -> dict[str, torch.Tensor]:
+    """The state dict of a vision encoder under the authors' names.
+
+    Raises:
+        ConversionError: if the authors' encoder has no place for what this one has.
+    """
+    if not isinstance(model, DnAVideoLlama3VisionModel):
+        raise ConversionError(f"cannot export a {type(model).__name__} as VisCoP: only DnAVideoLlama3VisionModel.")
+    config = model.config
+    if config.attention_variant not in ("dna", "softmax"):
+        raise ConversionError(f"the authors' VisCoP has no {config.attention_variant!r} attention.")
+    expected = {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6, "normalize_keys": False}
+    wrong = [
+        f"{key} is {getattr(config, key)!r}, not {value!r}"
+        for key, value in expected.items()
+        if getattr(config, key, value) != value
+    ]
+    if (config.rope_parameters or {}).get("rope_theta") != 10000.0:
+        wrong.append(f"rope_parameters is {config.rope_parameters!r}, not those of base 10000")
+    if wrong:
+        raise ConversionError("the authors' VisCoP cannot hold this model", wrong)
+    state = model.state_dict()
+    tensors = {}
+    for source, target in encoder_names(config).items():
+        tensor = state[target].detach().cpu()
+        tensors[source] = sign * tensor if target.endswith(".negative_scale") else tensor.contiguous().clone()
+    return tensors
 
 
 def _check_exportable(model: PreTrainedModel, architecture: str) -> None:

@@ -10,15 +10,13 @@
 A module that has `neg_scalers` is Denoising Attention, one without is plain cross-attention.
 """
 
-from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from ..models import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
 from .authors_check import agreement, evaluate_authors_viscop
 from .errors import ConversionError, refused_configuration
-from .files import read_checkpoint
 from .report import Conversion, ConversionReport
 from .tensors import TensorMap
 from .vit_layout import count_layers
@@ -42,30 +40,34 @@ SIZES = {
     "encoder.visual_probes": 3,
     f"{LAYERS}0.mlp.fc1.weight": 2,
 }
+# how alpha is copied from a program that subtracts the branch
+NEGATED: Any = (torch.neg, "copied", "negated: the source subtracts the branch")
 # of the comparison: transformers computes rotary embeddings in float32
 SELF_CHECK_TOLERANCE = 1e-4
 CHECKED_GRID = (2, 4, 6)
 
 
 def convert_vision_encoder(
-    path: str | Path, sign: int, num_attention_heads: int | None = None, interaction_layers: list[int] | None = None
+    name: str,
+    tensors: dict[str, torch.Tensor],
+    sign: int,
+    num_attention_heads: int | None = None,
+    interaction_layers: list[int] | None = None,
 ) -> Conversion:
-    """Convert a file with the vision encoder; see [`~dna_hf.conversion.convert_authors_checkpoint`].
+    """Convert the tensors of a vision encoder alone; see [`~dna_hf.conversion.convert_authors_checkpoint`].
 
     Raises:
         ConversionError: see there.
     """
-    name = str(path)
-    tensors, notes, _ = read_checkpoint(path)
     tensors = vision_encoder_tensors(name, tensors)
     with refused_configuration(name):
         config = vision_encoder_config(name, tensors, num_attention_heads, interaction_layers)
     mapping = map_vision_encoder(name, tensors, config, sign)
     model = mapping.build(DnAVideoLlama3VisionModel, config)
+    report = ConversionReport(name, "authors-viscop", mapping.records)
     if config.attention_variant == "dna":
-        notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
-    report = ConversionReport(name, "authors-viscop", mapping.records, notes)
-    report.max_difference = _self_check(model, tensors, sign)
+        report.notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
+    report.max_difference = self_check(model, tensors, sign)
     report.compared = "the model and a plain evaluation of the source tensors, in float64"
     return Conversion(model, report)
 
@@ -76,13 +78,11 @@ def vision_encoder_tensors(name: str, tensors: dict[str, torch.Tensor]) -> dict[
     Raises:
         ConversionError: if there are others than the encoder's beside them.
     """
+    tensors = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
     while tensors and all(key.startswith(PREFIX) for key in tensors):
         tensors = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
-    if any(key.startswith(PREFIX) for key in tensors):
-        raise ConversionError(
-            f"{name!r} holds more than a vision encoder, which is all that can be converted of VisCoP so far: keep "
-            f"only the tensors under {PREFIX!r}."
-        )
+    if others := [key for key in tensors if any(other.startswith(PREFIX) for other in tensors) and PREFIX not in key]:
+        raise ConversionError(f"{name!r} has {others[0]!r} beside a vision encoder, but no language model.")
     return tensors
 
 
@@ -139,29 +139,36 @@ def vision_encoder_config(
     )
 
 
+def encoder_names(config: DnAVideoLlama3VisionConfig) -> dict[str, str]:
+    """For every tensor, its name in the source and its name in the target."""
+    modules = ["embeddings.patch_embedding", "post_layernorm"]
+    modules += [f"{LAYERS}{index}.{module}" for index in range(config.num_hidden_layers) for module in LAYER]
+    places = {module: module for module in modules}
+    names = {"encoder.visual_probes": "encoder.visual_probes"}
+    for index in range(len(config.interaction_layer_ids)):
+        here, there = f"{MODULES}{index}", f"{MODULES}{index}.attention"
+        for source, target in PROJECTIONS[config.attention_variant].items():
+            places[f"{here}.{source}"] = f"{there}.{target}"
+        if config.attention_variant == "dna":
+            names[f"{here}.neg_scalers"] = f"{there}.negative_scale"
+    for source, target in places.items():
+        names |= {f"{source}.{parameter}": f"{target}.{parameter}" for parameter in ("weight", "bias")}
+    return names
+
+
 def map_vision_encoder(
     name: str, tensors: dict[str, torch.Tensor], config: DnAVideoLlama3VisionConfig, sign: int
 ) -> TensorMap:
     """Where every tensor goes; `sign` is the one before the negative branch in the source."""
     mapping = TensorMap(name, tensors)
-    mapping.copy_module("embeddings.patch_embedding", "embeddings.patch_embedding")
-    for index in range(config.num_hidden_layers):
-        for module in LAYER:
-            mapping.copy_module(f"{LAYERS}{index}.{module}", f"{LAYERS}{index}.{module}")
-    mapping.copy("encoder.visual_probes", "encoder.visual_probes")
-    for index in range(len(config.interaction_layer_ids)):
-        here, there = f"{MODULES}{index}", f"{MODULES}{index}.attention"
-        for source, target in PROJECTIONS[config.attention_variant].items():
-            mapping.copy_module(f"{here}.{source}", f"{there}.{target}")
-        if config.attention_variant == "dna":
-            change, reason = (None, "") if sign == 1 else (torch.neg, "negated: the source subtracts the branch")
-            mapping.copy(f"{here}.neg_scalers", f"{there}.negative_scale", change, reason=reason)
-    mapping.copy_module("post_layernorm", "post_layernorm")
+    for source, target in encoder_names(config).items():
+        negated = sign == -1 and target.endswith(".negative_scale")
+        mapping.copy(source, target, *NEGATED if negated else ())
     return mapping
 
 
 @torch.no_grad()
-def _self_check(model: PreTrainedModel, tensors: dict[str, torch.Tensor], sign: int) -> float:
+def self_check(model: Any, tensors: dict[str, torch.Tensor], sign: int) -> float:
     """Largest difference between the model and the tensors it was made from, on one random visual, in float64."""
     config, dtype = model.config, model.dtype
     frames, rows, columns = CHECKED_GRID

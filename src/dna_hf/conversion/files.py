@@ -67,30 +67,40 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             anything but tensors, plain values and `argparse.Namespace`; nothing in the file is run.
     """
     path = Path(path)
+    tensors, others = _weights(_content(path), path)
+    settings = others.pop(SETTINGS_KEY, None)
+    notes = [f"not read: {', '.join(others)} of the training checkpoint"] if others else []
+    return Checkpoint(_without_prefixes(tensors), notes, settings)
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a file by the names that it gives them; see [`read_checkpoint`]."""
+    return _weights(_content(Path(path)), Path(path))[0]
+
+
+def _content(path: Path) -> Any:
     if not path.is_file():
         what = "is no file but a folder" if path.is_dir() else "does not exist"
         raise ConversionError(f"checkpoint file {str(path)!r} {what}.")
     if path.suffix == ".safetensors":
         try:
-            content: Any = load_file(path)
+            return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise ConversionError(f"{str(path)!r} is no intact safetensors file: {first_line(error)}.") from error
     elif path.suffix in PICKLE_SUFFIXES:
-        content = _unpickle(path)
-    else:
-        suffixes = ", ".join((".safetensors", *PICKLE_SUFFIXES))
-        raise ConversionError(f"{str(path)!r} is no checkpoint file: its name must end in one of {suffixes}.")
-    tensors, others = _weights(content, path)
-    settings = others.pop(SETTINGS_KEY, None)
-    notes = [f"not read: {', '.join(others)} of the training checkpoint"] if others else []
-    return Checkpoint(_without_prefixes(tensors), notes, settings)
+        return _unpickle(path)
+    suffixes = ", ".join((".safetensors", *PICKLE_SUFFIXES))
+    raise ConversionError(f"{str(path)!r} is no checkpoint file: its name must end in one of {suffixes}.")
 
 
 def _unpickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols, which either work or raise
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # mapped, tensors are read where they are used, and need not fit into memory twice
+            with path.open("rb") as file:
+                is_zip = file.read(4) == b"PK\x03\x04"
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         wanted = f"asks to run {found[1]!r}" if found else "is not made of tensors and plain values"

@@ -25,18 +25,12 @@ from ..models.attention_variants import ATTENTION_VARIANTS
 from ..models.configuration_dna import DnATransformerConfig
 from .attention import NegativeInit, check_negative_init, initial_negative_scale
 from .errors import ConversionError, refused_configuration
+from .loading import load_exactly, read_config, saved_class, source_name
 from .native import VIT_NAMES
-from .pretrained import (
-    EXACT_TOLERANCE,
-    from_pretrained_softmax,
-    load_exactly,
-    read_config,
-    saved_class,
-    source_name,
-)
+from .pretrained import from_pretrained_softmax
 from .processors import add_video_processor_of_images, find_image_processor, resize_video_processor
 from .report import Conversion, ConversionReport, TensorRecord
-from .tensors import TensorMap
+from .tensors import EXACT_TOLERANCE, TensorMap
 from .vit_layout import MapAttention, map_positions, map_softmax_attention, map_transformer
 
 

@@ -1,26 +1,26 @@
 """Start a DnA model from a softmax vision or video transformer that is trained already."""
 
 import copy
-import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
-from transformers.utils import cached_file
 
 from ..comparison import main_output, random_input
 from ..models import DnATimesformerConfig, DnAViTModel
 from ..models.attention_variants import ATTENTION_VARIANTS
-from .attention import NegativeInit, check_negative_init, initial_negative_scale
-from .errors import ConversionError, first_line, refused_configuration
+from .attention import NegativeInit, check_negative_init
+from .errors import ConversionError, refused_configuration
 from .files import read_tensors
+from .loading import find_file, load_exactly, read_config, saved_class, source_name
 from .native import dna_config, map_native, native_task
+from .options import Options
 from .processors import (
     add_native_video_processor,
     find_image_processor,
@@ -28,40 +28,14 @@ from .processors import (
     resize_video_processor,
 )
 from .report import Conversion, ConversionReport
+from .tensors import EXACT_TOLERANCE
 from .timm import check_timm_pooling, create_timm_model, is_timm_model, map_timm, timm_config, timm_model_facts
+from .video_llm import convert_video_llm, is_video_llm
 
 
 NATIVE_FAMILIES = ("vit", "deit", "dinov2", "timesformer")
-# how far a conversion that preserves the function may be from the source, relative to the largest value: in float32,
-# and in half precision, where resampled positions are rounded
-EXACT_TOLERANCE = {True: 1e-4, False: 1e-2}
 # default of timm's pretrained_cfg, which its configuration files leave out
 TIMM_CROP_FRACTION = 0.875
-
-
-class _Options(NamedTuple):
-    """How to convert; see [`from_pretrained_softmax`]."""
-
-    attention_variant: str
-    negative_init: NegativeInit
-    warm_scale: float
-    negative_scale_init: float
-    image_size: int | tuple[int, int] | None
-    num_attention_heads: int | None
-    dtype: torch.dtype | None
-
-    def config_fields(self) -> dict[str, Any]:
-        scale = initial_negative_scale(
-            self.attention_variant, self.negative_init, self.warm_scale, self.negative_scale_init
-        )
-        return {"attention_variant": self.attention_variant, "negative_scale_init": scale}
-
-    @property
-    def keeps_function(self) -> bool:
-        """Whether the converted model computes what the source computes."""
-        if self.attention_variant in ("dna", "dna_shared_value"):
-            return self.negative_init == "zero"
-        return self.attention_variant == "softmax"
 
 
 def from_pretrained_softmax(
@@ -73,10 +47,15 @@ def from_pretrained_softmax(
     negative_scale_init: float = 0.5,
     image_size: int | tuple[int, int] | None = None,
     num_attention_heads: int | None = None,
+    num_probes: int | None = None,
+    interaction_layers: list[int] | None = None,
+    include_visual_tokens: bool | None = None,
+    include_visual_probes: bool | None = None,
+    normalize_keys: bool | None = None,
     dtype: torch.dtype | None = None,
     revision: str | None = None,
 ) -> Conversion:
-    """Make a DnA model of a vision or video transformer with softmax attention, of the same task.
+    """Make a DnA model of a vision transformer, video transformer or video language model, of the same task.
 
     Query, key, value and output projection become those of the positive branch, everything else is copied, and the
     negative branch is new; of a TimeSformer over time as over space. Labels, heads and preprocessing come along; where
@@ -87,21 +66,36 @@ def from_pretrained_softmax(
     that the two agree on videos of one frame. It wants exactly `num_frames` frames, and takes the nearest position
     where images have another size; the DnA TimeSformer takes any number of frames, and resamples smoothly.
 
+    Of VideoLLaMA3 nothing is replaced: it gets visual probes, and a cross-attention module for each layer that they
+    read, which begins as a copy of that layer's own attention; see [`dna_hf.conversion.video_llm`].
+
     Args:
-        name_or_model: transformers' ViT, DeiT, DINOv2 or TimeSformer (folder, name on the Hub, or model), a timm
-            `VisionTransformer` (folder, name on the Hub, name in timm if that is installed, or model), or a file with
-            a state dict in timm's layout.
+        name_or_model: transformers' ViT, DeiT, DINOv2, TimeSformer or VideoLLaMA3, its vision encoder alone included
+            (folder, name on the Hub, or model), VideoLLaMA3 as its own code saves it (folder or name on the Hub), a
+            timm `VisionTransformer` (folder, name on the Hub, name in timm if that is installed, or model), or a file
+            with a state dict in timm's layout.
         attention_variant: `"dna"`, or a baseline to compare it with. `"softmax"` computes what the source computes;
             `"differential"` and `"cog"` take its projections, but compute something else with them.
         negative_init: how the negative branch begins. `"warm"`: `q- = warm_scale * q` and `v- = warm_scale * v`,
-            nearly the source, as the authors do (their TimeSformer gives `v-` the opposite sign). `"zero"`: the same
+            nearly the source, as the authors do (their TimeSformer gives `v-` the opposite sign, and their VisCoP
+            subtracts the branch: `negative_scale_init=-0.5` begins exactly as it does). `"zero"`: the same
             with `v- = 0`, exactly the source; the gradient of `v-` is not zero, and after the first step neither are
             those of `q-` and alpha. `"random"`: both as in a fresh model. With shared values there is no `v-`, and
             alpha starts at `warm_scale` or 0 instead.
         warm_scale: see `negative_init`.
         negative_scale_init: initial alpha of every head.
         image_size: resample the position table for images of this size (pixels); by default the source's.
-        num_attention_heads: needed for a state dict in timm's layout, which does not tell it.
+        num_attention_heads: needed for a state dict in timm's layout, which does not tell it, and for VideoLLaMA3 as
+            its own code saves it, if its `config.json` has no `vision_encoder_config`.
+        num_probes: of VideoLLaMA3, the probes of an image or video; 16 by default. They are random: seed them with
+            `transformers.set_seed`.
+        interaction_layers: of VideoLLaMA3, the layers of its vision encoder that the probes read, counted from 0; all
+            by default.
+        include_visual_tokens: of VideoLLaMA3, whether its language model sees the features of the encoder; it does by
+            default.
+        include_visual_probes: of VideoLLaMA3, whether its language model sees the probes; it does by default.
+        normalize_keys: of VideoLLaMA3, whether a layer norm, which begins as the first one of the layer, comes between
+            a layer's tokens and the probes that read them; none does by default, as in the released code.
         dtype: of the result; by default that of the source.
         revision: commit, tag or branch on the Hub.
 
@@ -116,36 +110,70 @@ def from_pretrained_softmax(
         known = ", ".join(ATTENTION_VARIANTS)
         raise ConversionError(f"unknown attention_variant {attention_variant!r}: choose one of {known}.")
     check_negative_init(negative_init, warm_scale=warm_scale, negative_scale_init=negative_scale_init)
-    options = _Options(
-        attention_variant, negative_init, warm_scale, negative_scale_init, image_size, num_attention_heads, dtype
+    probes = {
+        "num_probes": num_probes,
+        "interaction_layers": interaction_layers,
+        "include_visual_tokens": include_visual_tokens,
+        "include_visual_probes": include_visual_probes,
+        "normalize_keys": normalize_keys,
+    }
+    options = Options(
+        attention_variant,
+        negative_init,
+        warm_scale,
+        negative_scale_init,
+        image_size,
+        num_attention_heads,
+        dtype,
+        {name: value for name, value in probes.items() if value is not None},
     )
     with refused_configuration(source_name(name_or_model)):
         return _convert(name_or_model, options, revision)
 
 
-def _convert(source: str | Path | nn.Module, options: _Options, revision: str | None) -> Conversion:
+def _convert(source: str | Path | nn.Module, options: Options, revision: str | None) -> Conversion:
     if isinstance(source, PreTrainedModel):
         folder = source.name_or_path or ""
-        return _convert_native(source, options, folder if folder and Path(folder).is_dir() else None, None)
+        where = folder if folder and Path(folder).is_dir() else None
+        if is_video_llm(source.config.to_dict()):
+            return convert_video_llm(source, options, where)
+        _no_probes(source.name_or_path or type(source).__name__, options)
+        return _convert_native(source, options, where, None)
     if is_timm_model(source):
         assert isinstance(source, nn.Module)
+        _no_probes(type(source).__name__, options)
         return _convert_timm_model(source, type(source).__name__, options)
     if not isinstance(source, (str, Path)):
         raise ConversionError(f"cannot convert a {type(source).__name__}: give a name, a path, or a model.")
     name = str(source)
     if Path(name).is_file():
+        _no_probes(name, options)
         tensors, notes = read_tensors(name)
         return _convert_timm_tensors(name, tensors, options, notes=notes)
     timm_model = None if Path(name).is_dir() else create_timm_model(name)
     if timm_model is not None:
+        _no_probes(name, options)
         return _convert_timm_model(timm_model, name, options)
     config = read_config(name, revision)
+    if is_video_llm(config):
+        return convert_video_llm(name, options, name, revision)
+    _no_probes(name, options)
     if "architecture" in config and "model_type" not in config:
         return _convert_timm_checkpoint(name, config, options, revision)
     return _convert_native(_load_native(name, config, revision), options, name, revision)
 
 
-def _convert_native(source: PreTrainedModel, options: _Options, name: str | None, revision: str | None) -> Conversion:
+def _no_probes(name: str, options: Options) -> None:
+    """Refuse what is for VideoLLaMA3 alone.
+
+    Raises:
+        ConversionError: naming it.
+    """
+    if options.probes:
+        raise ConversionError(f"{name!r} is no VideoLLaMA3, to which alone {next(iter(options.probes))} applies.")
+
+
+def _convert_native(source: PreTrainedModel, options: Options, name: str | None, revision: str | None) -> Conversion:
     """Convert transformers' model; `name` is where its processor is, `None` if it was never saved."""
     task = native_task(type(source).__name__)
     config = dna_config(source, options.image_size, **options.config_fields())
@@ -163,7 +191,7 @@ def _convert_native(source: PreTrainedModel, options: _Options, name: str | None
 
 
 def _add_image_processor(
-    report: ConversionReport, config: Any, options: _Options, name: str | None, revision: str | None
+    report: ConversionReport, config: Any, options: Options, name: str | None, revision: str | None
 ) -> None:
     report.image_processor = None if name is None else find_image_processor(name, revision)
     if report.image_processor is None:
@@ -173,12 +201,12 @@ def _add_image_processor(
         report.notes.append(f"the image processor now {what}")
 
 
-def _convert_timm_model(source: nn.Module, name: str, options: _Options) -> Conversion:
+def _convert_timm_model(source: nn.Module, name: str, options: Options) -> Conversion:
     facts = timm_model_facts(source)
     conversion = _convert_timm_tensors(
         name,
         dict(source.state_dict()),
-        options._replace(num_attention_heads=facts["num_attention_heads"]),
+        replace(options, num_attention_heads=facts["num_attention_heads"]),
         pretrained_cfg=facts["pretrained_cfg"],
         grid=facts["grid"],
         layer_norm_eps=facts["layer_norm_eps"],
@@ -187,21 +215,21 @@ def _convert_timm_model(source: nn.Module, name: str, options: _Options) -> Conv
     return conversion
 
 
-def _convert_timm_checkpoint(name: str, config: dict[str, Any], options: _Options, revision: str | None) -> Conversion:
+def _convert_timm_checkpoint(name: str, config: dict[str, Any], options: Options, revision: str | None) -> Conversion:
     """A repository or folder as timm publishes it: `config.json` and `model.safetensors`."""
     pretrained_cfg = dict(config.get("pretrained_cfg") or {})
     if "label_names" in config:
         pretrained_cfg["label_names"] = config["label_names"]
     for settings in (config, config.get("model_args") or {}, pretrained_cfg):
         check_timm_pooling(settings.get("global_pool"))
-    tensors, notes = read_tensors(_cached_file(name, "model.safetensors", revision))
+    tensors, notes = read_tensors(find_file(name, "model.safetensors", revision))
     return _convert_timm_tensors(name, tensors, options, pretrained_cfg=pretrained_cfg, notes=notes)
 
 
 def _convert_timm_tensors(
     name: str,
     tensors: Mapping[str, torch.Tensor],
-    options: _Options,
+    options: Options,
     *,
     pretrained_cfg: dict[str, Any] | None = None,
     grid: tuple[int, int] | None = None,
@@ -267,44 +295,8 @@ def _load_native(name: str, config: dict[str, Any], revision: str | None) -> Pre
     return load_exactly(name, getattr(transformers, str(architecture)), revision)
 
 
-def saved_class(config: dict[str, Any]) -> str | None:
-    """Name of the class that wrote a `config.json`, `None` if it does not say."""
-    architectures = config.get("architectures")
-    return architectures[0] if isinstance(architectures, list) and architectures else None
-
-
-def load_exactly(name: str, model_class: Any, revision: str | None) -> PreTrainedModel:
-    """Load a checkpoint whose tensors are exactly those of its model.
-
-    Raises:
-        ConversionError: if it cannot be read, or tensors are missing, misshaped or unexpected.
-    """
-
-    def load(**options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
-        # misshaped tensors are refused below, by name
-        return model_class.from_pretrained(
-            name, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
-
-    try:
-        model, info = load()
-        # the base models have two optional parts, and no configuration says whether the file has them
-        if info["missing_keys"] and all(key.startswith("pooler.") for key in info["missing_keys"]):
-            model, info = load(add_pooling_layer=False)
-        elif set(info["unexpected_keys"]) == {"embeddings.mask_token"}:
-            model, info = load(use_mask_token=True)
-    except (OSError, ValueError, RuntimeError, ArithmeticError, KeyError, TypeError, SafetensorError) as error:
-        raise ConversionError(f"cannot load {name!r}: {type(error).__name__}, {first_line(error)}.") from error
-    problems = [f"{key!r} is missing" for key in sorted(info["missing_keys"])]
-    problems += [f"{key!r} is misshaped" for key, *_ in sorted(info["mismatched_keys"])]
-    problems += [f"{key!r} is unexpected" for key in sorted(info["unexpected_keys"])]
-    if problems:
-        raise ConversionError(f"{name!r} is not the {model_class.__name__} that its config.json says", problems)
-    return model
-
-
 @torch.no_grad()
-def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel, options: _Options) -> None:
+def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel, options: Options) -> None:
     """Run source and result on one random image or video, and note the difference; refuse an undue one.
 
     Raises:
@@ -333,35 +325,3 @@ def _compare(report: ConversionReport, source: nn.Module, model: PreTrainedModel
             f"the converted model differs from {report.source!r} by {report.max_difference:.1e}: it has something "
             "that this conversion does not know; please report it."
         )
-
-
-def read_config(name: str, revision: str | None) -> dict[str, Any]:
-    """The `config.json` of a folder or of a repository on the Hub.
-
-    Raises:
-        ConversionError: if there is none, or it is no JSON object.
-    """
-    if Path(name).is_dir() and not Path(name, "config.json").is_file():
-        raise ConversionError(f"folder {name!r} has no config.json: it is no checkpoint of transformers or timm.")
-    try:
-        text = Path(_cached_file(name, "config.json", revision)).read_text(encoding="utf-8")
-        config = json.loads(text)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ConversionError(f"config.json of {name!r} is no valid JSON: {first_line(error)}.") from error
-    if not isinstance(config, dict):
-        raise ConversionError(f"config.json of {name!r} is no JSON object.")
-    return config
-
-
-def _cached_file(name: str, file: str, revision: str | None) -> str:
-    try:
-        path = cached_file(name, file, revision=revision)
-    except (OSError, ValueError) as error:
-        hint = "" if "/" in name else " (a name of timm's needs timm installed)"
-        raise ConversionError(f"cannot read {file} of {name!r}{hint}: {first_line(error)}.") from error
-    return str(path)
-
-
-def source_name(source: Any) -> str:
-    """What to call a source in a message."""
-    return str(source) if isinstance(source, (str, Path)) else type(source).__name__

@@ -37,7 +37,8 @@ class ConversionReport:
 
     Args:
         source: what was converted.
-        family: which kind of source it is: `"vit"`, `"deit"`, `"dinov2"`, `"timesformer"`, `"timm"`, `"authors-vit"`,
+        family: which kind of source it is: `"vit"`, `"deit"`, `"dinov2"`, `"timesformer"`, `"video_llama_3"`,
+            `"video_llama_3_vision"`, `"videollama3"` (saved by its own code), `"timm"`, `"authors-vit"`,
             `"authors-timesformer"`, `"authors-viscop"` or, where a video model is made of an image model, `"dna_vit"`.
         records: one for each source tensor and each new tensor.
         notes: what else the user should know, e.g. what a file held beside tensors.
@@ -46,6 +47,7 @@ class ConversionReport:
         compared: what `max_difference` compares.
         image_processor: the image processor that belongs to an image model, if the source has one.
         video_processor: the video processor that belongs to a video model, if the source says how to preprocess.
+        processor: the processor that belongs to a video language model, if the source has a tokenizer.
     """
 
     source: str
@@ -56,6 +58,7 @@ class ConversionReport:
     compared: str = ""
     image_processor: Any = None
     video_processor: Any = None
+    processor: Any = None
 
     def count(self, action: Action) -> int:
         """Number of records with an action."""
@@ -72,7 +75,7 @@ class ConversionReport:
         return [(str(count), *key) for key, count in groups.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the image processor, as plain types; of a source on this machine, the last part of its path.
+        """All but the processors, as plain types; of a source on this machine, the last part of its path.
 
         Of a video processor, what it does, in words.
         """
@@ -103,7 +106,7 @@ class Conversion(NamedTuple):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a complete checkpoint folder: weights, configuration, code, processor and `conversion.json`."""
         self.model.save_pretrained(folder)
-        for processor in (self.report.image_processor, self.report.video_processor):
+        for processor in (self.report.image_processor, self.report.video_processor, self.report.processor):
             if processor is not None:
                 processor.save_pretrained(folder)
         text = json.dumps(self.report.to_dict(), indent=2) + "\n"

@@ -1,10 +1,12 @@
 """Move tensors from a source to a DnA model, accounting for each and tolerating nothing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import reduce
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .errors import ConversionError
 from .report import Action, TensorRecord
@@ -12,19 +14,25 @@ from .report import Action, TensorRecord
 
 # what checkpoints hold; others have no arithmetic of their own
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# how far a conversion that preserves the function may be from the source, relative to the largest value: in float32,
+# and in half precision, where resampled positions are rounded
+EXACT_TOLERANCE = {True: 1e-4, False: 1e-2}
 
 
 class TensorMap:
     """Collects the tensors of a target, and what became of every tensor of a source.
 
     Nothing fails at once: what is missing or wrong is collected, so that the user sees all of it in one error. With a
-    `dtype`, everything is computed in it.
+    `dtype`, everything is computed in it. With `copy`, nothing taken shares memory with the source.
     """
 
-    def __init__(self, name: str, source: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, name: str, source: Mapping[str, torch.Tensor], dtype: torch.dtype | None = None, copy: bool = False
+    ) -> None:
         self.name = name
         self.source = dict(source)
         self.dtype = dtype
+        self._copy = copy
         self.records: list[TensorRecord] = []
         self.problems: list[str] = []
         # None stands for what a fresh model has there
@@ -47,10 +55,10 @@ class TensorMap:
         if tensor.is_meta:
             self.problems.append(f"{source!r} has no values")
             return None
-        if not tensor.isfinite().all():
+        if not _is_finite(tensor):
             self.problems.append(f"{source!r} holds a number that is not finite")
             return None
-        return tensor if self.dtype is None else tensor.to(self.dtype)
+        return tensor.to("cpu", self.dtype or tensor.dtype, copy=self._copy)
 
     def copy(
         self,
@@ -125,6 +133,25 @@ class TensorMap:
         Raises:
             ConversionError: listing whatever is missing, unexpected, misshaped or not finite.
         """
+        values = self._values(model_class, config)
+        model = model_class(config).to(_widest(values))  # type: ignore[arg-type]
+        model.load_state_dict(model.state_dict() | values, strict=True)
+        return model.eval()
+
+    def build_large(self, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
+        """As [`build`], but the tensors of that dtype become the parameters of the model, which are never held twice.
+
+        Raises:
+            ConversionError: see there.
+        """
+        values = self._values(model_class, config)
+        with _quiet():
+            model = model_class.from_pretrained(None, config=config, state_dict=values, dtype=_widest(values))
+        model.config._name_or_path = ""
+        return model.eval()
+
+    def _values(self, model_class: type[PreTrainedModel], config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+        """The tensors that the model gets; the others are those of a fresh model."""
         with torch.device("meta"):
             expected = model_class(config).state_dict()
         sources = {target: record.source for record in self.records for target in record.targets}
@@ -140,7 +167,27 @@ class TensorMap:
                 )
         self.problems += [f"the model has no {target!r}" for target in self.tensors if target not in expected]
         self.check()
-        values = {target: tensor for target, tensor in self.tensors.items() if tensor is not None}
-        model = model_class(config).to(reduce(torch.promote_types, (tensor.dtype for tensor in values.values())))  # type: ignore[arg-type]
-        model.load_state_dict(model.state_dict() | values, strict=True)
-        return model.eval()
+        return {target: tensor for target, tensor in self.tensors.items() if tensor is not None}
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether every number is; without a copy, as `isfinite` makes, of a tensor that may be large."""
+    return not tensor.numel() or all(bound.isfinite().item() for bound in torch.aminmax(tensor))
+
+
+def _widest(tensors: Mapping[str, torch.Tensor]) -> torch.dtype:
+    return reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of tensors that are new, and its bar: the report of the conversion has them."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
