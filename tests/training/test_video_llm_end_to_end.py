@@ -73,29 +73,28 @@ def ask(model, processor, questions):
     return [prediction.answer for prediction in result.predictions], result.metrics["overall"]
 
 
-def test_it_learns_the_answers_and_keeps_them_when_saved_merged_and_loaded(clips, tmp_path):
-    base = save_base(tmp_path / "base", text={"initializer_range": 0.2})
-    sections = tiny_sections(base, write_conversations(clips), tmp_path / "adapter", dict.fromkeys(RATES, 1e-2))
+def learn(folder, base, clips, **training):
+    """Train on the questions, and see that all answers are right, and stay so when the adapter is merged and loaded."""
+    sections = tiny_sections(base, write_conversations(clips), folder / "adapter")
     sections["data"] |= VIDEOS
-    sections["training"] |= {
-        "num_train_epochs": 25,
-        "per_device_train_batch_size": 19,
-        "lora_rank": 16,
-        "lora_alpha": 32,
-        "lora_dropout": 0.0,
-        "save_strategy": "no",
-    }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(sections))
+    sections["training"] |= {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "save_strategy": "no"}
+    sections["training"] |= {"per_device_train_batch_size": 19} | training
+    (folder / "run.yaml").write_text(yaml.safe_dump(sections))
     questions = load_questions(clips / "questions.json").questions
 
-    def load(folder):
-        return AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    def load(checkpoint):
+        return AutoModelForImageTextToText.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
 
     _, before = ask(*load(base), questions)
     assert before < 0.5
-    assert main(["train", str(tmp_path / "run.yaml")]) == 0
-    adapted, accuracy = ask(*load_adapted(tmp_path / "adapter"), questions)
+    assert main(["train", str(folder / "run.yaml")]) == 0
+    adapted, accuracy = ask(*load_adapted(folder / "adapter"), questions)
     assert accuracy == 1
-    assert main(["merge", str(tmp_path / "adapter"), "--output", str(tmp_path / "merged")]) == 0
-    merged, accuracy = ask(*load(tmp_path / "merged"), questions)
+    assert main(["merge", str(folder / "adapter"), "--output", str(folder / "merged")]) == 0
+    merged, accuracy = ask(*load(folder / "merged"), questions)
     assert accuracy == 1 and merged == adapted
+
+
+def test_it_learns_the_answers_and_keeps_them_when_saved_merged_and_loaded(clips, tmp_path):
+    base = save_base(tmp_path / "base", text={"initializer_range": 0.2})
+    learn(tmp_path, base, clips, num_train_epochs=25, learning_rates=dict.fromkeys(RATES, 1e-2))
