@@ -74,7 +74,7 @@ def ask(model, processor, questions):
 
 
 def learn(folder, base, clips, **training):
-    """Train on the questions, and see that all answers are right, and stay so when the adapter is merged and loaded."""
+    """Train on the questions, and see that all answers are right, and the same when the adapter is merged."""
     sections = tiny_sections(base, write_conversations(clips), folder / "adapter")
     sections["data"] |= VIDEOS
     sections["training"] |= {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "save_strategy": "no"}
