@@ -89,9 +89,9 @@ class VideoLLMTrainer(ClassificationTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log; a training loss comes with the rate of each group, where they are not all the same."""
         rates = self.args.learning_rates
-        if "loss" in logs and self.optimizer is not None and len(set(rates.values())) > 1:
-            # what is logged is the rate of the first group; the schedule multiplies all of them
-            factor = logs["learning_rate"] / rates[self.optimizer.param_groups[0]["name"]]
+        if "loss" in logs and len(set(rates.values())) > 1:
+            # what is logged is the rate of the group that is first by name; the schedule multiplies all of them
+            factor = logs["learning_rate"] / rates[min(rates)]
             logs = logs | {f"learning_rate/{name}": factor * rates[name] for name in GROUPS if name in rates}
         super().log(logs, *args, **kwargs)
 
