@@ -14,9 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
+from clean_process import run_fresh
 from conftest import ROOT
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from fake_hub import FakeHub
+from video_llm import tiny_model, tiny_processor
+from videos import numbered, write_video
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,6 +59,17 @@ def snippet(start):
 def test_snippet_of_a_fresh_model(tmp_path):
     output = run([sys.executable, "-c", snippet("import torch\nfrom dna_hf")], tmp_path)
     assert output.count("torch.Size([1, 4, 17, 17])") == 2
+
+
+def test_snippet_of_a_video_language_model(tmp_path):
+    processor = tiny_processor()
+    tiny_model(processor).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    write_video(tmp_path / "clip.mp4", [numbered(frame) for frame in (10, 120)] * 30)
+    script = f"import os\nos.chdir({str(tmp_path)!r})\nfolder = 'model'\n" + snippet(
+        "from transformers import AutoModelForImageTextToText"
+    )
+    assert run_fresh(script + "\nprint('all is well')", tmp_path).endswith("all is well\n")
 
 
 def test_snippet_of_a_conversion(tmp_path):
