@@ -58,9 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="train a model as a YAML file describes",
         description="Train a model as a YAML file describes. Any key of the file can be overridden: --key value.",
         epilog="keys of section model: model_type, attention_variant, hidden_size, image_size, ... (all fields of "
-        "DnAViTConfig, or of DnATimesformerConfig), checkpoint, checkpoint_revision\n"
+        "DnAViTConfig, of DnATimesformerConfig, or of DnAVideoLlama3Config), checkpoint, checkpoint_revision\n"
         "keys of section training: all fields of transformers.TrainingArguments, decay_all, layer_decay, "
-        "ema_decay, base_learning_rate, epoch_cosine, epoch_steps, early_stopping_patience\n" + _data_help(),
+        "ema_decay, base_learning_rate, epoch_cosine, epoch_steps, early_stopping_patience\n"
+        + _data_help()
+        + _video_llm_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -114,6 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_benchmark(commands)
     _add_convert(commands)
+    _add_merge(commands)
     _add_publish(commands)
     _add_visualize(commands)
     _add_analyze(commands)
@@ -360,6 +363,23 @@ def _add_convert(commands: Any) -> None:
     convert.set_defaults(command=convert_command)
 
 
+def _add_merge(commands: Any) -> None:
+    merge = commands.add_parser(
+        "merge",
+        help="make a whole checkpoint of the adapter of a video LLM",
+        description="Put what training a video LLM has changed into the checkpoint that it started from, and write "
+        "the result to a folder that loads, chats and publishes like any other.",
+        allow_abbrev=False,
+    )
+    merge.add_argument("adapter", metavar="ADAPTER", type=Path, help="folder that train wrote")
+    merge.add_argument("--output", metavar="DIR", type=Path, required=True, help="folder to write")
+    merge.add_argument("--base", metavar="NAME", help="where the base lies now (default: where it lay in training)")
+    merge.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), help="of the result (default: that of the base)"
+    )
+    merge.set_defaults(command=merge_command)
+
+
 def _add_publish(commands: Any) -> None:
     publish = commands.add_parser(
         "publish",
@@ -516,6 +536,8 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     sections = read_sections(arguments.config)
     sections["training"].setdefault("output_dir", str(Path("runs") / Path(arguments.config).stem))
     run = run_config(sections, overrides)
+    if run.model_arguments.model_type == VIDEO_LLM:
+        return _train_video_llm(run, arguments.resume)
 
     from .training.classification import train_classifier
 
@@ -551,6 +573,64 @@ def train_command(arguments: argparse.Namespace, rest: list[str]) -> int:
                 token=run.training.hub_token,
             )
             print("\n" + _published_table(published))
+    return 0
+
+
+def _train_video_llm(run: Any, resume: bool) -> int:
+    """`dna-hf train` of a video LLM: what will be trained is printed first, and only that is saved."""
+    from .training.errors import ConfigurationError
+    from .training.video_llm import train_video_llm
+
+    if run.training.push_to_hub:
+        raise ConfigurationError("an adapter is not published: dna-hf merge it, then dna-hf publish the result.")
+    is_first = run.training.process_index == 0
+    result = train_video_llm(run, resume=resume, announce=_print_plan if is_first else None)
+    if is_first:
+        rows = [("training time", f"{result.seconds:.0f} s"), ("training loss", f"{result.loss:.4f}")]
+        if result.metrics:
+            rows += [
+                ("evaluation loss", f"{result.metrics['eval_loss']:.4f}"),
+                ("tokens predicted right", f"{100 * result.metrics['eval_token_accuracy']:.2f} %"),
+            ]
+        rows.append(("adapter saved in", str(result.output_dir)))
+        print("\n" + table(("video LLM", run.data.dataset), rows))
+        if result.bad is not None:
+            print(f"dna-hf: samples that could not be used are listed in {result.bad}", file=sys.stderr)
+    return 0
+
+
+def _print_plan(plan: Any) -> None:
+    """What a run of a video LLM will train, and the memory that it is estimated to take."""
+    from .training.memory import gibibytes
+
+    rows = [
+        (
+            group.name,
+            f"{group.tensors:,}",
+            f"{group.parameters:,}",
+            "frozen" if group.learning_rate is None else f"{group.learning_rate:g}",
+        )
+        for group in plan.groups
+    ]
+    rows.append(("trained", "", f"{plan.trained:,}", ""))
+    print(table(("group", "tensors", "parameters", "learning rate"), rows))
+    sizes = [(name, f"{size:,.2f}") for name, size in gibibytes(plan.memory).items()]
+    print("\n" + table(("memory of a process, estimated", "GiB"), sizes))
+    print(f"\nactivations roughly, for {plan.memory.tokens:,} tokens a batch; ZeRO and FSDP divide the others")
+    print(f"{plan.samples:,} conversations" + (f", {plan.bad:,} left out" if plan.bad else ""), flush=True)
+
+
+def merge_command(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf merge ADAPTER --output DIR`."""
+    import torch
+
+    from .training.adapter import merge_adapter
+
+    _no_more(rest)
+    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    model = merge_adapter(arguments.adapter, arguments.output, arguments.base, dtype=dtype)
+    facts = [("parameters", f"{model.num_parameters():,}"), ("dtype", str(model.dtype).removeprefix("torch."))]
+    print(table(("merged", str(arguments.adapter)), [*facts, ("saved in", str(arguments.output))]))
     return 0
 
 
@@ -1120,6 +1200,16 @@ def _data_help() -> str:
     return (
         f"keys of section data, for images:\n{lines(DataArguments)}\n"
         f"keys of section data, for videos:\n{lines(VideoDataArguments)}"
+    )
+
+
+def _video_llm_help() -> str:
+    from .data.conversation_arguments import ConversationDataArguments
+
+    lines = [f"  --{field.name}  {field.metadata['help']}" for field in dataclasses.fields(ConversationDataArguments)]
+    return (
+        "\nkeys of section data, for video LLMs:\n" + "\n".join(lines) + "\n"
+        "keys of section training, for video LLMs: learning_rates, lora_rank, lora_alpha, lora_dropout, lora_targets"
     )
 
 

@@ -16,8 +16,8 @@ from dna_hf.training.schedule import epoch_cosine
 
 
 ALL_CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-# those of videos: test_video_recipes.py
-CONFIGS = [path for path in ALL_CONFIGS if read_sections(path)["model"].get("model_type") != "dna_timesformer"]
+# those of videos: test_video_recipes.py, of video LLMs: test_video_llm.py
+CONFIGS = [path for path in ALL_CONFIGS if read_sections(path)["model"].get("model_type", "dna_vit") == "dna_vit"]
 IMAGENET = {path.stem.removeprefix("vit_base_imagenet1k_"): path for path in CONFIGS if "imagenet1k" in path.stem}
 PARAMETERS = {
     "softmax": 86_566_888,

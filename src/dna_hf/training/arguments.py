@@ -7,6 +7,8 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
+from .parameter_groups import LORA, check_rates
+
 
 METRICS = ("loss", "top1", "top5", "mean_class_accuracy")
 EPOCH_COSINE_KEYS = {"warmup_epochs", "warmup_lr", "min_lr"}
@@ -141,6 +143,62 @@ class DnATrainingArguments(TrainingArguments):
             raise ValueError("give learning_rate or base_learning_rate, not both.")
         batch = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
         self.learning_rate = base * batch / 512
+
+
+@dataclass
+class VideoLLMTrainingArguments(DnATrainingArguments):
+    """The same for a video LLM: a learning rate for each group of parameters, and LoRA."""
+
+    learning_rates: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "learning rate of each group that is trained: lora, projector, probe_projector, "
+            "interaction_modules, visual_probes, vision_encoder, language_model; a group that is left out is frozen"
+        },
+    )
+    lora_rank: int = field(default=64, metadata={"help": "rank of the updates of the language model"})
+    lora_alpha: float = field(default=16.0, metadata={"help": "the updates are multiplied by lora_alpha / lora_rank"})
+    lora_dropout: float = field(default=0.05, metadata={"help": "dropout on the input of the updates"})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        metadata={"help": "linear layers of the language model that get updates"},
+    )
+
+    def __post_init__(self) -> None:
+        check_rates(self.learning_rates)
+        if self.learning_rate != type(self).learning_rate:
+            raise ValueError("learning_rate has no meaning for a video LLM: give learning_rates, one for each group.")
+        self.learning_rate = max(self.learning_rates.values())
+        for name, neutral in (
+            *(("ema_decay", 0), ("layer_decay", 1), ("base_learning_rate", None), ("label_smoothing_factor", 0)),
+            *(("bf16_full_eval", False), ("fp16_full_eval", False)),
+        ):
+            if getattr(self, name) != neutral:
+                raise ValueError(f"{name} is for classifiers: leave it out for a video LLM.")
+        if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):  # type: ignore[union-attr]
+            raise ValueError(
+                "gradient_checkpointing_kwargs: use_reentrant loses the gradients behind a frozen vision encoder and "
+                "frozen embeddings: leave it out."
+            )
+        if self.lora_rank < 1 or not self.lora_alpha > 0 or not 0 <= self.lora_dropout < 1:
+            raise ValueError(
+                "lora_rank must be at least 1, lora_alpha positive and lora_dropout in [0, 1), got "
+                f"{self.lora_rank}, {self.lora_alpha} and {self.lora_dropout}."
+            )
+        if self.ddp_find_unused_parameters is None:
+            # everything that is trained is used by every batch, see VideoLLMTrainer.compute_loss
+            self.ddp_find_unused_parameters = False
+        super().__post_init__()
+
+    @property
+    def with_lora(self) -> bool:
+        """Whether the language model gets low-rank updates."""
+        return LORA in self.learning_rates
+
+    def _check_best_model(self, metric: str) -> None:
+        if metric != "loss":
+            raise ValueError(f"metric_for_best_model of a video LLM must be loss, got {metric!r}.")
+        super()._check_best_model(metric)
 
 
 def _is_rate(value: Any) -> bool:

@@ -14,7 +14,8 @@ from torch.distributed.fsdp import StateDictType
 from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
-from .arguments import DnATrainingArguments
+from .adapter import DESCRIPTION_FILE, LORA_FOLDER, LORA_WEIGHTS_FILE, WEIGHTS_FILE
+from .arguments import DnATrainingArguments, VideoLLMTrainingArguments
 from .config_file import RunConfig
 from .ema import EMA_FILE
 from .errors import ConfigurationError
@@ -62,13 +63,21 @@ def find_checkpoint(run: RunConfig, resume: bool) -> str | None:
     return checkpoint
 
 
-def check_disk(run: RunConfig, model: PreTrainedModel) -> None:
+def weights_size(model: PreTrainedModel) -> int:
+    """Bytes of the weights of a model."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def check_disk(run: RunConfig, weights: int) -> None:
     """See that what the run will keep at a time fits on the disk: the model, and its checkpoints with Adam's moments.
+
+    Args:
+        run: says how many checkpoints are kept.
+        weights: bytes of what is saved of the model.
 
     Raises:
         ConfigurationError: if it does not.
     """
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     averages = 1 if run.training.ema_decay else 0
     # a new checkpoint is written before the oldest one goes
     checkpoints = 0 if run.training.save_strategy == "no" else (run.training.save_total_limit or 0) + 1
@@ -118,8 +127,8 @@ def checkpoint_files(arguments: DnATrainingArguments) -> list[str]:
     if arguments.deepspeed_plugin is not None:
         return names
     names.append("scheduler.pt")
-    if not _is_sharded(arguments):
-        return [*names, "model.safetensors", "optimizer.pt"]
+    if not is_sharded(arguments):
+        return [*names, *_weights_files(arguments), "optimizer.pt"]
     # as the Trainer makes it: from the arguments, or from what `accelerate launch` sets
     plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
     if plugin.state_dict_type == StateDictType.FULL_STATE_DICT:
@@ -127,7 +136,14 @@ def checkpoint_files(arguments: DnATrainingArguments) -> list[str]:
     return [*names, *(f"{folder}/{METADATA}" for folder in ("pytorch_model_fsdp_0", "optimizer_0"))]
 
 
-def _is_sharded(arguments: DnATrainingArguments) -> bool:
+def _weights_files(arguments: DnATrainingArguments) -> list[str]:
+    if not isinstance(arguments, VideoLLMTrainingArguments):
+        return ["model.safetensors"]
+    lora = [f"{LORA_FOLDER}/{LORA_WEIGHTS_FILE}"] if arguments.with_lora else []
+    return [WEIGHTS_FILE, DESCRIPTION_FILE, *lora]
+
+
+def is_sharded(arguments: DnATrainingArguments) -> bool:
     """Whether accelerate shards the model, asked by the arguments or by `accelerate launch`: not on the CPU."""
     asked = arguments.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
     distributed_type = PartialState().distributed_type

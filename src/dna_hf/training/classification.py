@@ -31,7 +31,7 @@ from ..evaluation.records import (
     without_secrets,
 )
 from .callbacks import AugmentationEpoch, EarlyStopping, NegativeScaleLog, RunRecord
-from .checkpoint import check_disk, find_checkpoint
+from .checkpoint import check_disk, find_checkpoint, weights_size
 from .config_file import RunConfig
 from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError, sentence
@@ -78,7 +78,7 @@ def train_classifier(run: RunConfig, *, resume: bool = False) -> TrainingResult:
     """
     checkpoint = find_checkpoint(run, resume)
     train, evaluation, model, processor = load_run(run)
-    check_disk(run, model)
+    check_disk(run, weights_size(model))
     trainer = build_trainer(run, model, processor, train, evaluation)
     start = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)

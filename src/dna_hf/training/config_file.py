@@ -1,8 +1,10 @@
 """Read a run from a YAML file and command-line overrides, and refuse what it does not mean.
 
 A file has three sections: `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
-([`~dna_hf.data.arguments.DataArguments`], for videos [`~dna_hf.data.arguments.VideoDataArguments`]) and `training`
-(any field of `transformers.TrainingArguments`, and of [`~dna_hf.training.arguments.DnATrainingArguments`]).
+([`~dna_hf.data.arguments.DataArguments`], for videos [`~dna_hf.data.arguments.VideoDataArguments`], for a video LLM
+[`~dna_hf.data.conversation_arguments.ConversationDataArguments`]) and `training` (any field of
+`transformers.TrainingArguments`, and of [`~dna_hf.training.arguments.DnATrainingArguments`], for a video LLM of
+[`~dna_hf.training.arguments.VideoLLMTrainingArguments`]).
 """
 
 import dataclasses
@@ -18,16 +20,25 @@ import yaml
 from huggingface_hub.dataclasses import type_validator
 from transformers import AutoConfig
 
-from ..data.arguments import CommonDataArguments, DataArguments, VideoDataArguments
-from .arguments import DnATrainingArguments
+from ..data.arguments import DataArguments, VideoDataArguments
+from ..data.conversation_arguments import ConversationDataArguments
+from .arguments import DnATrainingArguments, VideoLLMTrainingArguments
 from .errors import ConfigurationError, sentence
 
 
 SECTIONS = ("model", "data", "training")
+VIDEO_LLM = "dna_video_llama3"
 # model type -> what its data section takes
-DATA_ARGUMENTS: dict[str, type[CommonDataArguments]] = {
+DATA_ARGUMENTS: dict[str, type] = {
     "dna_vit": DataArguments,
     "dna_timesformer": VideoDataArguments,
+    VIDEO_LLM: ConversationDataArguments,
+}
+# and its training section
+TRAINING_ARGUMENTS: dict[str, type[DnATrainingArguments]] = {
+    "dna_vit": DnATrainingArguments,
+    "dna_timesformer": DnATrainingArguments,
+    VIDEO_LLM: VideoLLMTrainingArguments,
 }
 MODEL_TYPES = tuple(DATA_ARGUMENTS)
 POSITIVE_TRAINING_FIELDS = (
@@ -59,7 +70,7 @@ class RunConfig:
     model_arguments: ModelArguments
     model: dict[str, Any]
     data: Any
-    training: DnATrainingArguments
+    training: Any
     # the sections as given, to be written beside the results
     sections: dict[str, dict[str, Any]]
 
@@ -156,7 +167,7 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
     known = {
         "model": _fields(ModelArguments) | fields,
         "data": _fields(DATA_ARGUMENTS[model_type]),
-        "training": _fields(DnATrainingArguments),
+        "training": _fields(TRAINING_ARGUMENTS[model_type]),
     }
     _apply(sections, overrides or {}, known)
     for key in POSITIVE_TRAINING_FIELDS:
@@ -169,7 +180,7 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
         model_arguments=ModelArguments(**model_arguments),
         model=model,
         data=_build("data", DATA_ARGUMENTS[model_type], sections["data"]),
-        training=_build("training", DnATrainingArguments, sections["training"]),
+        training=_build("training", TRAINING_ARGUMENTS[model_type], sections["training"]),
         sections=sections,
     )
 
@@ -228,6 +239,8 @@ def _checked(section: str, key: str, value: Any, expected: Any) -> Any:
         value = _as_float(value)
     if list[float] in options and isinstance(value, list):
         value = [_as_float(item) for item in value]
+    if dict[str, float] in options and isinstance(value, dict):
+        value = {name: _as_float(item) for name, item in value.items()}
     try:
         type_validator(f"{section}.{key}", value, expected)
     except TypeError as error:
@@ -246,6 +259,8 @@ def _describe(option: Any) -> str:
         return "one of " + ", ".join(map(str, typing.get_args(option)))
     if typing.get_origin(option) is list:
         return "list of " + _describe(typing.get_args(option)[0])
+    if typing.get_origin(option) is dict:
+        return "`name: value` lines with a " + _describe(typing.get_args(option)[1]) + " each"
     return "null" if option is type(None) else getattr(option, "__name__", str(option))
 
 

@@ -7,7 +7,10 @@ from transformers import PreTrainedModel
 
 
 # parameters of two or more dimensions that are no weights of a projection
-TOKENS = ("cls_token", "distillation_token", "mask_token", "position_embeddings", "time_embeddings")
+TOKENS = (
+    *("cls_token", "distillation_token", "mask_token", "visual_probes"),
+    *("position_embeddings", "time_embeddings"),
+)
 
 
 def decay_parameter_names(model: torch.nn.Module, decay_all: bool = False) -> list[str]:

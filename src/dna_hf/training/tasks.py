@@ -133,7 +133,13 @@ TASKS: dict[str, Any] = {"dna_vit": ImageTask(), "dna_timesformer": VideoTask()}
 
 
 def task_of(run: RunConfig) -> Any:
-    """The task of the model of a run."""
+    """The task of the model of a run.
+
+    Raises:
+        ConfigurationError: for a video LLM, which classifies nothing.
+    """
+    if run.model_arguments.model_type not in TASKS:
+        raise ConfigurationError(f"model_type {run.model_arguments.model_type!r} is for dna-hf train alone.")
     return TASKS[run.model_arguments.model_type]
 
 

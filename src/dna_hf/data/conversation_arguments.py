@@ -1,0 +1,52 @@
+"""What a video LLM reads: the `data` section of its configuration file."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass
+class ConversationDataArguments:
+    """Which conversations a run reads, and how their images and videos become tokens."""
+
+    dataset: str = field(default="", metadata={"help": "file of conversations to train on (.json, .jsonl)"})
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "file of conversations to measure the loss on; by default there is none"}
+    )
+    data_folder: str | None = field(
+        default=None, metadata={"help": "folder that paths of images and videos start from; by default the file's"}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "read only this many training samples"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "read only this many evaluation samples"})
+    fps: float | None = field(
+        default=None, metadata={"help": "frames per second to read; by default as the checkpoint's processor"}
+    )
+    max_frames: int | None = field(
+        default=None, metadata={"help": "most frames of a video; by default as the checkpoint's processor"}
+    )
+    max_visual_tokens: int | None = field(
+        default=None,
+        metadata={"help": "visual tokens that the frames of a sample share; by default as the checkpoint's processor"},
+    )
+    model_max_length: int = field(
+        default=16384, metadata={"help": "longest sequence in tokens: nothing is cut, a longer sample is an error"}
+    )
+    on_error: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "a sample that is wrong or cannot be read ends the run, or is left out and listed; where it shows "
+            "only when it is read, the next one takes its place"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("max_train_samples", "max_eval_samples", "max_frames", "max_visual_tokens", "model_max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"fps must be positive, got {self.fps}.")
+
+    def reading(self) -> dict[str, Any]:
+        """What is asked of the processor, where anything is."""
+        given = {name: getattr(self, name) for name in ("fps", "max_frames", "max_visual_tokens")}
+        return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,380 @@
+"""Conversations about images and videos: files of questions and answers to what a video LLM trains on.
+
+A file is a list of samples (`.json`), or one sample a line (`.jsonl`), as LLaVA and VideoLLaMA3 write them:
+
+    {"id": "clip-1", "video": "cook/clip-1.mp4", "conversations": [
+        {"from": "human", "value": "<video>\nWhat is cut?"}, {"from": "gpt", "value": "A carrot."}]}
+
+`video` and `image` are paths, or lists of them, that start from the data folder. The tags `<video>` and `<image>` say
+where they stand; where a sample has none, they stand before its first question. Loss is on the answers alone.
+
+A sample that is wrong, or cannot be read, ends the run or is left out and listed in a file. Where it shows when the
+file is read, the sample is not there. Where it shows only when it is its turn (a video that does not decode, a
+sequence that is too long), the next sample that can be used takes its place: the same one every time, so that runs
+repeat and resume.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from .conversation_arguments import ConversationDataArguments
+from .errors import DataError
+from .provenance import DatasetRecord
+
+
+ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+MEDIA = ("image", "video")
+TAG = re.compile(r"(<image>|<video>)")
+# label of a token without loss, as transformers and torch have it
+IGNORED = -100
+# of what a processor returns, what has one entry per token, and the value that fills up shorter sequences
+PER_TOKEN = {"attention_mask": 0, "mm_token_type_ids": 0, "labels": IGNORED}
+MASK = "assistant_masks"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One sample.
+
+    Args:
+        name: says which it is, for messages: its file, its line or place there, and its id.
+        row: its place in the file, from 0.
+        messages: as chat templates take them, with the absolute paths of images and videos.
+    """
+
+    name: str
+    row: int
+    messages: list[dict[str, Any]]
+
+    @property
+    def visuals(self) -> int:
+        """Number of images and videos."""
+        return sum(part["type"] in MEDIA for message in self.messages for part in message["content"])
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """What a file holds.
+
+    Args:
+        path: of the file.
+        samples: those that can be used, in the order of the file.
+        bad: what is wrong with the others, one sentence each.
+    """
+
+    path: str
+    samples: list[Conversation]
+    bad: list[str]
+
+    def provenance(self, split: str) -> DatasetRecord:
+        """Where the conversations came from, for records."""
+        return DatasetRecord(name=Path(self.path).name, splits={split: len(self.samples)})
+
+
+class _Wrong(Exception):
+    """What is wrong with a field of a sample; the message begins with the field."""
+
+
+def read_conversations(
+    path: str | Path, data_folder: str | Path | None = None, *, limit: int | None = None, on_error: str = "raise"
+) -> Conversations:
+    """Read a file of conversations and check all of them; images and videos must exist but are not read.
+
+    Args:
+        path: a `.json` file with a list, or a `.jsonl` file.
+        data_folder: what paths of images and videos start from; by default the folder of the file.
+        limit: read only this many samples.
+        on_error: `"raise"`, or `"skip"` to leave out samples that are wrong.
+
+    Raises:
+        DataError: if the file cannot be read or has no sample that can be used; with `on_error="raise"` naming the
+            file, the sample and the field of the first sample that is wrong.
+    """
+    path = Path(path)
+    folder = (path.parent if data_folder is None else Path(data_folder)).absolute()
+    if not folder.is_dir():
+        raise DataError(f"data_folder {str(data_folder)!r} is no folder.")
+    samples, bad = [], []
+    for row, (place, entry) in enumerate(_entries(path)):
+        if row == limit:
+            break
+        sample_id = entry.get("id") if isinstance(entry, dict) else None
+        name = f"{path.name!r}, {place}" + ("" if sample_id is None else f", sample {sample_id!r}")
+        try:
+            samples.append(Conversation(name, row, _messages(entry, folder)))
+        except _Wrong as wrong:
+            if on_error == "raise":
+                raise DataError(f"{name}: {wrong}.") from None
+            bad.append(f"{name}: {wrong}.")
+    if not samples:
+        raise DataError(f"{str(path)!r} has no sample that can be used" + (f", e.g. {bad[0]}" if bad else "."))
+    return Conversations(str(path), samples, bad)
+
+
+def _entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """The samples of a file, and where each is."""
+    if path.suffix not in (".json", ".jsonl"):
+        raise DataError(f"{str(path)!r} is no file of conversations: its name must end in .json or .jsonl.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise DataError(f"cannot read the conversations in {str(path)!r}: {reason}.") from error
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                yield f"line {number}", _parsed_line(line)
+        return
+    try:
+        entries = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} is no valid JSON: {error}.") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{str(path)!r} must hold a list of samples, got {_kind(entries)}.")
+    yield from ((f"entry {number}", entry) for number, entry in enumerate(entries, 1))
+
+
+def _parsed_line(line: str) -> Any:
+    """The sample of a line; of a line that is no JSON, what is wrong with it."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        return error
+
+
+def _messages(entry: Any, folder: Path) -> list[dict[str, Any]]:
+    """A sample as messages of a chat template, with absolute paths."""
+    if isinstance(entry, ValueError):
+        raise _Wrong(f"it is no valid JSON: {entry}")
+    if not isinstance(entry, dict):
+        raise _Wrong(f"a sample must be an object, got {_kind(entry)}")
+    media = {kind: _paths(entry.get(kind), kind, folder) for kind in MEDIA}
+    turns = _turns(entry)
+    _place_tags(turns, media)
+    waiting = {kind: iter(paths) for kind, paths in media.items()}
+    messages = []
+    for role, text in turns:
+        content: list[dict[str, str]] = []
+        for part in TAG.split(text) if role == "user" else [text]:
+            kind = part.strip("<>")
+            if role == "user" and TAG.fullmatch(part):
+                content.append({"type": kind, kind: next(waiting[kind])})
+            elif part.strip():
+                content.append({"type": "text", "text": part.strip()})
+        messages.append({"role": role, "content": content})
+    return messages
+
+
+def _paths(value: Any, kind: str, folder: Path) -> list[str]:
+    """Paths of the images or videos of a sample."""
+    if value is None:
+        return []
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise _Wrong(f"field {kind!r} must be a path or a list of paths, got {_kind(value)}")
+    for name in names:
+        # a video may be a folder of frames
+        if not ((folder / name).is_file() or (kind == "video" and (folder / name).is_dir())):
+            raise _Wrong(f"field {kind!r}: there is no file {str(folder / name)!r}")
+    return [str(folder / name) for name in names]
+
+
+def _turns(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """(role, text) of every turn, from the first question on, a system turn before it included."""
+    given = entry.get("conversations")
+    if not isinstance(given, list):
+        raise _Wrong(f"field 'conversations' must be a list of turns, got {_kind(given)}")
+    turns: list[tuple[str, str]] = []
+    for number, turn in enumerate(given, 1):
+        where = f"field 'conversations', turn {number}"
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("from", "value")):
+            raise _Wrong(f"{where} must have 'from' and 'value', both text")
+        role = ROLES.get(turn["from"])
+        if role is None:
+            raise _Wrong(f"{where}: 'from' must be human, gpt or system, got {turn['from']!r}")
+        asked = any(earlier == "user" for earlier, _ in turns)
+        if role == "assistant" and not asked:
+            continue
+        if not turn["value"].strip():
+            raise _Wrong(f"{where}, from {turn['from']!r}, is empty")
+        if role != "user" and TAG.search(turn["value"]):
+            raise _Wrong(f"{where}, from {turn['from']!r}, has a tag {TAG.search(turn['value'])[0]}")  # type: ignore[index]
+        turns.append((role, turn["value"]))
+    for role, who in (("user", "human"), ("assistant", "gpt")):
+        if role not in [each for each, _ in turns]:
+            raise _Wrong(f"field 'conversations' has no turn from {who!r}" + (" to learn" if who == "gpt" else ""))
+    return turns
+
+
+def _place_tags(turns: list[tuple[str, str]], media: dict[str, list[str]]) -> None:
+    """See that there is one tag for each image and video, in place; those that are missing go first."""
+    first = next(number for number, (role, _) in enumerate(turns) if role == "user")
+    if media["video"] and not media["image"]:
+        # released files name the video of a sample by either tag
+        turns[first] = ("user", turns[first][1].replace("<image>", "<video>"))
+    for kind in MEDIA:
+        tags = sum(text.count(f"<{kind}>") for _, text in turns)
+        files = len(media[kind])
+        if not tags:
+            turns[first] = ("user", f"<{kind}>\n" * files + turns[first][1])
+        elif tags != files:
+            raise _Wrong(f"field 'conversations' has {tags} <{kind}> for {files} files in field {kind!r}")
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return {dict: "an object", list: "a list", str: "text", bool: "true or false"}.get(type(value), "a number")
+
+
+class ConversationDataset(Dataset):
+    """Conversations as a processor encodes them: rows to samples of `{"input_ids": (tokens), "labels": ..., ...}`.
+
+    A sample has `input_ids`, `attention_mask` and `labels`, (tokens) each, whatever else the processor makes of its
+    images and videos, and `rows`, its place in the file.
+
+    Args:
+        conversations: the samples.
+        processor: of the video LLM.
+        arguments: of the `data` section.
+        training: whether another sample takes the place of one that cannot be read; otherwise it has no labels.
+        bad_list: file that gets a line for every sample that cannot be used.
+    """
+
+    def __init__(
+        self,
+        conversations: Conversations,
+        processor: Any,
+        arguments: ConversationDataArguments,
+        *,
+        training: bool = True,
+        bad_list: Path | None = None,
+    ) -> None:
+        self.samples = conversations.samples
+        self.path = conversations.path
+        self.processor = processor
+        self.reading = arguments.reading()
+        self.max_length = arguments.model_max_length
+        self.skips = arguments.on_error == "skip"
+        self.training = training
+        self.bad_list = bad_list
+        self.special = sorted(set(processor.tokenizer.all_special_tokens), key=len, reverse=True)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        reasons = []
+        for step in range(len(self)):
+            sample = self.samples[(row + step) % len(self)]
+            try:
+                encoded = self._encode(sample)
+            except DataError as error:
+                if not self.skips:
+                    raise
+                reasons.append(str(error))
+                self._list(str(error))
+                continue
+            if step and not self.training:
+                encoded["labels"] = torch.full_like(encoded["labels"], IGNORED)
+            return encoded
+        raise DataError(f"no sample of {self.path!r} can be used, e.g. {reasons[0]}")
+
+    def _encode(self, sample: Conversation) -> dict[str, Any]:
+        """One sample as tensors.
+
+        Raises:
+            DataError: naming the sample, if it cannot be read, is too long, or holds tokens that are not text.
+        """
+        self._check_text(sample)
+        try:
+            encoded = self.processor.apply_chat_template(
+                sample.messages,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                return_assistant_tokens_mask=True,
+                **self.reading,
+            )
+        except (ValueError, OSError) as error:
+            raise DataError(f"{sample.name}: {' '.join(str(error).split())}") from error
+        tensors = {name: torch.as_tensor(value) for name, value in encoded.items()}
+        length = tensors["input_ids"].shape[-1]
+        if length > self.max_length:
+            raise DataError(
+                f"{sample.name}: its sequence has {length} tokens, more than model_max_length, {self.max_length}, and "
+                "none may be cut: lower max_frames or max_visual_tokens, or raise model_max_length."
+            )
+        input_ids, mask = tensors["input_ids"].view(-1), tensors.pop(MASK).view(-1).bool()
+        if not mask.any():
+            raise DataError(f"{sample.name}: the chat template marks no token of its answers.")
+        tensors["labels"] = torch.where(mask, input_ids, IGNORED)
+        tensors |= {name: tensors[name].view(-1) for name in ("input_ids", *PER_TOKEN) if name in tensors}
+        return tensors | {"rows": sample.row}
+
+    def _check_text(self, sample: Conversation) -> None:
+        """Special tokens in a text would be taken for the ends of turns, or for places of images."""
+        for message in sample.messages:
+            for part in message["content"]:
+                found = [token for token in self.special if token in part.get("text", "")]
+                if found:
+                    raise DataError(
+                        f"{sample.name}: field 'conversations' has the special token {found[0]!r} in a turn of the "
+                        f"{message['role']}: take it out."
+                    )
+
+    def _list(self, sentence: str) -> None:
+        """Write down a sample that cannot be used."""
+        if self.bad_list is not None:
+            list_bad_samples(self.bad_list, [sentence])
+
+
+def list_bad_samples(path: Path, sentences: Sequence[str]) -> None:
+    """Add samples that cannot be used to a list. Workers and processes share the file: a line is one write."""
+    if not sentences:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for sentence in sentences:
+            file.write(json.dumps({"error": sentence}) + "\n")
+
+
+def read_bad_samples(path: Path) -> list[str]:
+    """Samples that could not be used, and why, each once."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return list(dict.fromkeys(json.loads(line)["error"] for line in lines))
+
+
+class ConversationCollator:
+    """Makes a batch of samples: sequences are filled up on the right, images and videos come one after the other.
+
+    Args:
+        pad_token_id: what fills up `input_ids`.
+    """
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.fill = {"input_ids": pad_token_id} | PER_TOKEN
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Returns `input_ids`, `attention_mask` and `labels` (samples, tokens), `rows` (samples), and visuals."""
+        names = dict.fromkeys(name for sample in samples for name in sample)
+        batch = {}
+        for name in names:
+            values = [sample[name] for sample in samples if name in sample]
+            if name == "rows":
+                batch[name] = torch.tensor(values)
+            elif name in self.fill:
+                batch[name] = pad_sequence(values, batch_first=True, padding_value=self.fill[name])
+            else:
+                batch[name] = torch.cat(values)
+        return batch

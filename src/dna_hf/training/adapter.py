@@ -1,0 +1,365 @@
+"""What fine-tuning a video LLM has changed, kept apart from the model it started from: megabytes, not gigabytes.
+
+An adapter folder has
+
+- `dna_adapter.safetensors`: every tensor that was trained, under its name in the model, but for LoRA's;
+- `lora/`: LoRA's, as PEFT writes and reads them. They are not at the top, where transformers would find them: its
+  `from_pretrained` would load the base and LoRA without the probes and modules, and say nothing;
+- `dna_adapter.json`: the base and a fingerprint of its weights, the groups that were trained and their rates;
+- the configuration and the processor of the model.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from .. import models
+from ..evaluation.records import read_training, record_training, weights_digest
+from .config_file import VIDEO_LLM
+from .errors import ConfigurationError, sentence
+from .parameter_groups import LORA, ParameterGroup
+
+
+DESCRIPTION_FILE = "dna_adapter.json"
+WEIGHTS_FILE = "dna_adapter.safetensors"
+LORA_FOLDER = "lora"
+LORA_WEIGHTS_FILE = "adapter_model.safetensors"
+# of PEFT: what stands before names in its files, and the name of its adapter, which stands in those of parameters
+PEFT_PREFIX, PEFT_NAME = "base_model.model.", ".default."
+FINGERPRINT_VALUES = 16
+
+
+@dataclass(frozen=True)
+class AdapterDescription:
+    """What an adapter belongs to.
+
+    Args:
+        base: checkpoint that it was trained on, as the run named it.
+        base_revision: of a base on the Hub.
+        base_fingerprint: see [`fingerprint`]; `None` where the weights were divided among processes (ZeRO stage 3).
+        groups: what was trained, as [`~dna_hf.training.parameter_groups.ParameterGroup`], a dictionary each.
+    """
+
+    base: str
+    base_revision: str | None
+    base_fingerprint: str | None
+    groups: list[dict[str, Any]]
+
+    @property
+    def with_lora(self) -> bool:
+        """Whether there is a folder of LoRA."""
+        return any(group["name"] == LORA for group in self.groups)
+
+
+def describe(
+    base: str, revision: str | None, base_fingerprint: str | None, groups: list[ParameterGroup]
+) -> AdapterDescription:
+    """The description of an adapter, of the groups that are trained."""
+    trained = [asdict(group) for group in groups if group.learning_rate is not None]
+    return AdapterDescription(base, revision, base_fingerprint, trained)
+
+
+def fingerprint(model: PreTrainedModel) -> str | None:
+    """SHA-256 over names, shapes and first values of all parameters, the same in every dtype that the values survive.
+
+    Taken of a base before anything of it is trained, it tells other weights of the same shapes.
+    """
+    if is_deepspeed_zero3_enabled():
+        return None
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        values = parameter.detach().flatten()[:FINGERPRINT_VALUES].to(torch.bfloat16).float().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)} {values.tolist()}\n".encode())
+    return digest.hexdigest()
+
+
+def load_base(
+    source: str,
+    revision: str | None = None,
+    *,
+    fields: Mapping[str, Any] | None = None,
+    config: Any = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[PreTrainedModel, Any]:
+    """A whole video LLM and its processor.
+
+    Args:
+        source: folder, or name on the Hub.
+        revision: commit, tag or branch on the Hub.
+        fields: of the configuration, in place of the checkpoint's.
+        config: in place of the checkpoint's.
+        dtype: of the weights; by default that in which they are stored.
+
+    Raises:
+        ConfigurationError: if it is missing, is no DnA video LLM, or does not fit the fields.
+    """
+    if Path(source, DESCRIPTION_FILE).is_file():
+        raise ConfigurationError(f"checkpoint {source!r} is an adapter: dna-hf merge it first.")
+    if config is None:
+        config = base_config(source, revision, fields)
+    model_class: Any = models.DnAVideoLlama3ForConditionalGeneration
+    processor_class: Any = models.DnAVideoLlama3Processor
+    try:
+        model, info = model_class.from_pretrained(
+            source,
+            config=config,
+            revision=revision,
+            dtype=dtype or "auto",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        processor = processor_class.from_pretrained(source, revision=revision or "main")
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ConfigurationError(f"checkpoint {source!r} cannot be loaded: {sentence(error)}") from error
+    strangers = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    if strangers:
+        raise ConfigurationError(
+            f"checkpoint {source!r} does not fit its configuration: {len(strangers)} tensors differ, first "
+            f"{sorted(strangers)[0]!r}."
+        )
+    _agree(source, processor, model.config)
+    return model, processor
+
+
+def base_config(source: str, revision: str | None, fields: Mapping[str, Any] | None = None) -> Any:
+    """The configuration of a DnA video LLM, with some fields replaced.
+
+    Raises:
+        ConfigurationError: see [`load_base`].
+    """
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, **(fields or {}))
+    except StrictDataclassError as error:
+        raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(f"checkpoint {source!r} cannot be loaded: {sentence(error)}") from error
+    if config.model_type != VIDEO_LLM:
+        hint = ": convert it with dna-hf convert" if config.model_type == "video_llama_3" else ""
+        raise ConfigurationError(f"checkpoint {source!r} holds a {config.model_type!r} model, no {VIDEO_LLM!r}{hint}.")
+    return config
+
+
+def _agree(source: str, processor: Any, config: Any) -> None:
+    """Have a processor make the sequences that a model takes.
+
+    Raises:
+        ConfigurationError: if their tokens differ.
+    """
+    processor.include_visual_tokens = config.include_visual_tokens
+    processor.include_visual_probes = config.include_visual_probes
+    wanted = {name: getattr(config, name) for name in processor.token_ids()}
+    if processor.token_ids() != wanted or processor.num_probes != config.vision_config.num_probes:
+        raise ConfigurationError(
+            f"the processor of {source!r} does not belong to its model: it has {processor.num_probes} probes and "
+            f"tokens {processor.token_ids()}, the model {config.vision_config.num_probes} and {wanted}."
+        )
+
+
+def save_adapter(
+    folder: str | Path,
+    model: PreTrainedModel,
+    description: AdapterDescription,
+    lora_config: Any = None,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write what is trained of a model.
+
+    Args:
+        folder: to write to; made if it does not exist.
+        model: with the parameters that are trained.
+        description: of what they belong to.
+        lora_config: as [`~dna_hf.training.parameter_groups.add_lora`] returned it; `None` without LoRA.
+        state_dict: of the model where its own is divided among processes.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = trained_tensors(model, state_dict)
+    lora = {name: tensor for name, tensor in tensors.items() if PEFT_NAME in name}
+    save_file({name: tensor for name, tensor in tensors.items() if name not in lora}, folder / WEIGHTS_FILE)
+    if lora_config is not None:
+        (folder / LORA_FOLDER).mkdir(exist_ok=True)
+        lora_config.base_model_name_or_path = description.base
+        lora_config.save_pretrained(folder / LORA_FOLDER)
+        save_file(
+            {PEFT_PREFIX + name.replace(PEFT_NAME, "."): tensor for name, tensor in lora.items()},
+            folder / LORA_FOLDER / LORA_WEIGHTS_FILE,
+            metadata={"format": "pt"},
+        )
+    model.config.to_json_file(folder / "config.json")
+    (folder / DESCRIPTION_FILE).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
+
+
+def trained_tensors(
+    model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """The tensors of a model that are trained, by name."""
+    state = model.state_dict() if state_dict is None else state_dict
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return {name: state[name].detach().cpu().contiguous() for name in names}
+
+
+def read_description(folder: str | Path) -> AdapterDescription:
+    """What an adapter belongs to.
+
+    Raises:
+        ConfigurationError: if the folder holds none.
+    """
+    path = Path(folder, DESCRIPTION_FILE)
+    if not path.is_file():
+        raise ConfigurationError(f"{str(folder)!r} is no adapter: it has no {DESCRIPTION_FILE}.")
+    try:
+        return AdapterDescription(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{str(path)!r} is damaged: {sentence(error)}.") from error
+
+
+def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter, under the names that they have in a model with LoRA.
+
+    Raises:
+        ConfigurationError: if a file is missing or damaged.
+    """
+    tensors = _load(Path(folder, WEIGHTS_FILE))
+    if read_description(folder).with_lora:
+        for name, tensor in _load(Path(folder, LORA_FOLDER, LORA_WEIGHTS_FILE)).items():
+            tensors[name.removeprefix(PEFT_PREFIX).removesuffix(".weight") + f"{PEFT_NAME}weight"] = tensor
+    return tensors
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise ConfigurationError(f"the adapter is not whole: {str(path)!r} is missing.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigurationError(f"{str(path)!r} is no intact safetensors file: {sentence(error)}.") from error
+
+
+@torch.no_grad()
+def load_tensors(model: PreTrainedModel, folder: str | Path) -> None:
+    """Give a model that is set up for training the tensors of an adapter.
+
+    Raises:
+        ConfigurationError: unless they are exactly those that are trained of the model.
+    """
+    own = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    tensors = read_tensors(folder)
+    differing = sorted(own.keys() ^ tensors.keys()) or [n for n in own if own[n].shape != tensors[n].shape]
+    if differing:
+        raise ConfigurationError(
+            f"the adapter in {str(folder)!r} does not fit the run: {len(differing)} tensors differ, first "
+            f"{differing[0]!r}."
+        )
+    for name, parameter in own.items():
+        parameter.copy_(tensors[name])
+
+
+def load_adapted(
+    folder: str | Path, base: str | None = None, *, dtype: torch.dtype | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """The model that an adapter makes of its base, and its processor. LoRA is added to the weights of the base.
+
+    Args:
+        folder: of the adapter.
+        base: where its base lies; by default where it lay when it was trained.
+        dtype: of the weights; by default that in which the base is stored.
+
+    Raises:
+        ConfigurationError: if the base is missing, is another one, or the adapter is damaged.
+    """
+    description = read_description(folder)
+    source = description.base if base is None else base
+    revision = description.base_revision if base is None else None
+    config = base_config(str(folder), None)
+    try:
+        model, processor = load_base(source, revision, config=config, dtype=dtype)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"adapter {str(folder)!r} needs its base, {description.base!r}: {error}") from error
+    if description.base_fingerprint not in (None, fingerprint(model)):
+        raise ConfigurationError(
+            f"adapter {str(folder)!r} was trained on other weights than those of {source!r}: give the base that it "
+            f"was trained on, {description.base!r}."
+        )
+    _add(model, read_tensors(folder), folder)
+    return model.eval(), processor
+
+
+@torch.no_grad()
+def _add(model: PreTrainedModel, tensors: dict[str, torch.Tensor], folder: str | Path) -> None:
+    """Put the tensors of an adapter into its base, LoRA's as `weight + scale * B @ A`, computed in float32."""
+    own = dict(model.named_parameters())
+    updates = {name for name in tensors if PEFT_NAME in name}
+    changes = {name: tensor for name, tensor in tensors.items() if name not in updates}
+    scale = _lora_scale(folder) if updates else 0.0
+    for name in sorted(updates):
+        if ".lora_A." in name:
+            target = name.replace(f".lora_A{PEFT_NAME}", ".")
+            first, second = tensors[name].float(), tensors[name.replace(".lora_A.", ".lora_B.")].float()
+            if target in own and own[target].shape == (len(second), first.shape[1]):
+                device = own[target].device
+                changes[target] = own[target].float() + scale * (second.to(device) @ first.to(device))
+            else:
+                changes[target] = second
+    strangers = sorted(name for name in changes if name not in own or own[name].shape != changes[name].shape)
+    if strangers:
+        raise ConfigurationError(
+            f"adapter {str(folder)!r} does not fit its base: {len(strangers)} tensors differ, first {strangers[0]!r}."
+        )
+    for name, tensor in changes.items():
+        own[name].copy_(tensor)
+
+
+def _lora_scale(folder: str | Path) -> float:
+    """What LoRA's updates are multiplied by.
+
+    Raises:
+        ConfigurationError: for kinds of LoRA that this package does not train.
+    """
+    path = Path(folder, LORA_FOLDER, "adapter_config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        plain = not any(config.get(key) for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern"))
+        if config["peft_type"] == "LORA" and plain:
+            return config["lora_alpha"] / config["r"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigurationError(f"{str(path)!r} is missing or damaged.") from error
+    raise ConfigurationError(f"{str(path)!r} describes another kind of LoRA than dna-hf trains.")
+
+
+def merge_adapter(
+    folder: str | Path, output: str | Path, base: str | None = None, *, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """Write the whole checkpoint that an adapter makes of its base.
+
+    Args:
+        folder: of the adapter.
+        output: folder to write to.
+        base: see [`load_adapted`].
+        dtype: the same.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConfigurationError: see [`load_adapted`]; if `output` is not empty.
+    """
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigurationError(f"output folder {str(output)!r} is not empty: choose another one.")
+    model, processor = load_adapted(folder, base, dtype=dtype)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+    training = read_training(folder)
+    if training is not None:
+        record_training(output, replace(training, weights=weights_digest(model.state_dict())))
+    return model

@@ -1,0 +1,283 @@
+"""Fine-tune a video LLM on conversations: the checkpoint stays as it is, what is trained is saved as an adapter."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, PreTrainedModel, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from ..conversion.report import conversion_source
+from ..data.conversations import (
+    ConversationCollator,
+    ConversationDataset,
+    Conversations,
+    list_bad_samples,
+    read_conversations,
+)
+from ..evaluation.records import (
+    TrainingRun,
+    command_line,
+    environment,
+    now,
+    peak_memory,
+    record_training,
+    weights_digest,
+    without_secrets,
+)
+from .adapter import base_config, describe, fingerprint, load_base, trained_tensors
+from .callbacks import EarlyStopping, NegativeScaleLog, RunRecord
+from .checkpoint import check_disk, find_checkpoint, is_sharded
+from .config_file import RunConfig
+from .errors import ConfigurationError, sentence
+from .memory import MemoryEstimate, estimate_memory
+from .parameter_groups import ParameterGroup, add_lora, freeze_all_but
+from .video_llm_trainer import VideoLLMTrainer
+
+
+# gets a line for every sample that cannot be used
+BAD_LIST = "bad_samples.jsonl"
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a run will train and need, known before any weights are loaded.
+
+    Args:
+        groups: of parameters, trained or frozen.
+        memory: estimated for each process.
+        samples: conversations to train on.
+        bad: number of those that are left out.
+    """
+
+    groups: list[ParameterGroup]
+    memory: MemoryEstimate
+    samples: int
+    bad: int
+
+    @property
+    def trained(self) -> int:
+        """Number of parameters that are trained."""
+        return sum(group.parameters for group in self.groups if group.learning_rate is not None)
+
+
+@dataclass
+class VideoLLMResult:
+    """What a finished run has to say.
+
+    Args:
+        metrics: of the last evaluation (`eval_loss`, `eval_token_accuracy`, ...); empty without evaluation data.
+        loss: mean training loss.
+        groups: of parameters.
+        seconds: wall time of training, evaluations included.
+        output_dir: where the adapter was saved.
+        bad: file that lists samples that could not be used, `None` if there are none.
+    """
+
+    metrics: dict[str, float]
+    loss: float
+    groups: list[ParameterGroup]
+    seconds: float
+    output_dir: Path
+    bad: Path | None
+
+
+def train_video_llm(run: RunConfig, *, resume: bool = False, announce: Any = None) -> VideoLLMResult:
+    """Train, evaluate and save the adapter of a video LLM.
+
+    Args:
+        run: as [`~dna_hf.training.config_file.run_config`] returns it.
+        resume: continue from the last checkpoint in `output_dir`, as if training had never stopped.
+        announce: called with the [`TrainingPlan`] before weights are loaded.
+
+    Raises:
+        ConfigurationError: before anything is written, if the run cannot work.
+        DataError: if conversations, images or videos are wrong or missing.
+        NonFiniteError: as soon as a loss is not finite.
+    """
+    checkpoint = find_checkpoint(run, resume)
+    _check(run)
+    train, evaluation = load_conversations(run)
+    plan = make_plan(run, train)
+    if announce is not None:
+        announce(plan)
+    check_disk(run, 4 * plan.trained)
+    set_seed(run.training.seed)
+    trainer = build_trainer(run, train, evaluation)
+    if trainer.is_world_process_zero():
+        list_bad_samples(run.output_dir / BAD_LIST, [*train.bad, *(evaluation.bad if evaluation else ())])
+    start = time.monotonic()
+    loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
+    seconds = time.monotonic() - start
+    trainer.save_model()
+    metrics = {}
+    if evaluation is not None:
+        metrics = trainer.evaluate()
+        trainer.save_metrics("eval", metrics)
+    trainer.save_state()
+    # weights that are divided among processes are gathered by all of them together
+    weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
+    if trainer.is_world_process_zero() and not trainer.is_deepspeed_enabled:
+        _record(run, trainer, train, weights, seconds, checkpoint is not None)
+    bad = run.output_dir / BAD_LIST
+    return VideoLLMResult(metrics, loss, plan.groups, seconds, run.output_dir, bad if bad.exists() else None)
+
+
+def _check(run: RunConfig) -> None:
+    """What can be refused without reading anything."""
+    if run.model_arguments.checkpoint is None:
+        raise ConfigurationError(
+            "model.checkpoint is missing: a video LLM starts from one, made by dna-hf convert of a VideoLLaMA3."
+        )
+    if not run.data.dataset:
+        raise ConfigurationError("data.dataset is missing: name a file of conversations (.json, .jsonl).")
+    if run.training.eval_strategy != "no" and run.data.eval_dataset is None:
+        raise ConfigurationError("training.eval_strategy needs data.eval_dataset, a file of conversations.")
+    if run.training.fp16 and run.training.device.type == "cpu":
+        raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
+
+
+def load_conversations(run: RunConfig) -> tuple[Conversations, Conversations | None]:
+    """The conversations to train on, and those to evaluate on if there are any.
+
+    Raises:
+        ConfigurationError: for some without images and videos where these are needed.
+        DataError: see [`~dna_hf.data.conversations.read_conversations`].
+    """
+    data = run.data
+
+    def read(path: str, limit: int | None) -> Conversations:
+        return read_conversations(path, data.data_folder, limit=limit, on_error=data.on_error)
+
+    train = read(data.dataset, data.max_train_samples)
+    evaluation = None if data.eval_dataset is None else read(data.eval_dataset, data.max_eval_samples)
+    samples = [*train.samples, *(evaluation.samples if evaluation else ())]
+    without = [sample.name for sample in samples if not sample.visuals]
+    if without and (is_sharded(run.training) or is_deepspeed_zero3_enabled()):
+        # each process would wait for the others to gather the weights of the vision encoder
+        raise ConfigurationError(
+            f"{without[0]} and {len(without) - 1} more have no image or video, on which FSDP and ZeRO stage 3 hang: "
+            "take them out, or use DDP or ZeRO stage 1 or 2."
+        )
+    return train, evaluation
+
+
+def make_plan(run: RunConfig, train: Conversations) -> TrainingPlan:
+    """Say what will be trained and how much memory it takes, from the configuration alone.
+
+    Raises:
+        ConfigurationError: if the configuration is missing or does not have what is to be trained.
+    """
+    config = base_config(run.model_arguments.checkpoint or "", run.model_arguments.checkpoint_revision, run.model)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(config)
+    except (ValueError, KeyError) as error:
+        raise ConfigurationError(f"section 'model': {sentence(error)}") from error
+    _, groups = prepare(model, run)
+    memory = estimate_memory(groups, config, run.data, run.training)
+    return TrainingPlan(groups, memory, len(train.samples), len(train.bad))
+
+
+def prepare(model: PreTrainedModel, run: RunConfig) -> tuple[Any, list[ParameterGroup]]:
+    """Add LoRA if it is asked for, freeze what is not trained, and hold what is trained in float32.
+
+    Returns:
+        The `peft.LoraConfig` or `None`, and the groups.
+
+    Raises:
+        ConfigurationError: if the model does not have what is to be trained.
+    """
+    arguments, lora_config = run.training, None
+    if arguments.with_lora:
+        lora_config = add_lora(
+            model,
+            rank=arguments.lora_rank,
+            alpha=arguments.lora_alpha,
+            dropout=arguments.lora_dropout,
+            targets=arguments.lora_targets,
+        )
+    groups = freeze_all_but(model, arguments.learning_rates)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            # steps of 1e-5 would vanish in the rounding of bfloat16
+            parameter.data = parameter.data.float()
+    return lora_config, groups
+
+
+def build_trainer(run: RunConfig, train: Conversations, evaluation: Conversations | None) -> VideoLLMTrainer:
+    """The Trainer of a run, with its model, data sets and callbacks.
+
+    Raises:
+        ConfigurationError: if the checkpoint does not fit, or the Trainer refuses its arguments.
+    """
+    source, revision = run.model_arguments.checkpoint or "", run.model_arguments.checkpoint_revision
+    dtype = torch.bfloat16 if run.training.bf16 else torch.float32
+    model, processor = load_base(source, revision, fields=run.model, dtype=dtype)
+    base_fingerprint = fingerprint(model)
+    lora_config, groups = prepare(model, run)
+    bad_list = run.output_dir / BAD_LIST
+    callbacks: list[Any] = [NegativeScaleLog(), RunRecord(run.sections)]
+    if run.training.early_stopping_patience is not None:
+        callbacks.append(EarlyStopping(run.training.early_stopping_patience))
+
+    def dataset(conversations: Conversations, training: bool) -> ConversationDataset:
+        return ConversationDataset(conversations, processor, run.data, training=training, bad_list=bad_list)
+
+    try:
+        return VideoLLMTrainer(
+            model=model,
+            args=run.training,
+            train_dataset=dataset(train, True),
+            eval_dataset=None if evaluation is None else dataset(evaluation, False),
+            data_collator=ConversationCollator(_pad_token_id(processor.tokenizer)),
+            processing_class=processor,
+            callbacks=callbacks,
+            description=describe(source, revision, base_fingerprint, groups),
+            lora_config=lora_config,
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigurationError(f"section 'training': {sentence(error)}") from error
+
+
+def _pad_token_id(tokenizer: Any) -> int:
+    """What fills up sequences: masked, so that any token will do where there is none for it."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def _record(
+    run: RunConfig,
+    trainer: VideoLLMTrainer,
+    train: Conversations,
+    weights: dict[str, torch.Tensor] | None,
+    seconds: float,
+    resumed: bool,
+) -> None:
+    """Write down how the adapter was made."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    speed = next(e["train_samples_per_second"] for e in reversed(trainer.state.log_history) if "train_runtime" in e)
+    record = TrainingRun(
+        dataset=train.provenance("train"),
+        settings=without_secrets(run.sections),
+        started_from=_public(run.model_arguments.checkpoint or ""),
+        seconds=round(seconds, 1),
+        samples_per_second=speed,
+        peak_memory=peak_memory(),
+        resumed=resumed,
+        processes=run.training.world_size,
+        command=command_line(),
+        seed=run.training.seed,
+        date=now(),
+        environment=environment(),
+        weights=weights_digest(trained_tensors(model, weights)),
+    )
+    record_training(run.output_dir, record)
+
+
+def _public(checkpoint: str) -> str:
+    """The name under which others know a checkpoint."""
+    if not Path(checkpoint).exists():
+        return checkpoint
+    return conversion_source(checkpoint) or Path(checkpoint).resolve().name

@@ -1,0 +1,100 @@
+"""A video LLM learns to answer questions about real clips, through everything that a user goes through."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from conftest import shared_path
+from dna_hf.cli import main
+from dna_hf.data.multiple_choice import load_questions
+from dna_hf.evaluation.multiple_choice import AnswerSettings, evaluate_questions, question_prompt
+from dna_hf.training.adapter import load_adapted
+from training.tiny_video_llm import RATES, save_base, tiny_sections
+from videos import decode_everything, write_video
+
+
+# of the clips, to be quick: 2 frames of 84 x 112 pixels, which become 2 x 12 tokens
+SIZE = (112, 84)
+VIDEOS = {"max_frames": 2, "max_visual_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A folder with small copies of 19 clips of actions, and `questions.json` about them.
+
+    Clips of four actions have the same question and options: nothing but the video tells the answer.
+    """
+    folder, source = tmp_path_factory.mktemp("clips"), shared_path("data", "action-clips")
+    with (source / "labels.csv").open() as file:
+        table = list(csv.DictReader(file))
+    labels = list(dict.fromkeys(row["label"] for row in table))
+    groups = [*(labels[start : start + 4] for start in range(0, len(labels) - 4, 4)), labels[-4:]]
+    questions = []
+    for row in table:
+        places = [int(row["frames"]) // 4, int(row["frames"]) // 2]
+        found = decode_everything(source / row["file"], wanted=places)
+        frames = [np.asarray(Image.fromarray(found[place]).resize(SIZE)) for place in places]
+        write_video(folder / f"{row['file']}.mp4", frames, fps=1)
+        options = next(group for group in groups if row["label"] in group)
+        question = {"id": row["file"], "video": f"{row['file']}.mp4", "question": "What does the person do?"}
+        question |= {"options": [label.replace("_", " ") for label in options]}
+        questions.append(question | {"answer": "ABCD"[options.index(row["label"])]})
+    (folder / "questions.json").write_text(json.dumps(questions))
+    return folder
+
+
+def write_conversations(folder):
+    """The questions as conversations to train on: asked as the evaluation asks, answered by a letter."""
+    turns = [
+        {
+            "id": question.id,
+            "video": question.media,
+            "conversations": [
+                {"from": "human", "value": f"<video>\n{question_prompt(question)}"},
+                {"from": "gpt", "value": f"({question.answer})"},
+            ],
+        }
+        for question in load_questions(folder / "questions.json").questions
+    ]
+    (folder / "train.json").write_text(json.dumps(turns))
+    return folder / "train.json"
+
+
+def ask(model, processor, questions):
+    """The answers to all questions, and how many of them are right."""
+    settings = AnswerSettings(**VIDEOS, max_new_tokens=6, batch_size=len(questions))
+    result = evaluate_questions(model, processor, questions, settings)
+    assert len(result.predictions) == 19 and not result.unreadable
+    return [prediction.answer for prediction in result.predictions], result.metrics["overall"]
+
+
+def learn(folder, base, clips, **training):
+    """Train on the questions, and see that all answers are right, and the same when the adapter is merged."""
+    sections = tiny_sections(base, write_conversations(clips), folder / "adapter")
+    sections["data"] |= VIDEOS
+    sections["training"] |= {"lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "save_strategy": "no"}
+    sections["training"] |= {"per_device_train_batch_size": 19} | training
+    (folder / "run.yaml").write_text(yaml.safe_dump(sections))
+    questions = load_questions(clips / "questions.json").questions
+
+    def load(checkpoint):
+        return AutoModelForImageTextToText.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
+
+    _, before = ask(*load(base), questions)
+    assert before < 0.5
+    assert main(["train", str(folder / "run.yaml")]) == 0
+    adapted, accuracy = ask(*load_adapted(folder / "adapter"), questions)
+    assert accuracy == 1
+    assert main(["merge", str(folder / "adapter"), "--output", str(folder / "merged")]) == 0
+    merged, accuracy = ask(*load(folder / "merged"), questions)
+    assert accuracy == 1 and merged == adapted
+
+
+def test_it_learns_the_answers_and_keeps_them_when_saved_merged_and_loaded(clips, tmp_path):
+    base = save_base(tmp_path / "base", text={"initializer_range": 0.2})
+    learn(tmp_path, base, clips, num_train_epochs=25, learning_rates=dict.fromkeys(RATES, 1e-2))
