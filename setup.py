@@ -25,6 +25,7 @@ extras = {
         "wheel",
     ],
     "figures": ["matplotlib>=3.9"],
+    "llm": ["peft>=0.17"],
     "recipes": ["timm>=1.0"],
     "tracking": ["tensorboard", "trackio"],
 }
