@@ -12,10 +12,12 @@ version = re.search(r'__version__ = "(.+?)"', (here / "src/dna_hf/__init__.py").
 extras = {
     "demo": ["gradio>=6"],
     "dev": [
+        "gradio>=6",
         "matplotlib>=3.9",
         "mypy>=1.15",
         "parameterized",
         "peft>=0.17",
+        "playwright>=1.49",
         "pytest>=8",
         "pytest-xdist>=3.6",
         "ruff>=0.9",
