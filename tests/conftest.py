@@ -4,13 +4,15 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
-import transformers
-from packaging import version
 
-
+# before the libraries that read them are imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+import transformers  # noqa: E402
+from packaging import version  # noqa: E402
+
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DNA_HF_SHARED", ROOT.parent / "shared"))

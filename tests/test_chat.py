@@ -2,7 +2,6 @@
 
 import io
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +9,7 @@ import torch
 from dna_hf.chat import HELP, Chat, converse
 from dna_hf.cli import main
 from dna_hf.data.errors import DataError
-
-
-sys.path.append(str(Path(__file__).parent / "evaluation"))
-from tiny_video_llm import tiny_video_llm, train_turns, turn, write_colours  # noqa: E402
+from evaluation.tiny_video_llm import tiny_video_llm, train_turns, turn, write_colours
 
 
 WHAT, WHICH = "What is shown?", "And before?"

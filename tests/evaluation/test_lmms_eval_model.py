@@ -5,16 +5,12 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from dna_hf.evaluation.multiple_choice import question_prompt
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny_video_llm import ask, tiny_video_llm, train, write_colours  # noqa: E402
+from evaluation.tiny_video_llm import ask, tiny_video_llm, train, write_colours
 
 
 ENTRY_POINT = "[lmms_eval.models]\ndna_video_llama3 = dna_hf.evaluation.lmms_eval_model:manifest\n"

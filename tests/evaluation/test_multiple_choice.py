@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +24,7 @@ from dna_hf.evaluation.multiple_choice import (
 )
 from dna_hf.evaluation.video_llm import load_video_llm
 from dna_hf.models import video_processing_dna_video_llama3 as video_processing
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny_video_llm import OPTIONS, ask, tiny_video_llm, train, write_colours  # noqa: E402
+from evaluation.tiny_video_llm import OPTIONS, ask, tiny_video_llm, train, write_colours
 
 
 SHORT = AnswerSettings(max_new_tokens=8)

@@ -219,6 +219,7 @@ def video_recipe(folder, **model):
     return str(path)
 
 
+@pytest.mark.slow
 def test_videos(tmp_path):
     """Variants and seeds through the command line: a table with the mean over classes, and a figure."""
     out = tmp_path / "out"
@@ -245,6 +246,7 @@ def test_videos(tmp_path):
     assert "mean class accuracy" in table and "| dna | 2 |" in table and (out / "summary.png").exists()
 
 
+@pytest.mark.slow
 def test_converted_checkpoint_of_videos(tmp_path, capsys):
     from transformers import TimesformerConfig, TimesformerForVideoClassification
 
