@@ -223,9 +223,49 @@ def test_what_cannot_be_asked_ends_in_a_sentence():
         analyze_subspaces(model, inputs, k=K, epsilon=0)
     with pytest.raises(AnalysisError, match="no batches"):
         analyze_subspaces(model, [])
-    with pytest.raises(AnalysisError, match="visual probes cannot be analysed"):
-        analyze_subspaces(tiny_probes(), [])
     with pytest.raises(AnalysisError, match="a batch is a Tensor"):
         analyze_subspaces(model, [images()], k=K)
     with pytest.raises(AnalysisError, match="not finite"):
         analyze_subspaces(model, [{"pixel_values": torch.full((1, 3, 12, 12), torch.inf)}], k=K)
+
+
+def test_visual_probes_one_visual_at_a_time():
+    model = tiny_probes().eval()
+    torch.manual_seed(0)
+    batches = [
+        {
+            "pixel_values": torch.randn(frames * 8, 3 * 4**2),
+            "grid_thw": torch.tensor([[frames, 2, 4]]),
+            "merge_sizes": torch.tensor([2]),
+        }
+        for frames in (1, 2, 3)
+    ]
+    report = analyze_subspaces(model, batches, k=4)
+    assert report.samples == 3 and [layer.place.layer for layer in report.layers] == [0]
+    attention = model.encoder.interaction_modules[0].attention
+    similarities, counts = [], []
+    for batch in batches:
+        with torch.no_grad():
+            tokens = model(**batch, output_hidden_states=True).hidden_states[1].double()
+            probes = model.encoder.visual_probes[0].double()
+
+            def heads(projection, states):
+                weight, bias = projection.weight.double(), projection.bias.double()
+                return (states @ weight.T + bias).unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)
+
+            values = [heads(attention.v_pos_proj, tokens), heads(attention.v_neg_proj, tokens)]
+            keys = heads(attention.k_proj, tokens).transpose(1, 2) / attention.head_dim**0.5
+            outputs = [
+                (heads(attention.q_pos_proj, probes) @ keys).softmax(-1) @ values[0],
+                (-heads(attention.q_neg_proj, probes) @ keys).softmax(-1) @ values[1],
+            ]
+        similarities.append(
+            (values[0] * values[1]).sum((1, 2)) / (values[0].norm(dim=(1, 2)) * values[1].norm(dim=(1, 2)))
+        )
+        counts.append(intruder_dimensions(outputs[0], outputs[1], 4, 0.5))
+    statistics = report.layers[0].statistics
+    assert statistics["value_similarity"].mean() == pytest.approx(torch.stack(similarities).mean(0).tolist(), abs=1e-6)
+    assert statistics["negative_intruders"].mean() == pytest.approx(torch.stack(counts).double().mean(0).tolist())
+    together = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    with pytest.raises(AnalysisError, match="give one at a time"):
+        analyze_subspaces(model, [together], k=4)

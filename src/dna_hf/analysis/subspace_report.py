@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..models.modeling_dna_video_llama3 import DnAVideoLlama3VisionInteraction
 from .accumulate import RunningDistribution
 from .branches import AttentionPlace, Branches, attention_places, single_branch, visit_branches
 from .errors import AnalysisError
@@ -216,8 +215,10 @@ def analyze_subspaces(
     batches. Singular vectors of outputs computed in half precision carry its rounding: load the model in float32.
 
     Args:
-        model: a DnA model of images or videos, with any attention variant.
-        batches: arguments of `model.forward`, e.g. `{"pixel_values": ...}`; they are moved to the model's device.
+        model: a DnA model of images or videos, with any attention variant; a vision encoder with probes, or a video
+            language model, of which the attention of the probes is looked at.
+        batches: arguments of `model.forward`, e.g. `{"pixel_values": ...}`; they are moved to the model's device. With
+            probes, one image or video (of each) at a time.
         k: see [`IntruderSettings`]; principal angles are measured between as many directions.
         epsilon: see [`IntruderSettings`].
         against: see [`IntruderSettings`].
@@ -227,12 +228,9 @@ def analyze_subspaces(
             directions than a video has frames.
 
     Raises:
-        AnalysisError: for visual probes, settings out of range, a layer or an axis that does not exist, values that
-            are not finite, a mask that cannot be read, or no batches.
+        AnalysisError: for the probes of several images or videos at once, settings out of range, a layer or an axis
+            that does not exist, values that are not finite, a mask that cannot be read, or no batches.
     """
-    if any(isinstance(module, DnAVideoLlama3VisionInteraction) for module in model.modules()):
-        # the probes of all of them lie in one sequence, which would be taken for one sample
-        raise AnalysisError("visual probes cannot be analysed: give a model that classifies images or videos.")
     settings = IntruderSettings(k, epsilon, against, tuple(epsilons))
     places = attention_places(model, layers, axis)
     found: dict[AttentionPlace, LayerSubspaces] = {}
@@ -253,8 +251,24 @@ def analyze_subspaces(
         inputs = {
             name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
         }
+        count = _count_samples(model, inputs)
         visit_branches(model, inputs, add, layers, axis)
-        samples += len(inputs[model.main_input_name])
+        samples += count
     if not samples:
         raise AnalysisError("there are no batches to analyse.")
     return SubspaceReport(samples, settings, [found[place] for place in places.values()])
+
+
+def _count_samples(model: PreTrainedModel, inputs: Mapping[str, Any]) -> int:
+    """Images and videos in a batch.
+
+    Raises:
+        AnalysisError: if the probes of several of them would be taken for one sample.
+    """
+    names = ("grid_thw", "image_grid_thw", "video_grid_thw")
+    grids = [inputs[name] for name in names if inputs.get(name) is not None]
+    if not grids:
+        return len(inputs[model.main_input_name])
+    if any(len(grid) > 1 for grid in grids):
+        raise AnalysisError("the probes of several images or videos lie in one sequence: give one at a time.")
+    return len(grids)
