@@ -98,7 +98,7 @@ def hub(tmp_path):
 
 def test_convert_train_publish_load(tmp_path, hub):
     """The commands of the README, one after the other, with smaller data and another user."""
-    (block,) = re.findall(r"```bash\n(dna-hf convert .*?)```", README, flags=re.DOTALL)
+    (block,) = re.findall(r"```bash\n(dna-hf convert facebook.*?)```", README, flags=re.DOTALL)
     commands = [shlex.split(line.replace("your-name/", "user/")) for line in block.strip().splitlines()]
     assert [command[1] for command in commands] == ["convert", "train", "publish"]
     small = {"dataset": "fashion-mnist-mini", "max_train_samples": 40, "max_eval_samples": 20, "num_train_epochs": 1}

@@ -779,10 +779,10 @@ PAIRS = pytest.mark.parametrize(
     ("variant", "attention_type"),
     [
         ("dna", "divided_space_time"),
-        ("dna_shared_value", "space_only"),
+        pytest.param("dna_shared_value", "space_only", marks=pytest.mark.slow),
         ("softmax", "joint_space_time"),
-        ("differential", "divided_space_time"),
-        ("cog", "joint_space_time"),
+        pytest.param("differential", "divided_space_time", marks=pytest.mark.slow),
+        pytest.param("cog", "joint_space_time", marks=pytest.mark.slow),
     ],
 )
 
