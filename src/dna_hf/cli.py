@@ -1110,7 +1110,7 @@ def demo_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     checkpoints = [arguments.checkpoint, *arguments.compare]
     explorer = load_explorer(checkpoints, arguments.device, arguments.revision)
     if arguments.export_space is not None:
-        export_space(checkpoints, arguments.export_space)
+        export_space(checkpoints, arguments.export_space, arguments.revision)
         print(f"written to {arguments.export_space}: try it with python app.py there, then push it as a Space")
         return 0
     serve(explorer, arguments.host, arguments.port)

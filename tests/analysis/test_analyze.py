@@ -147,18 +147,23 @@ def test_videos(tmp_path):
         (tmp_path / "clips" / "test" / name).mkdir(parents=True)
         write_video(tmp_path / "clips" / "test" / name / "0.mp4", [numbered(frame)] * 4)
     (tmp_path / "clips" / "test" / "dark" / "1.mp4").write_bytes(b"no video")
-    model = tiny_timesformer()
-    model.config.id2label, model.config.label2id = {0: "dark", 1: "light"}, {"dark": 0, "light": 1}
-    model.save_pretrained(tmp_path / "model")
-    DnATimesformerVideoProcessor(num_frames=3, size={"shortest_edge": 12}, crop_size=SIZE).save_pretrained(
-        tmp_path / "model"
-    )
+    for name, kind in (("model", "divided_space_time"), ("joint", "joint_space_time")):
+        model = tiny_timesformer(attention_type=kind)
+        model.config.id2label, model.config.label2id = {0: "dark", 1: "light"}, {"dark": 0, "light": 1}
+        model.save_pretrained(tmp_path / name)
+        DnATimesformerVideoProcessor(num_frames=3, size={"shortest_edge": 12}, crop_size=SIZE).save_pretrained(
+            tmp_path / name
+        )
     words = ["--dataset", str(tmp_path / "clips"), "--on_error", "skip", "--output_dir", str(tmp_path / "out")]
+    words += ["--compare", str(tmp_path / "joint")]
     assert main(["analyze", str(tmp_path / "model"), "--no-untrained", *words]) == 0
     names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    assert {"statistics_space.png", "statistics_time.png", "scales_time.png"} < names
+    # one model attends over space and over time, the other over both at once
+    assert {
+        f"{kind}_{axis}.png" for kind in ("statistics", "scales") for axis in ("space", "time", "space_time")
+    } < names
     assert sum(name.startswith("picture") for name in names) == 2
-    assert len(read(tmp_path / "out" / "predictions.csv")) == 2
+    assert len(read(tmp_path / "out" / "predictions.csv")) == 4
 
 
 def test_pictures_begin_with_what_is_disputed():

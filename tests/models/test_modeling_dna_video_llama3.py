@@ -158,6 +158,20 @@ def reference_case(variant):
     return model, weights, probes.detach(), maps, cotangent
 
 
+def test_keys_are_normalised_on_request():
+    model = tiny_model(normalize_keys=True, attn_implementation="eager").double()
+    output = run(model, pixels(dtype=torch.float64), GRIDS, MERGES, output_hidden_states=True)
+    weights = dict(model.named_parameters())
+    hidden_states = [output.hidden_states[0]]
+    for index, tokens in enumerate(output.hidden_states[1:]):
+        prefix = f"encoder.interaction_modules.{index}.norm."
+        centred = tokens - tokens.mean(-1, keepdim=True)
+        normed = centred / (centred.square().mean(-1, keepdim=True) + model.config.layer_norm_eps).sqrt()
+        hidden_states.append(normed * weights[prefix + "weight"] + weights[prefix + "bias"])
+    expected, _ = run_oracle("dna", weights, hidden_states)
+    torch.testing.assert_close(output.probe_hidden_states, expected.detach(), rtol=0, atol=1e-11)
+
+
 @every_variant
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_probes_are_those_of_the_oracle(variant, implementation):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from ..data.video_sources import load_split as load_video_split
 from ..data.videos import UNREADABLE, VideoDataset
 from ..evaluation.distractors import checkpoint_labels
 from ..evaluation.image_classification import class_names, load_classifier
-from ..evaluation.records import command_line, environment, now
+from ..evaluation.records import command_line, environment, now, peak_memory
 from ..evaluation.video_classification import load_video_classifier
 from ..models.attention_variants import TWO_MAP_VARIANTS
 from .drawing import colour_pair
@@ -322,6 +321,10 @@ def _statistics_figures(analyzed: Sequence[_Analyzed], folder: Path, settings: A
             for each in analyzed
             if each.label in with_two and each.classifier
         }
+        # a model that attends over space and time at once has nothing to show over space alone
+        scales = {label: values for label, values in scales.items() if values.size}
+        if not scales:
+            continue
         path = save_figure(
             scale_figure(scales, "factor of the negative branch", settings.colours),
             folder / f"scales_{axis}.png",
@@ -477,6 +480,5 @@ def _facts(
         "split": split,
         "settings": dataclasses.asdict(settings),
         "seconds": {each.label: round(each.seconds, 1) for each in analyzed},
-        # of the whole process; Linux counts in KiB
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": peak_memory() // 2**20,
     }

@@ -57,7 +57,7 @@ class ReportedModel(NamedTuple):
     undefined: str | None
 
 
-# what the paper states of its own models
+# what the authors state of their own models, on their project page
 REPORTED = (
     ("intruder dimensions of DnA, peak", "8 to 9", "of k, threshold and direction that it does not state"),
     ("intruder dimensions of differential attention, peak", "6 to 7", "the same"),

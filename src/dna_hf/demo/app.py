@@ -10,6 +10,7 @@ from .explore import MAPS, Explorer, Shown, View, has_negative_scale, has_two_br
 
 
 NO_GRADIO = "the demo needs Gradio, which is not installed: pip install 'dna-hf[demo]'."
+ASKING_CLASS = "Asking: the class token"
 ABOUT = """
 Every head of Denoising Attention has two branches: **red** is what the positive branch attends to, **blue** what the
 negative branch attends to; *combined* is positive + alpha x negative, the weights with which values shared by both
@@ -50,7 +51,7 @@ def build_app(explorer: Explorer) -> Any:
                 strength = gr.Slider(
                     0, 2, 1, step=0.1, label="Alpha x", info="0 turns the negative branch off", visible=has_scale
                 )
-                asking = gr.Markdown("Asking: the class token")
+                asking = gr.Markdown(ASKING_CLASS)
                 reset = gr.Button("Ask the class token", size="sm")
             with gr.Column(scale=3):
                 outputs: list[Any] = []
@@ -87,21 +88,21 @@ def build_app(explorer: Explorer) -> Any:
 
         def read(path: str | None) -> Any:
             if path is None:
-                return None, None
+                return None, None, ASKING_CLASS
             try:
-                return explorer.read(path), None
+                return explorer.read(path), None, ASKING_CLASS
             except DataError as error:
                 # what was there stays
                 raise gr.Error(f"This file cannot be shown: {error}") from error
 
-        upload.change(read, upload, [tensors, point]).success(draw, controls, outputs)
+        upload.change(read, upload, [tensors, point, asking]).success(draw, controls, outputs)
         for control in (layer, head, frame, opacity, strength):
             control.change(draw, controls, outputs, show_progress="hidden", trigger_mode="always_last")
         for picture, config in seen:
             picture.select(_asker(gr, config), None, [point, asking]).success(
                 draw, controls, outputs, show_progress="hidden"
             )
-        reset.click(lambda: (None, "Asking: the class token"), None, [point, asking]).success(
+        reset.click(lambda: (None, ASKING_CLASS), None, [point, asking]).success(
             draw, controls, outputs, show_progress="hidden"
         )
     return app

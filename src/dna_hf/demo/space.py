@@ -24,11 +24,11 @@ APP = """from dna_hf.demo.app import build_app
 from dna_hf.demo.explore import load_explorer
 
 
-build_app(load_explorer({checkpoints})).launch()
+build_app(load_explorer({checkpoints}, revision={revision})).launch()
 """
 
 
-def export_space(checkpoints: Sequence[str], folder: str | Path) -> list[Path]:
+def export_space(checkpoints: Sequence[str], folder: str | Path, revision: str | None = None) -> list[Path]:
     """Write a folder that runs as a Space of the Hub, or with `python app.py`.
 
     Checkpoint folders are copied into it; names on the Hub are kept, so that the Space downloads them. The package
@@ -37,6 +37,7 @@ def export_space(checkpoints: Sequence[str], folder: str | Path) -> list[Path]:
     Args:
         checkpoints: folders, or names on the Hub.
         folder: to write to; it must be empty or not exist.
+        revision: commit, tag or branch on the Hub, of all checkpoints.
 
     Raises:
         AnalysisError: if the folder holds something, or dna-hf is not installed: then its requirements are not known.
@@ -55,7 +56,7 @@ def export_space(checkpoints: Sequence[str], folder: str | Path) -> list[Path]:
         shutil.copytree(checkpoint, folder / places[-1], ignore=shutil.ignore_patterns("checkpoint-*"))
     shutil.copytree(PACKAGE, folder / "dna_hf", ignore=shutil.ignore_patterns("__pycache__"))
     texts = {
-        "app.py": APP.format(checkpoints=json.dumps(places)),
+        "app.py": APP.format(checkpoints=json.dumps(places), revision=repr(revision)),
         "requirements.txt": "\n".join(needed) + "\n",
         "README.md": CARD,
     }

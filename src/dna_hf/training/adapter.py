@@ -1,4 +1,4 @@
-"""What fine-tuning a video LLM has changed, kept apart from the model it started from: megabytes, not gigabytes.
+"""What fine-tuning a video LLM has changed, kept apart from the model it started from.
 
 An adapter folder has
 
