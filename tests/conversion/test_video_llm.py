@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import _http, close_session
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, LlamaConfig, set_seed
 
 from dna_hf import DnAVideoLlama3ForConditionalGeneration
 from dna_hf.cli import main
 from dna_hf.conversion import ConversionError, from_pretrained_softmax
+from dna_hf.conversion.loading import has_file
 from dna_hf.conversion.video_llm import video_llm_config
 
 
@@ -351,3 +354,18 @@ def test_the_command(tmp_path, capsys, source):
         assert main(["convert", str(tmp_path / "native"), str(tmp_path / "other"), *words]) == 2
         errors = capsys.readouterr().err
         assert expected in errors.splitlines()[-1], errors
+
+
+def test_a_file_that_cannot_be_asked_for_is_not_taken_to_be_missing(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    assert has_file(str(tmp_path), "config.json") and not has_file(str(tmp_path), "generation_config.json")
+    # without a network by choice, the cache decides
+    assert not has_file("nobody/nothing", "generation_config.json")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setitem(_http.http_backoff.__kwdefaults__, "max_retries", 0)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    close_session()
+    with pytest.raises(ConversionError, match="cannot tell whether 'nobody/nothing' has generation_config.json"):
+        has_file("nobody/nothing", "generation_config.json")
+    close_session()

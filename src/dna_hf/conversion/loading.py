@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download, is_offline_mode
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import (
@@ -95,13 +97,23 @@ def _read_shards(name: str, index: dict[str, Any], file: str, revision: str | No
 
 
 def has_file(name: str, file: str, revision: str | None = None) -> bool:
-    """Whether a folder or a repository on the Hub has a file."""
+    """Whether a folder or a repository on the Hub has a file.
+
+    Raises:
+        ConversionError: if the Hub does not say: a file that cannot be asked for is not one that is not there.
+    """
     if Path(name).is_dir():
         return Path(name, file).is_file()
     try:
-        return bool(cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False))
-    except (OSError, ValueError):
+        hf_hub_download(name, file, revision=revision)
+    except EntryNotFoundError as error:
+        # who asks for no network is answered by the cache
+        if isinstance(error, LocalEntryNotFoundError) and not is_offline_mode():
+            raise ConversionError(f"cannot tell whether {name!r} has {file}: the Hub cannot be reached.") from error
         return False
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"cannot tell whether {name!r} has {file}: {first_line(error)}.") from error
+    return True
 
 
 def read_config(name: str, revision: str | None) -> dict[str, Any]:
