@@ -191,6 +191,7 @@ def test_the_released_sizes(variant, modules):
     }
     memory = estimate_memory(groups, model.config, run.data, run.training)
     trained = sum(sizes[name] for name in rates)
+    assert trained * getattr(torch, run.training.adapter_dtype).itemsize < 1e9
     assert memory.weights == 2 * (sum(sizes.values()) - trained) + 4 * trained
     assert (memory.gradients, memory.optimizer) == (4 * trained, 8 * trained)
     assert 2**30 < memory.activations < 80 * 2**30
@@ -225,6 +226,7 @@ def test_rates_that_mean_nothing(rates, reason, tmp_path):
         ({"learning_rates": {"lora": "fast"}}, "learning_rates must be `name: value` lines with a float each"),
         ({"on_error": "ignore"}, "on_error must be one of raise, skip"),
         ({"mixup_alpha": 0.1}, "unknown key --mixup_alpha"),
+        ({"adapter_dtype": "int8"}, "adapter_dtype must be float32 or bfloat16, got 'int8'"),
     ],
 )
 def test_options_that_mean_nothing(options, reason, tmp_path):
@@ -639,6 +641,23 @@ def test_merged_is_what_was_trained(base, dataset, trained, samples, tmp_path, c
         merge_adapter(folder, tmp_path / "merged")
     half = merge_adapter(folder, tmp_path / "half", dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
+
+
+def test_an_adapter_of_half_the_size_makes_the_same_model(base, dataset, trained, samples, tmp_path):
+    options = TRAINED | {"eval_dataset": str(dataset), "adapter_dtype": "bfloat16"}
+    train_video_llm(tiny_run(base, dataset, tmp_path / "run", **options))
+    whole, half = read_tensors(trained[0]), read_tensors(tmp_path / "run")
+    assert whole.keys() == half.keys()
+    assert all(torch.equal(half[name], tensor.bfloat16()) for name, tensor in whole.items())
+    assert {tensor.dtype for tensor in read_tensors(tmp_path / "run" / "checkpoint-8").values()} == {torch.float32}
+    read_training(tmp_path / "run").verify(weights_digest(half))
+    # a model in bfloat16 is the same, but for the rounding of LoRA's factors
+    models = [load_adapted(folder, dtype=torch.bfloat16)[0] for folder in (trained[0], tmp_path / "run")]
+    states = [model.state_dict() for model in models]
+    assert all(torch.equal(states[1][name], states[0][name]) for name in states[0] if name in half)
+    expected, found = (logits_of(model.float(), samples) for model in models)
+    assert (found - expected).norm() < 0.01 * expected.norm()
+    assert torch.equal(found.argmax(-1), expected.argmax(-1))
 
 
 def test_peft_reads_the_adapters_lora(base, trained, samples):

@@ -171,6 +171,7 @@ def save_adapter(
     description: AdapterDescription,
     lora_config: Any = None,
     state_dict: Mapping[str, torch.Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write what is trained of a model.
 
@@ -180,10 +181,11 @@ def save_adapter(
         description: of what they belong to.
         lora_config: as [`~dna_hf.training.parameter_groups.add_lora`] returned it; `None` without LoRA.
         state_dict: of the model where its own is divided among processes.
+        dtype: to save in. Training holds what it trains in float32.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = trained_tensors(model, state_dict)
+    tensors = {name: tensor.to(dtype) for name, tensor in trained_tensors(model, state_dict).items()}
     lora = {name: tensor for name, tensor in tensors.items() if PEFT_NAME in name}
     save_file({name: tensor for name, tensor in tensors.items() if name not in lora}, folder / WEIGHTS_FILE)
     if lora_config is not None:

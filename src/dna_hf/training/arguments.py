@@ -13,6 +13,7 @@ from .parameter_groups import LORA, check_rates
 METRICS = ("loss", "top1", "top5", "mean_class_accuracy")
 EPOCH_COSINE_KEYS = {"warmup_epochs", "warmup_lr", "min_lr"}
 EPOCH_STEPS_KEYS = {"steps", "factors"}
+ADAPTER_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass
@@ -163,6 +164,13 @@ class VideoLLMTrainingArguments(DnATrainingArguments):
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         metadata={"help": "linear layers of the language model that get updates"},
     )
+    adapter_dtype: str = field(
+        default="float32",
+        metadata={
+            "help": "dtype in which the finished adapter is saved: float32, or bfloat16, which halves it; checkpoints "
+            "hold float32"
+        },
+    )
 
     def __post_init__(self) -> None:
         check_rates(self.learning_rates)
@@ -185,6 +193,8 @@ class VideoLLMTrainingArguments(DnATrainingArguments):
                 "lora_rank must be at least 1, lora_alpha positive and lora_dropout in [0, 1), got "
                 f"{self.lora_rank}, {self.lora_alpha} and {self.lora_dropout}."
             )
+        if self.adapter_dtype not in ADAPTER_DTYPES:
+            raise ValueError(f"adapter_dtype must be {' or '.join(ADAPTER_DTYPES)}, got {self.adapter_dtype!r}.")
         if self.ddp_find_unused_parameters is None:
             # everything that is trained is used by every batch, see VideoLLMTrainer.compute_loss
             self.ddp_find_unused_parameters = False

@@ -27,7 +27,7 @@ from ..evaluation.records import (
     weights_digest,
     without_secrets,
 )
-from .adapter import base_config, describe, fingerprint, load_base, trained_tensors
+from .adapter import base_config, describe, fingerprint, load_base, read_tensors
 from .callbacks import EarlyStopping, NegativeScaleLog, RunRecord
 from .checkpoint import check_disk, find_checkpoint, is_sharded
 from .config_file import RunConfig
@@ -117,10 +117,8 @@ def train_video_llm(run: RunConfig, *, resume: bool = False, announce: Any = Non
         metrics = trainer.evaluate()
         trainer.save_metrics("eval", metrics)
     trainer.save_state()
-    # weights that are divided among processes are gathered by all of them together
-    weights = trainer.accelerator.get_state_dict(trainer.model) if trainer.is_fsdp_enabled else None
     if trainer.is_world_process_zero() and not trainer.is_deepspeed_enabled:
-        _record(run, trainer, train, weights, seconds, checkpoint is not None)
+        _record(run, trainer, train, seconds, checkpoint is not None)
     bad = run.output_dir / BAD_LIST
     return VideoLLMResult(metrics, loss, plan.groups, seconds, run.output_dir, bad if bad.exists() else None)
 
@@ -251,12 +249,10 @@ def _record(
     run: RunConfig,
     trainer: VideoLLMTrainer,
     train: Conversations,
-    weights: dict[str, torch.Tensor] | None,
     seconds: float,
     resumed: bool,
 ) -> None:
     """Write down how the adapter was made."""
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     speed = next(e["train_samples_per_second"] for e in reversed(trainer.state.log_history) if "train_runtime" in e)
     record = TrainingRun(
         dataset=train.provenance("train"),
@@ -271,7 +267,7 @@ def _record(
         seed=run.training.seed,
         date=now(),
         environment=environment(),
-        weights=weights_digest(trained_tensors(model, weights)),
+        weights=weights_digest(read_tensors(run.output_dir)),
     )
     record_training(run.output_dir, record)
 

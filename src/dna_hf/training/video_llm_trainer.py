@@ -100,7 +100,10 @@ class VideoLLMTrainer(ClassificationTrainer):
             return
         folder = Path(output_dir or self.args.output_dir or "")
         model: Any = self.accelerator.unwrap_model(self.model)
-        save_adapter(folder, model, self.description, self.lora_config, state_dict)
+        # checkpoints keep the precision that training goes on with
+        finished = folder == Path(self.args.output_dir or "")
+        dtype = getattr(torch, self.args.adapter_dtype) if finished else torch.float32
+        save_adapter(folder, model, self.description, self.lora_config, state_dict, dtype)
         processor: Any = self.processing_class
         processor.save_pretrained(folder)
 
