@@ -4,9 +4,7 @@ Two processes on the CPU, with gloo.
 """
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -35,34 +33,25 @@ from dna_hf.models import (
     DnAViTModel,
 )
 from dna_hf.training import classification as training
+from dna_hf.training.adapter import read_tensors
 from dna_hf.training.arguments import DnATrainingArguments
 from dna_hf.training.checkpoint import checkpoint_files
 from dna_hf.training.config_file import run_config
+from training.launcher import launch
+from training.two_processes import EACH, assert_same_training, forget_the_end, train_in_one_process
 
 
 sys.path.append(str(Path(__file__).parent))
 from fsdp_worker import CASES, MODEL, STEPS, build, images, optimizer_of, steps  # noqa: E402
-from tiny import SECTIONS  # noqa: E402
+from tiny import plain_sections  # noqa: E402
 
 
 HERE = Path(__file__).parent
 FSDP_FILE = ROOT / "configs" / "accelerate" / "fsdp2.yaml"
 
 
-def launch(folder, script, *arguments):
-    """`accelerate launch` with the shipped configuration, but for two processes on the CPU in float32."""
-    config = yaml.safe_load(FSDP_FILE.read_text()) | {"num_processes": 2, "use_cpu": True, "mixed_precision": "no"}
-    (folder / "accelerate.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "accelerate.yaml")]
-    command += ["--main_process_port", "0", str(script), *map(str, arguments)]
-    result = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
+def launch_sharded(folder, script, *arguments):
+    result = launch(folder, "fsdp2", script, *arguments)
     assert result.returncode == 0, result.stderr[-6000:]
 
 
@@ -70,7 +59,7 @@ def launch(folder, script, *arguments):
 def sharded(tmp_path_factory):
     """The folder in which two processes have written what came of every case."""
     folder = tmp_path_factory.mktemp("fsdp")
-    launch(folder, HERE / "fsdp_worker.py", folder)
+    launch_sharded(folder, HERE / "fsdp_worker.py", folder)
     return folder
 
 
@@ -202,18 +191,6 @@ def test_weights_in_several_files_load_on_one_process(tmp_path):
     assert metrics["one"]["metrics"]["images"] == 500
 
 
-def plain_sections():
-    """A run without randomness, of which two processes with half the batch each make the same as one."""
-    sections = {name: dict(section) for name, section in SECTIONS.items()}
-    sections["model"] |= {"drop_path_rate": 0.0, "hidden_dropout_prob": 0.0}
-    sections["data"] |= {"crop_scale": [1.0, 1.0], "flip_probability": 0.0}
-    # more than one group of learning rates, scales in the log, and steps after a checkpoint
-    sections["training"] |= {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "layer_decay": 0.8}
-    # as in fsdp_worker.py
-    sections["training"]["adam_epsilon"] = 1e-3
-    return sections
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a run of `scripts/train.py` with the shipped configuration."""
@@ -223,7 +200,7 @@ def trained(tmp_path_factory):
     del sections["training"]["use_cpu"]
     sections["training"]["per_device_train_batch_size"] = 4
     (folder / "tiny.yaml").write_text(yaml.safe_dump(sections))
-    launch(folder, HERE / "fsdp_on_cpu.py", "tiny.yaml")
+    launch_sharded(folder, HERE / "fsdp_on_cpu.py", "tiny.yaml")
     assert (folder / "runs/tiny/checkpoint-2/pytorch_model_fsdp.bin").exists(), "accelerate trained copies"
     return folder
 
@@ -309,6 +286,30 @@ def test_a_sharded_run_resumes(trained):
     for path in [*run.glob("checkpoint-4/*"), *run.glob("*.safetensors")]:
         path.unlink()
     (run / "checkpoint-4").rmdir()
-    launch(trained, HERE / "fsdp_on_cpu.py", "tiny.yaml", "--resume")
+    launch_sharded(trained, HERE / "fsdp_on_cpu.py", "tiny.yaml", "--resume")
     for name, weight in load_file(run / "model.safetensors").items():
         assert torch.equal(weight, weights[name]), name
+
+
+@pytest.mark.slow
+def test_a_sharded_video_llm_is_that_of_one_process_and_resumes(tmp_path):
+    one, folder = train_in_one_process(tmp_path), tmp_path / "two"
+    options = yaml.safe_load((ROOT / "configs" / "accelerate" / "fsdp2_video_llm.yaml").read_text())["fsdp_config"]
+    # the layers are those of the tiny language model
+    classes = options["fsdp_transformer_layer_cls_to_wrap"].replace("Qwen2DecoderLayer", "LlamaDecoderLayer")
+    changes = {"fsdp_config": options | {"fsdp_transformer_layer_cls_to_wrap": classes}}
+
+    def train(*arguments):
+        # the device is that of accelerate
+        arguments = ["run.yaml", "--output_dir", folder, "--use_cpu", "false", *EACH, *arguments]
+        result = launch(tmp_path, "fsdp2_video_llm", HERE / "fsdp_on_cpu.py", *arguments, changes=changes)
+        assert result.returncode == 0, result.stderr[-6000:]
+
+    train()
+    assert (folder / "checkpoint-2/pytorch_model_fsdp.bin").exists(), "accelerate trained copies"
+    assert_same_training(folder, one)
+    expected = read_tensors(folder)
+    forget_the_end(folder)
+    train("--resume")
+    tensors = read_tensors(folder)
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())

@@ -483,6 +483,21 @@ def test_a_sharded_run_needs_something_to_see_in_every_sample(base, mixed, tmp_p
         train_video_llm(tiny_run(base, mixed, tmp_path / "out"))
 
 
+def test_room_for_the_whole_model_in_the_checkpoints_of_deepspeed(base, dataset, tmp_path, monkeypatch):
+    run = tiny_run(base, dataset, tmp_path / "run", save_strategy="steps", save_total_limit=1)
+    plan = video_llm.make_plan(run, load_conversations(run)[0])
+    usage = shutil.disk_usage(tmp_path)
+    # the adapter, and two checkpoints of it with Adam's moments
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7 * 4 * plan.trained))
+    train_video_llm(run)
+    run = tiny_run(base, dataset, tmp_path / "whole", save_strategy="steps", save_total_limit=1)
+    # what the arguments make of ACCELERATE_USE_DEEPSPEED where deepspeed is installed
+    run.training.deepspeed_plugin = object()
+    whole = (7 * 4 * plan.trained + 2 * 4 * sum(group.parameters for group in plan.groups)) / 2**20
+    with pytest.raises(ConfigurationError, match=f"needs about {whole:.1f} MiB .* are free"):
+        train_video_llm(run)
+
+
 def test_what_keeps_a_run_from_starting(base, dataset, tmp_path):
     def refused(reason, error=ConfigurationError, checkpoint=base, data=dataset, **overrides):
         with pytest.raises(error, match=reason) as info:

@@ -33,6 +33,18 @@ SECTIONS = {
 }
 
 
+def plain_sections():
+    """A run without randomness, of which two processes with half the batch each make the same as one."""
+    sections = {name: dict(section) for name, section in SECTIONS.items()}
+    sections["model"] |= {"drop_path_rate": 0.0, "hidden_dropout_prob": 0.0}
+    sections["data"] |= {"crop_scale": [1.0, 1.0], "flip_probability": 0.0}
+    # more than one group of learning rates, scales in the log, and steps after a checkpoint
+    sections["training"] |= {"max_steps": 4, "save_steps": 2, "logging_steps": 1, "layer_decay": 0.8}
+    # as in fsdp_worker.py
+    sections["training"]["adam_epsilon"] = 1e-3
+    return sections
+
+
 def tiny_run(output_dir, **overrides):
     """The tiny run, writing to a folder."""
     return run_config(SECTIONS, {"output_dir": str(output_dir)} | overrides)

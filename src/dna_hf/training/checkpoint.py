@@ -68,12 +68,13 @@ def weights_size(model: PreTrainedModel) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
-def check_disk(run: RunConfig, weights: int) -> None:
+def check_disk(run: RunConfig, weights: int, besides: int = 0) -> None:
     """See that what the run will keep at a time fits on the disk: the model, and its checkpoints with Adam's moments.
 
     Args:
         run: says how many checkpoints are kept.
         weights: bytes of what is saved of the model.
+        besides: bytes that each checkpoint holds besides it and Adam's moments.
 
     Raises:
         ConfigurationError: if it does not.
@@ -81,7 +82,7 @@ def check_disk(run: RunConfig, weights: int) -> None:
     averages = 1 if run.training.ema_decay else 0
     # a new checkpoint is written before the oldest one goes
     checkpoints = 0 if run.training.save_strategy == "no" else (run.training.save_total_limit or 0) + 1
-    needed = weights * (1 + averages + checkpoints * (3 + averages))
+    needed = weights * (1 + averages + checkpoints * (3 + averages)) + checkpoints * besides
     free = shutil.disk_usage(_nearest_folder(run.output_dir)).free
     if free < needed:
         raise ConfigurationError(

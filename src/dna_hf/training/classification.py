@@ -13,6 +13,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import has_length
 
 from ..conversion.report import conversion_source
@@ -105,6 +106,8 @@ def load_run(run: RunConfig) -> tuple[Any, Any, PreTrainedModel, Any]:
         ConfigurationError: if the run cannot work.
         DataError: if data is missing.
     """
+    if is_deepspeed_zero3_enabled():
+        raise ConfigurationError("ZeRO stage 3 is for video LLMs: train a classifier with stage 1 or 2, DDP or FSDP.")
     if run.training.fp16 and run.training.device.type == "cpu":
         raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
     set_seed(run.training.seed)

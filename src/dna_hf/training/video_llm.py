@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations import deepspeed_config, is_deepspeed_zero3_enabled
+from transformers.modeling_utils import set_zero3_state
 
 from ..conversion.report import conversion_source
 from ..data.conversations import (
@@ -103,7 +104,7 @@ def train_video_llm(run: RunConfig, *, resume: bool = False, announce: Any = Non
     plan = make_plan(run, train)
     if announce is not None:
         announce(plan)
-    check_disk(run, 4 * plan.trained)
+    check_disk(run, 4 * plan.trained, _whole_model_in_checkpoints(run, plan))
     set_seed(run.training.seed)
     trainer = build_trainer(run, train, evaluation)
     if trainer.is_world_process_zero():
@@ -117,7 +118,7 @@ def train_video_llm(run: RunConfig, *, resume: bool = False, announce: Any = Non
         metrics = trainer.evaluate()
         trainer.save_metrics("eval", metrics)
     trainer.save_state()
-    if trainer.is_world_process_zero() and not trainer.is_deepspeed_enabled:
+    if trainer.is_world_process_zero():
         _record(run, trainer, train, seconds, checkpoint is not None)
     bad = run.output_dir / BAD_LIST
     return VideoLLMResult(metrics, loss, plan.groups, seconds, run.output_dir, bad if bad.exists() else None)
@@ -133,6 +134,11 @@ def _check(run: RunConfig) -> None:
         raise ConfigurationError("data.dataset is missing: name a file of conversations (.json, .jsonl).")
     if run.training.eval_strategy != "no" and run.data.eval_dataset is None:
         raise ConfigurationError("training.eval_strategy needs data.eval_dataset, a file of conversations.")
+    zero: Any = deepspeed_config()["zero_optimization"] if is_deepspeed_zero3_enabled() else {}  # type: ignore[index]
+    if zero and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        raise ConfigurationError(
+            "ZeRO stage 3 must gather what is saved: set zero3_save_16bit_model to true in accelerate's configuration."
+        )
     if run.training.fp16 and run.training.device.type == "cpu":
         raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
 
@@ -170,7 +176,8 @@ def make_plan(run: RunConfig, train: Conversations) -> TrainingPlan:
     """
     config = base_config(run.model_arguments.checkpoint or "", run.model_arguments.checkpoint_revision, run.model)
     try:
-        with torch.device("meta"):
+        # on the meta device there is nothing for ZeRO stage 3 to divide
+        with torch.device("meta"), set_zero3_state():
             model = AutoModelForImageTextToText.from_config(config)
     except (ValueError, KeyError) as error:
         raise ConfigurationError(f"section 'model': {sentence(error)}") from error
@@ -180,7 +187,7 @@ def make_plan(run: RunConfig, train: Conversations) -> TrainingPlan:
 
 
 def prepare(model: PreTrainedModel, run: RunConfig) -> tuple[Any, list[ParameterGroup]]:
-    """Add LoRA if it is asked for, freeze what is not trained, and hold what is trained in float32.
+    """Add LoRA if it is asked for, freeze what is not trained, and have what is trained learn in float32.
 
     Returns:
         The `peft.LoraConfig` or `None`, and the groups.
@@ -198,10 +205,11 @@ def prepare(model: PreTrainedModel, run: RunConfig) -> tuple[Any, list[Parameter
             targets=arguments.lora_targets,
         )
     groups = freeze_all_but(model, arguments.learning_rates)
+    # steps of 1e-5 would vanish in the rounding of bfloat16. ZeRO stage 3 wants one dtype, and steps in float32 itself
+    dtype = _dtype(run) if is_deepspeed_zero3_enabled() else torch.float32
     for parameter in model.parameters():
         if parameter.requires_grad:
-            # steps of 1e-5 would vanish in the rounding of bfloat16
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(dtype)
     return lora_config, groups
 
 
@@ -212,8 +220,7 @@ def build_trainer(run: RunConfig, train: Conversations, evaluation: Conversation
         ConfigurationError: if the checkpoint does not fit, or the Trainer refuses its arguments.
     """
     source, revision = run.model_arguments.checkpoint or "", run.model_arguments.checkpoint_revision
-    dtype = torch.bfloat16 if run.training.bf16 else torch.float32
-    model, processor = load_base(source, revision, fields=run.model, dtype=dtype)
+    model, processor = load_base(source, revision, fields=run.model, dtype=_dtype(run))
     base_fingerprint = fingerprint(model)
     lora_config, groups = prepare(model, run)
     bad_list = run.output_dir / BAD_LIST
@@ -238,6 +245,20 @@ def build_trainer(run: RunConfig, train: Conversations, evaluation: Conversation
         )
     except (ValueError, ImportError, RuntimeError) as error:
         raise ConfigurationError(f"section 'training': {sentence(error)}") from error
+
+
+def _whole_model_in_checkpoints(run: RunConfig, plan: TrainingPlan) -> int:
+    """Bytes of the model that DeepSpeed and FSDP write into every checkpoint, frozen weights and all."""
+    parameters = sum(group.parameters for group in plan.groups)
+    if is_sharded(run.training):
+        # accelerate shards float32
+        return 4 * parameters
+    return _dtype(run).itemsize * parameters if run.training.deepspeed_plugin is not None else 0
+
+
+def _dtype(run: RunConfig) -> torch.dtype:
+    """Of what is not trained."""
+    return torch.bfloat16 if run.training.bf16 else torch.float32
 
 
 def _pad_token_id(tokenizer: Any) -> int:
