@@ -475,10 +475,11 @@ def _add_visualize(commands: Any) -> None:
     visualize = commands.add_parser(
         "visualize",
         help="figures of where a model looks in images or videos, by branch",
-        description="Draw where classifiers look: in red what the positive branch attends to, in blue what the "
-        "negative branch attends to, over the picture as the model sees it. Colours show attention in multiples of "
-        "what every token would get if all got the same. The maps are formed on whatever attention implementation the "
-        "model has. Figures and two files that say how they were made are written.",
+        description="Draw where classifiers, or the probes of video language models, look: in red what the positive "
+        "branch attends to, in blue what the negative branch attends to, over the picture as the model sees it. "
+        "Colours show attention in multiples of what every token would get if all got the same. The maps are formed "
+        "on whatever attention implementation the model has. Figures and two files that say how they were made are "
+        "written.",
         allow_abbrev=False,
     )
     visualize.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
@@ -502,7 +503,8 @@ def _add_visualize(commands: Any) -> None:
         "--query",
         default="class",
         metavar="TOKEN",
-        help="the token that attends: class, its number, or ROW,COLUMN of a patch (default: %(default)s)",
+        help="the token that attends: class, its number, or ROW,COLUMN of a patch; of a video language model the "
+        "number of a probe (default: class, or all probes)",
     )
     visualize.add_argument("--axis", choices=("space", "time"), help="of attention in videos (default: space)")
     visualize.add_argument(
@@ -511,7 +513,12 @@ def _add_visualize(commands: Any) -> None:
         help="branches: each, and positive minus negative; combined: positive + alpha * negative (default: branches "
         "of one model, difference of several)",
     )
-    visualize.add_argument("--target", metavar="CLASS", help="of relevance: class to explain (default: the predicted)")
+    visualize.add_argument(
+        "--target", metavar="CLASS", help="of relevance: class, or token, to explain (default: the predicted)"
+    )
+    visualize.add_argument(
+        "--question", metavar="TEXT", help="that a video language model is asked (default: What happens here?)"
+    )
     visualize.add_argument(
         "--colours", "--colors", choices=("red-blue", "orange-purple"), default="red-blue", help="default: %(default)s"
     )
@@ -1051,6 +1058,7 @@ def visualize_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         axis=arguments.axis,
         show=arguments.show,
         target=arguments.target,
+        question=arguments.question,
         colours=arguments.colours,
         opacity=arguments.opacity,
         file_format=arguments.format,

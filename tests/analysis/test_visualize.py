@@ -185,8 +185,8 @@ ANYTHING_GOES_WRONG = [
     ("divided", "broken.mp4", [], "none of the 1 files can be read: cannot read video"),
     ("divided", "empty", [], "has no videos"),
     ("divided", "moving.mp4", ["--layer", "all", "--head", "all"], "choose one layer or one head"),
-    ("bert", "two.png", [], "is a bert model, but classifiers of images (dna_vit) or videos"),
-    ("native", "two.png", [], "is a vit model, but classifiers"),
+    ("bert", "two.png", [], "is a bert model, but one of dna_vit, dna_timesformer, dna_video_llama3 is needed"),
+    ("native", "two.png", [], "is a vit model, but one of dna_vit"),
     ("absent", "two.png", [], "cannot load a model from"),
 ]
 
@@ -225,7 +225,7 @@ def test_help(capsys):
 
 def test_models_of_two_kinds(folder, tmp_path, capsys):
     assert run(folder, "dna", "two.png", tmp_path, "--compare", folder / "divided") == 2
-    assert_one_sentence(capsys, "some of the checkpoints take images and some videos")
+    assert_one_sentence(capsys, "give models of one kind")
 
 
 def test_a_model_given_twice(folder, tmp_path, capsys):

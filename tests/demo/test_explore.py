@@ -119,7 +119,7 @@ def test_what_cannot_be_shown(explorer, folder, capsys):
     with pytest.raises(AnalysisError, match="layer 9"):
         explorer.show(explorer.read(folder / "a.png"), View(9))
     assert main(["demo", str(folder / "dna"), "--compare", str(folder / "divided")]) == 2
-    assert "some of the checkpoints take images and some videos" in capsys.readouterr().err
+    assert "give models of one kind" in capsys.readouterr().err
     assert main(["demo", str(folder / "nowhere")]) == 2
     assert "cannot load a model" in capsys.readouterr().err
 

@@ -22,6 +22,8 @@ from .errors import AnalysisError
 
 Query = int | str | tuple[int, ...]
 CLASS = "class"
+# all probes of a video language model
+PROBES = "probes"
 
 
 @dataclass(frozen=True)

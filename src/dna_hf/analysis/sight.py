@@ -1,4 +1,4 @@
-"""What one classifier sees in one image or video, and how it looks at it."""
+"""What one model sees in one image or video, and how it looks at it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from ..evaluation.image_classification import class_names
 from ..models.configuration_dna import pair
 from .drawing import colour_pair, pictures
 from .errors import AnalysisError
-from .layout import CLASS, Query
+from .layout import CLASS, PROBES, Query
 from .maps import HeatMap, look
 from .relevance import attention_relevance
 from .rollout import attention_rollout
@@ -32,10 +32,13 @@ class VisualizeSettings:
         kind: maps of a layer (`attention`), `rollout` through all layers, or gradient-weighted `relevance`.
         layer: of `attention`, counted from 0, negative ones from the end; `None` for all.
         head: of `attention`; `"mean"` of all, or `"all"` one by one.
-        query: the token that attends, of `attention` and `rollout`; see [`~dna_hf.analysis.maps.attention_maps`].
+        query: the token that attends, of `attention` and `rollout`; see [`~dna_hf.analysis.maps.attention_maps`]. Of
+            a video language model a probe, or `"probes"`, the mean of all.
         axis: of `attention` in videos, `space` or `time`; by default the one that the class token takes part in.
         show: what of each map is drawn: one of `SHOWN`; by default `branches` of one model, `difference` of several.
-        target: class whose logit `relevance` explains, by name or number; the predicted one by default.
+        target: class whose logit `relevance` explains, by name or number, or a token of a video language model, by
+            its text; the predicted one by default.
+        question: that a video language model is asked; `None` for classifiers.
         colours: see [`~dna_hf.analysis.drawing.COLOURS`].
         opacity: of the strongest colour, in [0, 1].
         file_format: of the figures, `png` or `svg`.
@@ -49,6 +52,7 @@ class VisualizeSettings:
     axis: str | None = None
     show: str | None = None
     target: str | None = None
+    question: str | None = None
     colours: str = "red-blue"
     opacity: float = 0.85
     file_format: str = "png"
@@ -68,14 +72,14 @@ class VisualizeSettings:
             raise AnalysisError(f"{self.kind} goes through all layers and heads: leave out layer, head and axis.")
         if self.kind != "relevance" and self.target is not None:
             raise AnalysisError("a target is for relevance: leave it out, or choose that kind.")
-        if self.kind == "relevance" and self.query != CLASS:
+        if self.kind == "relevance" and self.query not in (CLASS, PROBES):
             raise AnalysisError("relevance begins with what the classifier reads: leave out the query.")
         colour_pair(self.colours)
 
 
 @dataclass
 class Classifier:
-    """A model and what it needs."""
+    """A model, which may be a video language model, and what it needs."""
 
     label: str
     model: PreTrainedModel
@@ -88,7 +92,7 @@ class Sight:
 
     Args:
         label: of the model.
-        prediction: name of the class.
+        prediction: name of the class, or the next token of a language model.
         probability: of it.
         pictures: (frames, height, width, 3) in bytes, what the model saw; one frame of an image.
         heats: label of the row -> label of the column -> heat map.
@@ -117,7 +121,7 @@ def see(classifier: Classifier, pixel_values: torch.Tensor, settings: VisualizeS
     model = classifier.model
     inputs = {"pixel_values": pixel_values.to(model.dtype)}
     if settings.kind == "attention":
-        outputs, heats = _see_attention(model, inputs, settings)
+        outputs, heats = see_attention(model, inputs, settings)
         logits = outputs.logits
     else:
         with torch.no_grad():
@@ -137,7 +141,7 @@ def see(classifier: Classifier, pixel_values: torch.Tensor, settings: VisualizeS
     return Sight(classifier.label, prediction, float(probability), seen.reshape(-1, *seen.shape[-3:]), heats)
 
 
-def _see_attention(
+def see_attention(
     model: PreTrainedModel, inputs: dict[str, Any], settings: VisualizeSettings
 ) -> tuple[Any, dict[str, dict[str, HeatMap]]]:
     """What the model returned, and its maps by layer and head."""
@@ -147,7 +151,8 @@ def _see_attention(
     layers = None if settings.layer is None else [settings.layer]
     heads = [settings.head] if isinstance(settings.head, int) else None
     # over time there is no class token: all frames ask
-    queries = None if axis == "time" and settings.query == CLASS else [settings.query]
+    everyone = settings.query == PROBES or (axis == "time" and settings.query == CLASS)
+    queries = None if everyone else [settings.query]
     outputs, found = look(model, inputs, layers, heads, queries, axis)
     if settings.head != "all":
         return outputs, {_row_label(maps.place.layer, settings): {"": maps.heat()} for maps in found}

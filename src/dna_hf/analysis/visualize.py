@@ -1,4 +1,4 @@
-"""Files of images or videos to figures of what classifiers look at in them."""
+"""Files of images or videos to figures of what models look at in them."""
 
 import csv
 import dataclasses
@@ -21,14 +21,16 @@ from ..evaluation.image_classification import load_classifier
 from ..evaluation.predict import image_files
 from ..evaluation.records import command_line, environment, now
 from ..evaluation.video_classification import load_video_classifier, video_files
+from ..evaluation.video_llm import load_video_llm
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
-from .layout import CLASS
+from .layout import CLASS, PROBES
 from .sight import Classifier, Sight, VisualizeSettings, see
 from .video_figures import overlay_frames, write_gif, write_mp4
+from .video_llm_sight import is_image, media_files, probe_settings, read_for_video_llm, see_by_probes
 
 
-IMAGE_MODEL, VIDEO_MODEL = "dna_vit", "dna_timesformer"
+IMAGE_MODEL, VIDEO_MODEL, VIDEO_LLM = "dna_vit", "dna_timesformer", "dna_video_llama3"
 SETTINGS_FILE, PANELS_FILE = "settings.json", "panels.csv"
 LEGENDS = {
     "difference": ("positive branch more", "negative branch more"),
@@ -38,6 +40,7 @@ LEGENDS = {
 }
 # seconds to decode a video in
 TIMEOUT = 60.0
+LOADERS = {IMAGE_MODEL: load_classifier, VIDEO_MODEL: load_video_classifier, VIDEO_LLM: load_video_llm}
 
 
 @dataclass
@@ -62,13 +65,14 @@ def visualize(
     device: str | None = None,
     revision: str | None = None,
 ) -> Visualization:
-    """Draw what one or several classifiers look at in files of images or videos.
+    """Draw what one or several models look at in files of images or videos.
 
     Every image gives a figure; every video a contact sheet, and an animation where one map is drawn. `panels.csv`
     says what every panel shows, `settings.json` how all was made and what was left out.
 
     Args:
-        checkpoints: folders, or names on the Hub, of models that all take images or all take videos.
+        checkpoints: folders, or names on the Hub, of models that all classify images, all classify videos, or all
+            are video language models, which take both.
         paths: image or video files, or folders of them.
         output: folder to write to.
         settings: what to draw.
@@ -81,10 +85,14 @@ def visualize(
         DataError: for a checkpoint of another kind, an empty folder, or if no file can be read.
     """
     new_figure(1, 1)  # without matplotlib, before anything takes time
-    is_video = takes_videos(checkpoints, revision)
-    files = video_files(paths) if is_video else image_files(paths)
+    model_type = common_model_type(checkpoints, revision, (IMAGE_MODEL, VIDEO_MODEL, VIDEO_LLM))
+    if model_type == VIDEO_LLM:
+        settings = probe_settings(settings)
+    elif settings.question is not None:
+        raise AnalysisError("a question is for video language models: leave it out.")
+    files = {IMAGE_MODEL: image_files, VIDEO_MODEL: video_files, VIDEO_LLM: media_files}[model_type](paths)
     folder = _output_folder(output)
-    load = load_video_classifier if is_video else load_classifier
+    load: Any = LOADERS[model_type]
     classifiers = [
         Classifier(label, *load(checkpoint, device, revision))
         for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
@@ -106,9 +114,10 @@ def visualize_files(
     done = Visualization()
     rows: list[dict[str, Any]] = []
     names: set[str] = set()
-    is_video = classifiers[0].model.config.model_type == VIDEO_MODEL
-    draw = _draw_video if is_video else _draw_image
-    for path, seen in _sights(classifiers, files, settings, is_video, done.skipped):
+    model_type = classifiers[0].model.config.model_type
+    for path, seen in _sights(classifiers, files, settings, model_type, done.skipped):
+        is_video = model_type == VIDEO_MODEL or (model_type == VIDEO_LLM and not is_image(path))
+        draw = _draw_video if is_video else _draw_image
         figures, animations = draw(seen, folder, _unused_name(path, names), path, settings)
         done.files += [*dict.fromkeys(figures), *animations]
         rows += _panel_rows(path, figures, seen, settings)
@@ -126,7 +135,16 @@ def _output_folder(output: str | Path) -> Path:
 
 
 def takes_videos(checkpoints: Sequence[str], revision: str | None) -> bool:
-    """Whether the models take videos; what cannot be read is told so where it is loaded."""
+    """Whether the classifiers take videos."""
+    return common_model_type(checkpoints, revision, (IMAGE_MODEL, VIDEO_MODEL)) == VIDEO_MODEL
+
+
+def common_model_type(checkpoints: Sequence[str], revision: str | None, known: tuple[str, ...]) -> str:
+    """Which of the known models all checkpoints are.
+
+    Raises:
+        DataError: if one cannot be read, or is of another kind.
+    """
     kinds = {}
     for checkpoint in checkpoints:
         try:
@@ -135,39 +153,45 @@ def takes_videos(checkpoints: Sequence[str], revision: str | None) -> bool:
             reason = str(error).strip().splitlines()[0]
             raise DataError(f"cannot load a model from {checkpoint!r}: {reason}") from error
     for checkpoint, kind in kinds.items():
-        if kind not in (IMAGE_MODEL, VIDEO_MODEL):
+        if kind not in known:
             raise DataError(
-                f"checkpoint {checkpoint!r} is a {kind} model, but classifiers of images (dna_vit) or videos "
-                "(dna_timesformer) can be visualized: convert it with dna-hf convert."
+                f"checkpoint {checkpoint!r} is a {kind} model, but one of {', '.join(known)} is needed: convert it "
+                "with dna-hf convert, or give another one."
             )
     if len(set(kinds.values())) > 1:
-        raise DataError("some of the checkpoints take images and some videos: give models of one kind.")
-    return VIDEO_MODEL in kinds.values()
+        raise DataError(f"the checkpoints are {', '.join(kinds.values())} models: give models of one kind.")
+    return kinds[checkpoints[0]]
 
 
 def _sights(
     classifiers: list[Classifier],
     files: Sequence[Path],
     settings: VisualizeSettings,
-    is_video: bool,
+    model_type: str,
     skipped: list[str],
 ) -> Iterator[tuple[Path, list[Sight]]]:
     """What all models see in each file that can be read."""
     reader = VideoReader(TIMEOUT)
-    read: Callable = _read_video if is_video else _read_image
+    look_at: Callable = see_by_probes if model_type == VIDEO_LLM else see
+
+    def read(path: Path, processor: Any) -> Any:
+        if model_type == VIDEO_LLM:
+            return read_for_video_llm(path, processor, settings.question or "")
+        return _read_video(path, processor, reader) if model_type == VIDEO_MODEL else _read_image(path, processor)
+
     try:
         for path in files:
             try:
-                tensors = [read(path, classifier.processor, reader) for classifier in classifiers]
+                inputs = [read(path, classifier.processor) for classifier in classifiers]
             except DataError as error:
                 skipped.append(str(error))
                 continue
-            yield path, [see(own, pixels, settings) for own, pixels in zip(classifiers, tensors, strict=True)]
+            yield path, [look_at(own, each, settings) for own, each in zip(classifiers, inputs, strict=True)]
     finally:
         reader.close()
 
 
-def _read_image(path: Path, processor: Any, reader: VideoReader) -> torch.Tensor:
+def _read_image(path: Path, processor: Any) -> torch.Tensor:
     return processor([read_image_file(path)], return_tensors="pt")["pixel_values"]
 
 
@@ -309,10 +333,13 @@ def _unit(settings: VisualizeSettings) -> str:
 def _describe(settings: VisualizeSettings) -> str:
     """What a figure shows, in words."""
     if settings.kind == "relevance":
-        what = "the predicted class" if settings.target is None else repr(settings.target)
+        what = "the predicted class" if settings.question is None else f"what follows {settings.question!r}"
+        what = what if settings.target is None else repr(settings.target)
         return f"gradient-weighted relevance for {what}, all layers, mean over heads"
     query = settings.query
-    who = "the class token" if query == CLASS else f"token {query}"
+    who = f"token {query}" if settings.question is None else f"probe {query}"
+    if isinstance(query, str):
+        who = "all probes" if query == PROBES else "the class token"
     if settings.kind == "rollout":
         return f"attention rollout to {who}, all layers, mean over heads"
     if settings.axis == "time":

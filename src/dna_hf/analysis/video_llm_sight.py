@@ -1,0 +1,120 @@
+"""What the probes of a video language model look at in one image or video."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..data.errors import DataError
+from ..data.video_protocols import VIDEO_SUFFIXES
+from ..evaluation.video_llm import encode, inference_processor, user_turn
+from .drawing import pictures
+from .errors import AnalysisError
+from .layout import CLASS, PROBES
+from .relevance import attention_relevance
+from .sight import Classifier, Sight, VisualizeSettings, see_attention
+
+
+QUESTION = "What happens here?"
+# of a video, so that they fit on a sheet
+MAX_FRAMES = 8
+
+
+def probe_settings(settings: VisualizeSettings) -> VisualizeSettings:
+    """The settings for a video language model: it is asked something, and its probes attend.
+
+    Raises:
+        AnalysisError: for what probes do not have.
+    """
+    if settings.kind == "rollout":
+        raise AnalysisError("visual probes cannot be rolled out: choose attention or relevance.")
+    if settings.axis is not None:
+        raise AnalysisError("visual probes read all frames at once: leave out the axis.")
+    query = PROBES if settings.query == CLASS else settings.query
+    return dataclasses.replace(settings, query=query, question=settings.question or QUESTION)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is taken for an image: by its name, as videos are."""
+    return path.suffix.lower() in Image.registered_extensions()
+
+
+def media_files(paths: Any) -> list[Path]:
+    """Files as given, and all images and videos inside folders, sorted.
+
+    Raises:
+        DataError: if a path does not exist, or a folder holds neither.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(f"file {str(path)!r} does not exist.")
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES or is_image(file)]
+        if not found:
+            raise DataError(f"folder {str(path)!r} holds no image or video.")
+        files += sorted(found)
+    return files
+
+
+def read_for_video_llm(path: Path, processor: Any, question: str) -> dict[str, Any]:
+    """The inputs of a question about a file.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    kind = "image" if is_image(path) else "video"
+    try:
+        few_frames = inference_processor(processor, max_frames=MAX_FRAMES)
+        return encode(few_frames, [[user_turn(question, [(kind, str(path))])]])
+    except ValueError as error:
+        raise DataError(str(error)) from error
+
+
+def see_by_probes(own: Classifier, inputs: Any, settings: VisualizeSettings) -> Sight:
+    """What a video language model looks at in one image or video, and what it would say first.
+
+    Args:
+        own: the model.
+        inputs: of [`read_for_video_llm`].
+        settings: of [`probe_settings`].
+    """
+    model: Any = own.model
+    inputs = dict(inputs.to(model.device, dtype=model.dtype))
+    if settings.kind == "attention":
+        outputs, heats = see_attention(model, inputs, settings)
+    else:
+        with torch.no_grad():
+            outputs = model(**inputs, logits_to_keep=1)
+        (heat,) = attention_relevance(model, inputs, _token(own.processor, settings.target))
+        heats = {settings.kind: {"": heat}}
+    probability, token = outputs.logits[0, -1].float().softmax(dim=0).max(dim=0)
+    said = own.processor.tokenizer.decode(int(token))
+    return Sight(own.label, repr(said), float(probability), _frames(own.processor, inputs), heats)
+
+
+def _token(processor: Any, text: str | None) -> int | None:
+    """The number of the token that a text is."""
+    if text is None:
+        return None
+    tokens = processor.tokenizer.encode(text, add_special_tokens=False)
+    if len(tokens) != 1:
+        raise AnalysisError(f"target {text!r} is {len(tokens)} tokens: give one that the answer can begin with.")
+    return tokens[0]
+
+
+def _frames(processor: Any, inputs: dict[str, Any]) -> np.ndarray:
+    """The frames (frames, height, width, 3) that the patches of a visual were cut of, in bytes."""
+    ending, kind = ("", "image") if "pixel_values" in inputs else ("_videos", "video")
+    own = processor.image_processor if kind == "image" else processor.video_processor
+    frames, rows, columns = inputs[f"{kind}_grid_thw"][0].tolist()
+    merge = int(inputs[f"{kind}_merge_sizes"][0])
+    # the patches of a block of merge x merge follow one another
+    blocks = (frames, rows // merge, columns // merge, merge, merge, 3, own.patch_size, own.patch_size)
+    pixels = inputs[f"pixel_values{ending}"].reshape(blocks).permute(0, 5, 1, 3, 6, 2, 4, 7)
+    return pictures(pixels.reshape(frames, 3, rows * own.patch_size, columns * own.patch_size), own)
