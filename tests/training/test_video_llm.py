@@ -498,6 +498,22 @@ def test_room_for_the_whole_model_in_the_checkpoints_of_deepspeed(base, dataset,
         train_video_llm(run)
 
 
+@pytest.mark.parametrize(
+    ("gathers", "options", "reason"),
+    [
+        (False, {}, "ZeRO stage 3 must gather what is saved: set zero3_save_16bit_model to true"),
+        (True, {"fp16": True}, "training.fp16 does not go with ZeRO stage 3"),
+    ],
+)
+def test_what_stage_3_of_deepspeed_cannot_do(base, dataset, tmp_path, monkeypatch, gathers, options, reason):
+    zero = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": gathers}
+    monkeypatch.setattr(video_llm, "is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(video_llm, "deepspeed_config", lambda: {"zero_optimization": zero})
+    with pytest.raises(ConfigurationError, match=reason):
+        train_video_llm(tiny_run(base, dataset, tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_keeps_a_run_from_starting(base, dataset, tmp_path):
     def refused(reason, error=ConfigurationError, checkpoint=base, data=dataset, **overrides):
         with pytest.raises(error, match=reason) as info:

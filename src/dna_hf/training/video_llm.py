@@ -134,11 +134,14 @@ def _check(run: RunConfig) -> None:
         raise ConfigurationError("data.dataset is missing: name a file of conversations (.json, .jsonl).")
     if run.training.eval_strategy != "no" and run.data.eval_dataset is None:
         raise ConfigurationError("training.eval_strategy needs data.eval_dataset, a file of conversations.")
-    zero: Any = deepspeed_config()["zero_optimization"] if is_deepspeed_zero3_enabled() else {}  # type: ignore[index]
-    if zero and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-        raise ConfigurationError(
-            "ZeRO stage 3 must gather what is saved: set zero3_save_16bit_model to true in accelerate's configuration."
-        )
+    if is_deepspeed_zero3_enabled():
+        zero: Any = deepspeed_config()["zero_optimization"]  # type: ignore[index]
+        if not zero.get("stage3_gather_16bit_weights_on_model_save"):
+            raise ConfigurationError(
+                "ZeRO stage 3 must gather what is saved: set zero3_save_16bit_model to true in accelerate's file."
+            )
+        if run.training.fp16:
+            raise ConfigurationError("training.fp16 does not go with ZeRO stage 3: use bf16.")
     if run.training.fp16 and run.training.device.type == "cpu":
         raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
 
