@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
 import transformers  # noqa: E402
+from huggingface_hub import constants  # noqa: E402
 from packaging import version  # noqa: E402
 
 
@@ -39,6 +40,14 @@ def shared_path(*parts):
     if not path.exists():
         pytest.skip(f"reference data not present: {path}")
     return path
+
+
+@pytest.fixture(autouse=True)
+def hub_settings_stay():
+    """A test that leaves the client of the Hub changed would be noticed by another one only."""
+    before = constants.HF_HUB_OFFLINE, constants.ENDPOINT
+    yield
+    assert before == (constants.HF_HUB_OFFLINE, constants.ENDPOINT)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,11 +27,14 @@ REPO = "user/model"
 
 
 @contextmanager
-def client_of(hub, folder, token=FakeHub.token):
-    """Lead the client of this process to a Hub; publishing and the client do not wait between attempts."""
+def client_of(hub, folder, monkeypatch=None):
+    """Lead the client of this process to a Hub; publishing and the client do not wait between attempts.
+
+    A fixture gives its `monkeypatch`, with which tests change more: two of them would be undone in the wrong order.
+    """
     slept = []
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in hub.environment(folder, token).items():
+    with nullcontext(monkeypatch) if monkeypatch else pytest.MonkeyPatch.context() as patch:
+        for name, value in hub.environment(folder, hub.token).items():
             patch.setenv(name, value)
         for name, value in {
             "ENDPOINT": hub.endpoint,

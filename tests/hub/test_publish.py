@@ -118,8 +118,8 @@ def checkpoint(saved, tmp_path):
 
 
 @pytest.fixture
-def hub(tmp_path):
-    with FakeHub() as hub, client_of(hub, tmp_path / "home") as slept:
+def hub(tmp_path, monkeypatch):
+    with FakeHub() as hub, client_of(hub, tmp_path / "home", monkeypatch) as slept:
         hub.slept = slept
         yield hub
 

@@ -58,8 +58,8 @@ def save_checkpoint(folder, model_class=DnATimesformerForVideoClassification, dt
 
 
 @pytest.fixture
-def hub(tmp_path):
-    with FakeHub() as hub, client_of(hub, tmp_path / "client"):
+def hub(tmp_path, monkeypatch):
+    with FakeHub() as hub, client_of(hub, tmp_path / "client", monkeypatch):
         yield hub
 
 
