@@ -215,7 +215,7 @@ def test_page_in_a_browser(compared, tmp_path):
             ],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
         assert "CONSOLE" not in result.stderr, result.stderr
         assert "<title>6 images, 0 too wide</title>" in result.stdout

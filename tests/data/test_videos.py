@@ -113,12 +113,13 @@ def test_reader_reads_frames_from_image_files(tmp_path):
 def test_a_video_that_never_ends_is_given_up(videos, tmp_path):
     """Opening a named pipe blocks for ever, in C code."""
     os.mkfifo(tmp_path / "endless.mp4")
-    reader = VideoReader(1.0)
+    reader = VideoReader(30)
     reader.read(Clip(str(videos / "0.mp4"), 0), UNIFORM)
+    reader.timeout = 1.0
     start = time.monotonic()
     with pytest.raises(DataError, match=r"endless\.mp4.*is not decoded after 1 s"):
         reader.read(Clip(str(tmp_path / "endless.mp4"), 0), UNIFORM)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     # the next one has a new process
     reader.timeout = 30
     assert reader.read(Clip(str(videos / "0.mp4"), 0), UNIFORM).shape == (4, 3, 48, 64)

@@ -144,7 +144,7 @@ def test_space(folder, tmp_path, capsys):
         "from dna_hf.demo.explore import load_explorer\n"
         "print(json.dumps([each.label for each in load_explorer(['models/dna', 'models/cog']).classifiers]))"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=space, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", code], cwd=space, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.strip().splitlines()[-1]) == ["dna", "cog"]
     assert main(["demo", str(folder / "dna"), "--export-space", str(space)]) == 2

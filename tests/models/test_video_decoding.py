@@ -72,7 +72,7 @@ def decode_or_refuse(path, choose=every_frame):
         assert ". " not in text, text
         return None
     finally:
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
     return frames, indices
 
 

@@ -7,7 +7,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from transformers import TrainerCallback
 from conftest import shared_path
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.evaluation.records import read_measurements, read_training, weights_digest
+from dna_hf.training import callbacks
 from dna_hf.training import classification as training
 from dna_hf.training.diagnostics import check_finite_loss, negative_scale_statistics
 from dna_hf.training.errors import ConfigurationError, NonFiniteError
@@ -278,37 +278,46 @@ def test_a_stream_cannot_repeat_images(tmp_path):
         training.train_classifier(tiny_run(tmp_path / "run", **options))
 
 
+class FakeClock:
+    """Time that passes where a test says so, on a machine as busy as it likes."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def pass_by(self, seconds):
+        self.now += seconds
+
+    def monotonic(self):
+        return self.now
+
+
 @pytest.mark.parametrize("slow", [True, False])
 def test_a_run_that_waits_for_its_data_says_so(tmp_path, monkeypatch, caplog, slow):
-    build = training.build_trainer
+    build, clock = training.build_trainer, FakeClock()
 
     def build_slow(*args, **kwargs):
         trainer = build(*args, **kwargs)
-        collate = trainer.data_collator
+        collate, compute_loss = trainer.data_collator, trainer.compute_loss
 
         def collated(samples):
-            time.sleep(0.3 if slow else 0)
+            clock.pass_by(9 if slow else 1)
             return collate(samples)
 
-        trainer.train_collator = collated
-        step = trainer.training_step
+        def computed(*args, **kwargs):
+            clock.pass_by(1 if slow else 9)
+            return compute_loss(*args, **kwargs)
 
-        def training_step(*args, **kwargs):
-            if not slow:
-                with trainer.loader_wait.working():
-                    time.sleep(0.3)
-            return step(*args, **kwargs)
-
-        trainer.training_step = training_step
+        trainer.train_collator, trainer.compute_loss = collated, computed
         return trainer
 
+    monkeypatch.setattr(callbacks, "time", clock)
     monkeypatch.setattr(training, "build_trainer", build_slow)
     monkeypatch.setattr(logging.getLogger("dna_hf.training.callbacks"), "propagate", True)
     with caplog.at_level("WARNING", logger="dna_hf.training.callbacks"):
         result = training.train_classifier(tiny_run(tmp_path / "run", logging_steps=5, num_train_epochs=1))
     history = json.loads((result.output_dir / "trainer_state.json").read_text())["log_history"]
     (part,) = [entry["loader_wait"] for entry in history if "loader_wait" in entry]
-    assert part > 0.5 if slow else part < 0.2
+    assert part == pytest.approx(0.9 if slow else 0.1)
     said = [record.getMessage() for record in caplog.records if "waiting for data" in record.getMessage()]
     assert len(said) == slow
     if slow:
