@@ -406,8 +406,9 @@ def _add_analyze(commands: Any) -> None:
         help="the paper's statistics of the branches of attention, as a page with figures",
         description="Measure what the branches of every attention head share over a split: intruder dimensions,\n"
         "trace similarity, cosines, principal angles, entropies, alpha. One HTML page that needs no network is\n"
-        "written, with pictures of what the models look at; figures and tables lie beside it.",
-        epilog=_data_help(),
+        "written, with pictures of what the models look at; figures and tables lie beside it.\n"
+        "Of a video LLM the attention of its probes is measured, on the videos and images of a file of questions.",
+        epilog=f"{_data_help()}\n{_question_help()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -415,7 +416,7 @@ def _add_analyze(commands: Any) -> None:
     analyze.add_argument(
         "--compare", metavar="CHECKPOINT", nargs="+", default=[], help="further models, side by side with the first"
     )
-    analyze.add_argument("--split", default="test", help="split to analyse (default: %(default)s)")
+    analyze.add_argument("--split", help="split to analyse (default: test); questions have none")
     analyze.add_argument(
         "--output_dir", "--output-dir", "-o", metavar="DIR", type=Path, required=True, help="folder to write to"
     )
@@ -440,7 +441,9 @@ def _add_analyze(commands: Any) -> None:
         action="store_true",
         help="leave out the untrained models of the same configurations, for comparison",
     )
-    analyze.add_argument("--batch-size", type=_positive, default=16, help="samples at a time (default: %(default)s)")
+    analyze.add_argument(
+        "--batch-size", type=_positive, default=16, help="samples of a classifier at a time (default: %(default)s)"
+    )
     analyze.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
     analyze.add_argument("--revision", help="commit, tag or branch on the Hub")
     analyze.add_argument(
@@ -699,12 +702,13 @@ def benchmark_data_command(arguments: argparse.Namespace, rest: list[str]) -> in
 
 def evaluate_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
+    from .data.arguments import DataArguments, VideoDataArguments
     from .evaluation.image_classification import record_evaluation
     from .training.config_file import data_arguments
     from .training.errors import ConfigurationError
 
     is_video = _is_video_model(arguments.checkpoint, arguments.revision)
-    data = data_arguments(parse_overrides(rest), VIDEO_MODEL if is_video else IMAGE_MODEL)
+    data = data_arguments(parse_overrides(rest), VideoDataArguments if is_video else DataArguments)
     if arguments.record and not Path(arguments.checkpoint).is_dir():
         raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
     samples = "videos" if is_video else "images"
@@ -1081,12 +1085,15 @@ def visualize_command(arguments: argparse.Namespace, rest: list[str]) -> int:
 def analyze_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf analyze CHECKPOINT --dataset ... --output_dir DIR`."""
     from .analysis.analyze import AnalyzeSettings, analyze
+    from .analysis.samples import DATA_ARGUMENTS
+    from .analysis.visualize import common_model_type
     from .training.config_file import data_arguments
 
-    is_video = _is_video_model(arguments.checkpoint, arguments.revision)
-    data = data_arguments(parse_overrides(rest), VIDEO_MODEL if is_video else IMAGE_MODEL)
+    checkpoints = [arguments.checkpoint, *arguments.compare]
+    kind = DATA_ARGUMENTS[common_model_type(checkpoints, arguments.revision, tuple(DATA_ARGUMENTS))]
+    data = data_arguments(parse_overrides(rest), kind)
     done = analyze(
-        [arguments.checkpoint, *arguments.compare],
+        checkpoints,
         data,
         arguments.split,
         arguments.output_dir,
@@ -1102,8 +1109,8 @@ def analyze_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         device=arguments.device,
         revision=arguments.revision,
     )
-    for video in done.unreadable:
-        print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
+    for reason in done.left_out:
+        print(f"dna-hf: left out: {reason}", file=sys.stderr)
     print(f"the report: {done.page}\nbeside it: {len(done.files) - 1} figures and tables")
     return 0
 
@@ -1202,23 +1209,29 @@ def _slice_rows(slices: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
 def _data_help() -> str:
     from .data.arguments import DataArguments, VideoDataArguments
 
-    def lines(section: type) -> str:
-        return "\n".join(f"  --{field.name}  {field.metadata['help']}" for field in dataclasses.fields(section))  # type: ignore[arg-type]
-
     return (
-        f"keys of section data, for images:\n{lines(DataArguments)}\n"
-        f"keys of section data, for videos:\n{lines(VideoDataArguments)}"
+        f"keys of section data, for images:\n{_key_lines(DataArguments)}\n"
+        f"keys of section data, for videos:\n{_key_lines(VideoDataArguments)}"
     )
 
 
 def _video_llm_help() -> str:
     from .data.conversation_arguments import ConversationDataArguments
 
-    lines = [f"  --{field.name}  {field.metadata['help']}" for field in dataclasses.fields(ConversationDataArguments)]
     return (
-        "\nkeys of section data, for video LLMs:\n" + "\n".join(lines) + "\n"
+        f"\nkeys of section data, for video LLMs:\n{_key_lines(ConversationDataArguments)}\n"
         "keys of section training, for video LLMs: learning_rates, lora_rank, lora_alpha, lora_dropout, lora_targets"
     )
+
+
+def _question_help() -> str:
+    from .data.question_arguments import QuestionDataArguments
+
+    return f"keys of section data, for video LLMs:\n{_key_lines(QuestionDataArguments)}"
+
+
+def _key_lines(section: type) -> str:
+    return "\n".join(f"  --{field.name}  {field.metadata['help']}" for field in dataclasses.fields(section))
 
 
 def _no_more(rest: list[str]) -> None:

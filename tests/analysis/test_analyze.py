@@ -5,12 +5,12 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import pytest
 import torch
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from analysis.page import Page
 from analysis.tiny_models import tiny_timesformer, tiny_vit
 from dna_hf import DnATimesformerVideoProcessor
 from dna_hf.analysis import analyze_subspaces
@@ -29,24 +29,6 @@ SAMPLES = 10
 DATA = ("--max_eval_samples", str(SAMPLES), "--batch-size", "4", "--pictures", "3")
 # a name that would break a page that does not escape it
 HOSTILE = "<script>alert(1)</script>"
-
-
-class Page(HTMLParser):
-    """The images and addresses of a page, and its text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.images, self.addresses, self.words = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        if tag == "img":
-            self.images.append(attributes)
-        self.addresses += [attributes[name] for name in ("src", "href") if name in attributes]
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 @pytest.fixture(scope="module")

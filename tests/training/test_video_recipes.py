@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForVideoClassification
 from conftest import ROOT
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.cli import build_parser, main, parse_overrides
+from dna_hf.data.arguments import VideoDataArguments
 from dna_hf.data.video_protocols import PROTOCOLS
 from dna_hf.evaluation.records import read_training
 from dna_hf.training.classification import build_model, train_classifier
@@ -166,7 +167,7 @@ def test_the_commands_of_the_document_are_understood():
         _, rest = build_parser().parse_known_args(words[1:])
         options = parse_overrides(rest)
         assert words[1] != "convert" or not options
-        assert words[1] == "convert" or data_arguments(options, "dna_timesformer").num_crops == 3
+        assert words[1] == "convert" or data_arguments(options, VideoDataArguments).num_crops == 3
     # accelerate's processes make the same batch
     (launch,) = [words for words in train if words[0] == "accelerate"]
     processes = int(launch[launch.index("--num_processes") + 1])

@@ -1,40 +1,31 @@
-"""What the branches of classifiers do over a data set: statistics, figures, tables and a page that shows them."""
+"""What the branches of models do over a data set: statistics, figures, tables and a page that shows them."""
 
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
-from transformers.data.data_collator import default_data_collator
 
 from ..data.arguments import DataArguments, VideoDataArguments
-from ..data.errors import DataError
-from ..data.images import torch_dataset
-from ..data.provenance import DatasetRecord, provenance, video_provenance
-from ..data.sources import load_split
-from ..data.video_sources import load_split as load_video_split
-from ..data.videos import UNREADABLE, VideoDataset
+from ..data.question_arguments import QuestionDataArguments
 from ..evaluation.distractors import checkpoint_labels
-from ..evaluation.image_classification import class_names, load_classifier
 from ..evaluation.records import command_line, environment, now, peak_memory
-from ..evaluation.video_classification import load_video_classifier
 from ..models.attention_variants import TWO_MAP_VARIANTS
 from .drawing import colour_pair
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .html_report import Illustration, ReportedModel, write_page
 from .report_figures import LABELS, histogram_figure, scale_figure, sensitivity_figure
-from .sight import Classifier, Sight, VisualizeSettings, see
+from .samples import Batch, Samples, samples_of
+from .sight import Classifier, Sight, VisualizeSettings
 from .subspace_report import SubspaceReport, analyze_subspaces
-from .visualize import takes_videos, write_csv
+from .visualize import LOADERS, common_model_type, write_csv
 
 
 PAGE = "report.html"
@@ -51,10 +42,10 @@ class AnalyzeSettings:
             attention of every model has.
         epsilon: the same.
         against: the same.
-        batch_size: images or videos that go through a model together.
+        batch_size: images or videos that go through a classifier together.
         pictures: images or videos to draw.
         untrained: whether an untrained model of the same configuration stands beside every model with two branches:
-            branches differ before anything is learned.
+            branches differ before anything is learned. A video language model keeps its vision encoder.
         colours: see [`~dna_hf.analysis.drawing.COLOURS`].
     """
 
@@ -79,69 +70,59 @@ class Analysis:
     Args:
         page: the report.
         files: all of them, the page among them.
-        unreadable: videos that were left out.
+        left_out: what of the data was left out, and why.
     """
 
     page: Path
     files: list[Path]
-    unreadable: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Samples:
-    """A split as a model takes it."""
-
-    dataset: Dataset
-    names: list[str]
-    class_names: list[str]
-    record: DatasetRecord
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass
 class _Analyzed:
-    """What was found of one model; an untrained one has no classifier."""
+    """What was found of one model; an untrained one answers nothing."""
 
     label: str
     variant: str
     parameters: int
     report: SubspaceReport
     seconds: float
-    classifier: Classifier | None = None
-    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
+    samples: Samples | None = None
+    rows: list[int] = field(default_factory=list)
     probabilities: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     accuracy: float | None = None
 
     def predictions(self) -> dict[int, tuple[str, float]]:
-        """Row of the data -> predicted class and its probability."""
-        if self.classifier is None:
+        """Row of the data -> predicted answer and its probability."""
+        if self.samples is None:
             return {}
-        names = class_names(self.classifier.model)
         best = self.probabilities.argmax(axis=1)
         return {
-            int(row): (names[index], float(values[index]))
+            row: (self.samples.answers[index], float(values[index]))
             for row, index, values in zip(self.rows, best, self.probabilities, strict=True)
         }
 
 
 def analyze(
     checkpoints: Sequence[str],
-    arguments: DataArguments | VideoDataArguments,
-    split: str,
+    arguments: DataArguments | VideoDataArguments | QuestionDataArguments,
+    split: str | None,
     output: str | Path,
     settings: AnalyzeSettings | None = None,
     *,
     device: str | None = None,
     revision: str | None = None,
 ) -> Analysis:
-    """Analyse classifiers on a split, and write a page with everything that was found.
+    """Analyse models on a split, or on questions, and write a page with everything that was found.
 
     Beside `report.html`, which needs no other file, the folder gets the figures, the numbers as CSV, and
     `settings.json`, which says how all was made.
 
     Args:
-        checkpoints: folders, or names on the Hub, of models that all take images or all take videos.
-        arguments: the data; `max_eval_samples` of it at most.
-        split: which part of it.
+        checkpoints: folders, or names on the Hub, of models that are all classifiers of images, all classifiers of
+            videos or all video language models.
+        arguments: the data, of the kind that the models take; `max_eval_samples` of it at most.
+        split: which part of it, `test` by default; questions have none.
         output: folder to write to.
         settings: how.
         device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
@@ -153,26 +134,24 @@ def analyze(
     """
     settings = settings or AnalyzeSettings()
     new_figure(1, 1)  # without matplotlib, before anything takes time
-    is_video = takes_videos(checkpoints, revision)
-    load = load_video_classifier if is_video else load_classifier
-    classifiers = [
-        Classifier(label, *load(checkpoint, device, revision))
+    load: Any = LOADERS[common_model_type(checkpoints, revision, tuple(LOADERS))]
+    data = [
+        samples_of(Classifier(label, *load(checkpoint, device, revision)), arguments, split)
         for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
     ]
     if settings.k is None:
-        settings = dataclasses.replace(settings, k=min(most_directions(each.model.config) for each in classifiers))
-    data = [_samples(arguments, split, classifier.processor) for classifier in classifiers]
+        settings = dataclasses.replace(settings, k=min(most_directions(each.measured.config) for each in data))
     folder = Path(output)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     analyzed: list[_Analyzed] = []
-    for classifier, samples in zip(classifiers, data, strict=True):
-        analyzed.append(_analyze(classifier, samples, settings))
+    for samples in data:
+        analyzed.append(_analyze(samples, settings))
         if settings.untrained and analyzed[-1].variant in TWO_MAP_VARIANTS:
-            analyzed.append(_analyze_untrained(classifier, samples, settings))
+            analyzed.append(_analyze_untrained(samples, settings))
     illustrations = _statistics_figures(analyzed, folder / "figures", settings)
-    pictures = _pictures([each for each in analyzed if each.classifier], data, folder / "figures", settings)
+    pictures = _pictures([each for each in analyzed if each.samples], folder / "figures", settings)
     tables = _write_tables(analyzed, data[0], folder)
-    facts = _facts(checkpoints, analyzed, data[0].record, split, settings)
+    facts = _facts(checkpoints, analyzed, data[0], settings)
     settings_file = folder / "settings.json"
     settings_file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     page = write_page(
@@ -183,108 +162,71 @@ def analyze(
         pictures=pictures,
         files=[path.relative_to(folder) for path in (*tables, settings_file)],
         facts=facts,
+        note=data[0].note,
     )
     figures = [illustration.path for illustration in (*illustrations, *pictures)]
-    readable = set(analyzed[0].rows.tolist())
-    unreadable = [name for row, name in enumerate(data[0].names) if row not in readable] if is_video else []
-    return Analysis(page, [page, *figures, *tables, settings_file], unreadable)
+    unread = sorted(set(range(len(data[0].names))) - set(analyzed[0].rows))
+    left_out = [*data[0].skipped, *(f"{data[0].names[row]!r} cannot be read." for row in unread)]
+    return Analysis(page, [page, *figures, *tables, settings_file], left_out)
 
 
 def most_directions(config: Any) -> int:
     """The paper's likely number of leading directions, 10, or what the outputs of a head have at most.
 
     Args:
-        config: of an image or video classifier.
+        config: of an image or video classifier, or of the vision encoder of a video language model.
     """
-    rows, columns = config.grid_size
-    # over time, a sequence has one token per frame
-    tokens = min(rows * columns, getattr(config, "num_frames", rows * columns))
+    if hasattr(config, "num_probes"):
+        tokens = config.num_probes
+    else:
+        rows, columns = config.grid_size
+        # over time, a sequence has one token per frame
+        tokens = min(rows * columns, getattr(config, "num_frames", rows * columns))
     return min(10, tokens, config.hidden_size // config.num_attention_heads)
 
 
-def _samples(arguments: Any, split: str, processor: Any) -> _Samples:
-    """A split, processed for one model.
+def _analyze(samples: Samples, settings: AnalyzeSettings) -> _Analyzed:
+    """Statistics, answers and accuracy of a checkpoint."""
+    rows: list[int] = []
+    truths: list[int | None] = []
+    probabilities: list[np.ndarray] = []
 
-    Raises:
-        DataError: if it is empty or streamed, or cannot be read.
-    """
-    if isinstance(arguments, VideoDataArguments):
-        videos = load_video_split(arguments, split)
-        names = [clip.path for clip in videos.clips]
-        samples = _Samples(
-            VideoDataset(videos, processor, arguments), names, videos.class_names, video_provenance(arguments, videos)
-        )
-    elif arguments.streaming:
-        raise DataError("an analysis needs random access to the data: leave out --streaming.")
-    else:
-        images = load_split(arguments, split)
-        names = [f"{split} {row}" for row in range(len(images.rows))]
-        samples = _Samples(torch_dataset(images, processor), names, images.class_names, provenance(arguments, images))
-    if not samples.names:
-        raise DataError(f"split {split!r} of {arguments.dataset!r} is empty.")
-    return samples
+    def answered() -> Iterator[Batch]:
+        for batch in samples.batches(settings.batch_size, samples.classifier.label):
+            probabilities.append(samples.probabilities(batch))
+            rows.extend(batch.rows)
+            truths.extend(batch.truths)
+            yield batch
 
-
-def _batches(samples: _Samples, batch_size: int, what: str) -> Iterator[dict[str, torch.Tensor]]:
-    """Pixels, labels and rows of what can be read."""
-    start = 0
-    loader = DataLoader(samples.dataset, batch_size=batch_size, collate_fn=default_data_collator)
-    for batch in tqdm(loader, desc=what, leave=False):
-        rows = torch.arange(start, start + len(batch["labels"]))
-        start += len(rows)
-        readable = batch["labels"] != UNREADABLE
-        if readable.any():
-            yield {
-                "pixel_values": batch["pixel_values"][readable],
-                "labels": batch["labels"][readable],
-                "rows": rows[readable],
-            }
-
-
-def _analyze(classifier: Classifier, samples: _Samples, settings: AnalyzeSettings) -> _Analyzed:
-    """Statistics, predictions and accuracy of a checkpoint."""
-    model = classifier.model
-    rows, labels, probabilities = [], [], []
-
-    def inputs() -> Iterator[dict[str, torch.Tensor]]:
-        for batch in _batches(samples, settings.batch_size, classifier.label):
-            pixel_values = batch["pixel_values"].to(model.device, model.dtype)
-            with torch.no_grad():
-                probabilities.append(model(pixel_values=pixel_values).logits.float().softmax(dim=1).cpu().numpy())
-            rows.append(batch["rows"].numpy())
-            labels.append(batch["labels"].numpy())
-            yield {"pixel_values": pixel_values}
-
-    found = _measure(classifier.label, model, inputs(), settings)
-    found.classifier = classifier
-    found.rows, found.probabilities = np.concatenate(rows), np.concatenate(probabilities)
-    known = class_names(model)
-    # a model may be shown pictures of other classes than its own
-    if all(name in known for name in samples.class_names):
-        truth = np.array([known.index(name) for name in samples.class_names])[np.concatenate(labels)]
-        if samples.class_names == known:
-            truth = np.concatenate(labels)
-        found.accuracy = float((found.probabilities.argmax(axis=1) == truth).mean())
+    found = _measure(samples.classifier.label, samples.measured, answered(), samples, settings)
+    found.samples = samples
+    found.rows, found.probabilities = rows, np.concatenate(probabilities)
+    best = found.probabilities.argmax(axis=1)
+    hits = [answer == truth for answer, truth in zip(best, truths, strict=True) if truth is not None]
+    found.accuracy = float(np.mean(hits)) if hits else None
     return found
 
 
-def _analyze_untrained(classifier: Classifier, samples: _Samples, settings: AnalyzeSettings) -> _Analyzed:
+def _analyze_untrained(samples: Samples, settings: AnalyzeSettings) -> _Analyzed:
     """Statistics of a model of the same configuration, as it is before it learns."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model: Any = type(classifier.model)(classifier.model.config)
-    model = model.to(classifier.model.device).eval()
-    label = f"{classifier.label}, untrained"
-    batches = ({"pixel_values": each["pixel_values"]} for each in _batches(samples, settings.batch_size, label))
-    return _measure(label, model, batches, settings)
+        model: Any = samples.untrained()
+    model = model.to(samples.measured.device).eval()
+    label = f"{samples.classifier.label}, untrained"
+    return _measure(label, model, samples.batches(settings.batch_size, label), samples, settings)
 
 
-def _measure(label: str, model: PreTrainedModel, batches: Iterable[dict], settings: AnalyzeSettings) -> _Analyzed:
+def _measure(
+    label: str, model: PreTrainedModel, batches: Iterator[Batch], samples: Samples, settings: AnalyzeSettings
+) -> _Analyzed:
     start = time.perf_counter()
     k: Any = settings.k
-    report = analyze_subspaces(model, batches, k=k, epsilon=settings.epsilon, against=settings.against)
+    inputs = (batch.inputs for batch in batches)
+    report = analyze_subspaces(model, inputs, k=k, epsilon=settings.epsilon, against=settings.against)
     seconds = time.perf_counter() - start
-    return _Analyzed(label, model.config.attention_variant, model.num_parameters(), report, seconds)
+    parameters = samples.classifier.model.num_parameters()
+    return _Analyzed(label, model.config.attention_variant, parameters, report, seconds)
 
 
 def _axes(analyzed: Sequence[_Analyzed]) -> list[str]:
@@ -319,7 +261,7 @@ def _statistics_figures(analyzed: Sequence[_Analyzed], folder: Path, settings: A
         scales = {
             each.label: np.array([layer.scale for layer in each.report.layers if layer.place.axis == axis])
             for each in analyzed
-            if each.label in with_two and each.classifier
+            if each.label in with_two and each.samples
         }
         # a model that attends over space and time at once has nothing to show over space alone
         scales = {label: values for label, values in scales.items() if values.size}
@@ -357,38 +299,26 @@ def _spread(rows: list[int], count: int) -> list[int]:
     return [rows[index * len(rows) // count] for index in range(count)]
 
 
-def _pictures(
-    analyzed: Sequence[_Analyzed], data: Sequence[_Samples], folder: Path, settings: AnalyzeSettings
-) -> list[Illustration]:
+def _pictures(analyzed: Sequence[_Analyzed], folder: Path, settings: AnalyzeSettings) -> list[Illustration]:
     """What all models look at in the chosen samples."""
     predictions = [each.predictions() for each in analyzed]
+    data = [each.samples for each in analyzed if each.samples]
     drawn = []
     for row in choose_rows(predictions, settings.pictures):
-        samples: list[Any] = [own.dataset[row] for own in data]
-        how = VisualizeSettings(colours=settings.colours)
-        seen = [
-            see(each.classifier, _tensor(sample["pixel_values"])[None], how)  # type: ignore[arg-type]
-            for each, sample in zip(analyzed, samples, strict=True)
-        ]
-        truth = data[0].class_names[int(samples[0]["labels"])]
-        answers = [own[row][0] for own in predictions]
+        seen = [samples.see(row, VisualizeSettings(colours=settings.colours)) for samples in data]
         path = folder / f"picture_{row:06d}.png"
         save_figure(_picture(seen, settings), path, RESOLUTION)
-        says = "; ".join(f"{sight.label}: {sight.prediction} {100 * sight.probability:.0f} %" for sight in seen)
-        title = f"{Path(data[0].names[row]).name}: {truth}"
-        if len(set(answers)) > 1:
+        answers = [own[row] for own in predictions]
+        says = "; ".join(
+            f"{each.label}: {answer} {100 * probability:.0f} %"
+            for each, (answer, probability) in zip(analyzed, answers, strict=True)
+        )
+        title, truth = data[0].title(row), data[0].truth(row)
+        if len({answer for answer, _ in answers}) > 1:
             title += " (the models disagree)"
-        caption = (
-            f"Class of the data: {truth}. {says}. Attention of the class token in the last layer, mean over heads."
-        )
-        drawn.append(
-            Illustration(path, title, f"{truth}: what {' and '.join(s.label for s in seen)} attend to.", caption)
-        )
+        alt = f"{truth}: what {' and '.join(each.label for each in analyzed)} attend to."
+        drawn.append(Illustration(path, title, alt, f"Right answer: {truth}. {says}. {data[0].looks}"))
     return drawn
-
-
-def _tensor(values: Any) -> torch.Tensor:
-    return values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
 
 
 def _picture(seen: Sequence[Sight], settings: AnalyzeSettings) -> Any:
@@ -426,7 +356,7 @@ def _reported(found: _Analyzed) -> ReportedModel:
     )
 
 
-def _write_tables(analyzed: Sequence[_Analyzed], samples: _Samples, folder: Path) -> list[Path]:
+def _write_tables(analyzed: Sequence[_Analyzed], samples: Samples, folder: Path) -> list[Path]:
     """The numbers behind the figures."""
     statistics, sensitivity, predictions = [], [], []
     for each in analyzed:
@@ -466,8 +396,7 @@ def _write_tables(analyzed: Sequence[_Analyzed], samples: _Samples, folder: Path
 def _facts(
     checkpoints: Sequence[str],
     analyzed: Sequence[_Analyzed],
-    record: DatasetRecord,
-    split: str,
+    samples: Samples,
     settings: AnalyzeSettings,
 ) -> dict[str, Any]:
     """How all was made."""
@@ -476,8 +405,8 @@ def _facts(
         "date": now(),
         "environment": environment(),
         "checkpoints": list(checkpoints),
-        "data": dataclasses.asdict(record),
-        "split": split,
+        "data": dataclasses.asdict(samples.record),
+        "split": samples.split,
         "settings": dataclasses.asdict(settings),
         "seconds": {each.label: round(each.seconds, 1) for each in analyzed},
         "peak_memory_mib": peak_memory() // 2**20,

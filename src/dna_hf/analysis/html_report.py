@@ -76,6 +76,7 @@ def write_page(
     pictures: Sequence[Illustration],
     files: Sequence[Path],
     facts: dict[str, Any],
+    note: str = "",
 ) -> Path:
     """Write the page of an analysis.
 
@@ -87,6 +88,7 @@ def write_page(
         pictures: figures of what the models look at.
         files: tables beside the page, relative to it.
         facts: how all was made; see `settings.json`.
+        note: how the models answer, where that needs a word.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -97,6 +99,7 @@ def write_page(
         pictures=pictures,
         files=[file.as_posix() for file in files],
         facts=facts,
+        note=note,
         reported=REPORTED,
         paper=PAPER,
         has_axes=len({row[1] for row in statistics}) > 1,

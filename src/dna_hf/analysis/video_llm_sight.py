@@ -108,13 +108,23 @@ def _token(processor: Any, text: str | None) -> int | None:
     return tokens[0]
 
 
+def vision_inputs(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Of the inputs of a question about one image or video, the arguments of the vision encoder."""
+    ending, kind = ("", "image") if "pixel_values" in inputs else ("_videos", "video")
+    return {
+        "pixel_values": inputs[f"pixel_values{ending}"],
+        "grid_thw": inputs[f"{kind}_grid_thw"],
+        "merge_sizes": inputs[f"{kind}_merge_sizes"],
+    }
+
+
 def _frames(processor: Any, inputs: dict[str, Any]) -> np.ndarray:
     """The frames (frames, height, width, 3) that the patches of a visual were cut of, in bytes."""
-    ending, kind = ("", "image") if "pixel_values" in inputs else ("_videos", "video")
-    own = processor.image_processor if kind == "image" else processor.video_processor
-    frames, rows, columns = inputs[f"{kind}_grid_thw"][0].tolist()
-    merge = int(inputs[f"{kind}_merge_sizes"][0])
+    own = processor.image_processor if "pixel_values" in inputs else processor.video_processor
+    visual = vision_inputs(inputs)
+    frames, rows, columns = visual["grid_thw"][0].tolist()
+    merge = int(visual["merge_sizes"][0])
     # the patches of a block of merge x merge follow one another
     blocks = (frames, rows // merge, columns // merge, merge, merge, 3, own.patch_size, own.patch_size)
-    pixels = inputs[f"pixel_values{ending}"].reshape(blocks).permute(0, 5, 1, 3, 6, 2, 4, 7)
+    pixels = visual["pixel_values"].reshape(blocks).permute(0, 5, 1, 3, 6, 2, 4, 7)
     return pictures(pixels.reshape(frames, 3, rows * own.patch_size, columns * own.patch_size), own)

@@ -8,6 +8,7 @@ from .arguments import DataArguments, VideoDataArguments
 
 
 if TYPE_CHECKING:
+    from .multiple_choice import QuestionFile
     from .sources import LabelledImages
     from .video_sources import LabelledVideos
 
@@ -58,6 +59,11 @@ def video_provenance(arguments: VideoDataArguments, *splits: "LabelledVideos") -
         config=arguments.protocol,
         splits={split.name: len(split.clips) for split in splits},
     )
+
+
+def question_provenance(file: "QuestionFile", questions: int) -> DatasetRecord:
+    """The same for so many questions of a file; its format stands for the configuration."""
+    return DatasetRecord(name=file.name, config=file.format, splits={"questions": questions})
 
 
 def _public_name(dataset: str) -> str:

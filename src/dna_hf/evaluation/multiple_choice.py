@@ -262,16 +262,26 @@ class _FirstScores(LogitsProcessor):
         return scores
 
 
-def _most_likely(tokenizer: Any, scores: torch.Tensor, options: Iterable[str]) -> str:
-    """The letter with the highest of the scores (vocabulary,)."""
+def option_scores(tokenizer: Any, scores: torch.Tensor, options: Iterable[str]) -> dict[str, float]:
+    """Of the scores (vocabulary,) of the first token of an answer, those of the letters of the options.
+
+    Raises:
+        DataError: for a tokenizer that makes several tokens of a letter.
+    """
 
     def token(letter: str) -> int:
         tokens = tokenizer.encode(letter, add_special_tokens=False)
         if len(tokens) != 1:
-            raise DataError(f"the tokenizer makes {len(tokens)} tokens of {letter!r}: second_chance needs one.")
+            raise DataError(f"the tokenizer makes {len(tokens)} tokens of {letter!r}: its likelihood needs one.")
         return tokens[0]
 
-    return max(options, key=lambda letter: float(scores[token(letter)]))
+    return {letter: float(scores[token(letter)]) for letter in options}
+
+
+def _most_likely(tokenizer: Any, scores: torch.Tensor, options: Iterable[str]) -> str:
+    """The letter with the highest of the scores (vocabulary,)."""
+    found = option_scores(tokenizer, scores, options)
+    return max(found, key=found.__getitem__)
 
 
 def multiple_choice_metrics(predictions: Sequence[AnsweredQuestion]) -> dict[str, float]:

@@ -185,15 +185,19 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
     )
 
 
-def data_arguments(overrides: dict[str, Any], model_type: str = "dna_vit") -> Any:
-    """Check the keys of a `data` section alone: `DataArguments`, or `VideoDataArguments` for a video model.
+def data_arguments(overrides: dict[str, Any], kind: type = DataArguments) -> Any:
+    """Check the keys of a `data` section alone.
+
+    Args:
+        overrides: the section.
+        kind: dataclass of what it may hold.
 
     Raises:
         ConfigurationError: see [`run_config`].
     """
     sections: dict[str, dict[str, Any]] = {"data": {}}
-    _apply(sections, overrides, {"data": _fields(DATA_ARGUMENTS[model_type])})
-    return _build("data", DATA_ARGUMENTS[model_type], sections["data"])
+    _apply(sections, overrides, {"data": _fields(kind)})
+    return _build("data", kind, sections["data"])
 
 
 def _apply(sections: dict[str, dict[str, Any]], overrides: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:

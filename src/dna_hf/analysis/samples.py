@@ -1,0 +1,320 @@
+"""What an analysis shows to a model: batches of a data set, what the model answers, and what it looks at."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.data.data_collator import default_data_collator
+
+from ..data.arguments import DataArguments, VideoDataArguments
+from ..data.errors import DataError
+from ..data.images import torch_dataset
+from ..data.multiple_choice import Question, load_questions
+from ..data.provenance import DatasetRecord, provenance, question_provenance, video_provenance
+from ..data.question_arguments import QuestionDataArguments
+from ..data.sources import load_split
+from ..data.video_sources import load_split as load_video_split
+from ..data.videos import UNREADABLE, VideoDataset
+from ..evaluation.image_classification import class_names
+from ..evaluation.multiple_choice import option_scores, question_prompt
+from ..evaluation.video_llm import encode, inference_processor, user_turn
+from .errors import AnalysisError
+from .sight import Classifier, Sight, VisualizeSettings, see
+from .video_llm_sight import MAX_FRAMES, probe_settings, read_for_video_llm, see_by_probes, vision_inputs
+
+
+DEFAULT_SPLIT = "test"
+# model type -> the data that such models take
+DATA_ARGUMENTS: dict[str, type] = {
+    "dna_vit": DataArguments,
+    "dna_timesformer": VideoDataArguments,
+    "dna_video_llama3": QuestionDataArguments,
+}
+
+
+@dataclass
+class Batch:
+    """Some rows of the data.
+
+    Args:
+        rows: their numbers.
+        truths: number of the right answer of each; `None` where it is not known.
+        inputs: arguments of the model whose attention is measured.
+        asked: arguments of the model that answers, of one or several rows each.
+    """
+
+    rows: list[int]
+    truths: list[int | None]
+    inputs: dict[str, torch.Tensor]
+    asked: list[Any]
+
+
+class Samples(ABC):
+    """The data of an analysis as one model takes it.
+
+    Attributes:
+        classifier: the model.
+        names: of the rows of the data.
+        record: where the data came from.
+        split: which part of it; questions have none.
+        skipped: why parts of the data were left out before anything was shown.
+        answers: what the model chooses from, by number.
+        note: how it chooses, for readers; empty where that needs no word.
+        looks: what the pictures show of its attention.
+    """
+
+    classifier: Classifier
+    names: list[str]
+    record: DatasetRecord
+    split: str | None = None
+    skipped: Sequence[str] = ()
+    answers: list[str]
+    note: str = ""
+    looks: str
+
+    @property
+    def measured(self) -> PreTrainedModel:
+        """The model whose attention is measured."""
+        return self.classifier.model
+
+    @abstractmethod
+    def untrained(self) -> PreTrainedModel:
+        """That model as it is before its attention learns, its weights drawn from torch's generator."""
+
+    @abstractmethod
+    def batches(self, size: int, what: str) -> Iterator[Batch]:
+        """Batches of what can be read, with a progress bar so named.
+
+        Raises:
+            DataError: for what cannot be read, unless that is to be skipped.
+        """
+
+    @abstractmethod
+    def probabilities(self, batch: Batch) -> np.ndarray:
+        """Of the answers, (rows, answers)."""
+
+    @abstractmethod
+    def title(self, row: int) -> str:
+        """A row of the data in a few words."""
+
+    @abstractmethod
+    def truth(self, row: int) -> str:
+        """The right answer of a row."""
+
+    @abstractmethod
+    def see(self, row: int, settings: VisualizeSettings) -> Sight:
+        """What the model looks at in a row of the data."""
+
+
+def samples_of(
+    classifier: Classifier, arguments: DataArguments | VideoDataArguments | QuestionDataArguments, split: str | None
+) -> Samples:
+    """The data that the arguments name.
+
+    Args:
+        classifier: the model.
+        arguments: the data.
+        split: which part of it, `test` by default; questions have none.
+
+    Raises:
+        AnalysisError: if the model takes data of another kind.
+        DataError: if the data is empty or streamed, or cannot be read.
+    """
+    kind = DATA_ARGUMENTS[classifier.model.config.model_type]
+    if not isinstance(arguments, kind):
+        raise AnalysisError(f"{classifier.label} takes {kind.__name__}, got {type(arguments).__name__}.")
+    if not isinstance(arguments, QuestionDataArguments):
+        return ClassSamples(classifier, arguments, split or DEFAULT_SPLIT)
+    if split is not None:
+        raise AnalysisError("a file of questions has no splits: leave out the split.")
+    return QuestionSamples(classifier, arguments)
+
+
+class ClassSamples(Samples):
+    """Images or videos of classes.
+
+    Raises:
+        DataError: see [`samples_of`].
+    """
+
+    looks = "Attention of the class token in the last layer, mean over heads."
+
+    def __init__(self, classifier: Classifier, arguments: DataArguments | VideoDataArguments, split: str) -> None:
+        self.classifier, self.split = classifier, split
+        self.answers = class_names(classifier.model)
+        if isinstance(arguments, VideoDataArguments):
+            videos = load_video_split(arguments, split)
+            self.dataset: Dataset = VideoDataset(videos, classifier.processor, arguments)
+            self.names = [clip.path for clip in videos.clips]
+            self.class_names, self.record = videos.class_names, video_provenance(arguments, videos)
+        elif arguments.streaming:
+            raise DataError("an analysis needs random access to the data: leave out --streaming.")
+        else:
+            images = load_split(arguments, split)
+            self.dataset = torch_dataset(images, classifier.processor)
+            self.names = [f"{split} {row}" for row in range(len(images.rows))]
+            self.class_names, self.record = images.class_names, provenance(arguments, images)
+        if not self.names:
+            raise DataError(f"split {split!r} of {arguments.dataset!r} is empty.")
+
+    def untrained(self) -> PreTrainedModel:
+        """A model of the same configuration."""
+        return type(self.measured)(self.measured.config)
+
+    def batches(self, size: int, what: str) -> Iterator[Batch]:
+        """Images or videos, `size` at a time."""
+        start, model = 0, self.classifier.model
+        truths = self._truths()
+        loader = DataLoader(self.dataset, batch_size=size, collate_fn=default_data_collator)
+        for batch in tqdm(loader, desc=what, leave=False):
+            labels = batch["labels"].tolist()
+            kept = [number for number, label in enumerate(labels) if label != UNREADABLE]
+            if kept:
+                inputs = {"pixel_values": batch["pixel_values"][kept].to(model.device, model.dtype)}
+                yield Batch(
+                    [start + number for number in kept], [truths[labels[number]] for number in kept], inputs, [inputs]
+                )
+            start += len(labels)
+
+    def _truths(self) -> list[int | None]:
+        """Class of the data -> class of the model."""
+        # two classes of a model may have one name
+        if self.class_names == self.answers:
+            return list(range(len(self.answers)))
+        # a model may be shown pictures of other classes than its own
+        if not set(self.class_names) <= set(self.answers):
+            return [None] * len(self.class_names)
+        return [self.answers.index(name) for name in self.class_names]
+
+    @torch.no_grad()
+    def probabilities(self, batch: Batch) -> np.ndarray:
+        """Of the classes, (rows, classes)."""
+        (inputs,) = batch.asked
+        return self.classifier.model(**inputs).logits.float().softmax(dim=1).cpu().numpy()
+
+    def title(self, row: int) -> str:
+        """The name of the file, or the number of the row, and the class."""
+        return f"{Path(self.names[row]).name}: {self.truth(row)}"
+
+    def truth(self, row: int) -> str:
+        """The class in the data."""
+        return self.class_names[int(self._sample(row)["labels"])]
+
+    def see(self, row: int, settings: VisualizeSettings) -> Sight:
+        """What the class token looks at."""
+        values = self._sample(row)["pixel_values"]
+        values = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
+        return see(self.classifier, values[None], settings)
+
+    def _sample(self, row: int) -> Any:
+        return self.dataset[row]
+
+
+class QuestionSamples(Samples):
+    """Multiple-choice questions to a video language model, about images and videos that its probes look at.
+
+    Every image or video is measured once, however many questions are about it.
+
+    Raises:
+        DataError: see [`~dna_hf.data.multiple_choice.load_questions`].
+    """
+
+    note = (
+        "A video language model answers with the option whose letter it finds most likely to begin its answer with; "
+        "dna-hf answer reads whole answers. The attention is that of its visual probes, and an untrained model has "
+        "their modules and the probes themselves fresh, on the same vision encoder."
+    )
+    looks = (
+        f"Attention of the visual probes in their last module, mean over heads and probes; of a video {MAX_FRAMES} "
+        "frames at most."
+    )
+
+    def __init__(self, classifier: Classifier, arguments: QuestionDataArguments) -> None:
+        self.classifier = classifier
+        self.skip = arguments.on_error == "skip"
+        file = load_questions(
+            arguments.dataset,
+            arguments.data_folder,
+            format=arguments.format,
+            views=arguments.views,
+            on_error=arguments.on_error,
+        )
+        self.questions = file.questions[: arguments.max_eval_samples]
+        self.skipped = [each["error"] for each in file.skipped]
+        self.record = question_provenance(file, len(self.questions))
+        self.names = [question.id for question in self.questions]
+        self.answers = sorted({letter for question in self.questions for letter in question.options})
+        reading = {name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens")}
+        self.processor = inference_processor(classifier.processor, **reading)
+
+    @property
+    def measured(self) -> PreTrainedModel:
+        """The vision encoder, with the modules through which its probes look at it."""
+        model: Any = self.classifier.model
+        return model.model.vision_model
+
+    def untrained(self) -> PreTrainedModel:
+        """The same vision encoder with fresh probes and modules."""
+        trained: Any = self.measured
+        model = type(trained)(trained.config).to(trained.dtype)
+        encoder = {
+            name: values
+            for name, values in trained.state_dict().items()
+            if not name.startswith(("encoder.visual_probes", "encoder.interaction_modules."))
+        }
+        model.load_state_dict(encoder, strict=False)
+        return model
+
+    def batches(self, size: int, what: str) -> Iterator[Batch]:
+        """One image or video at a time, because its probes stand for it, with all questions about it."""
+        by_media: dict[str, list[int]] = {}
+        for row, question in enumerate(self.questions):
+            by_media.setdefault(question.media, []).append(row)
+        for rows in tqdm(by_media.values(), desc=what, leave=False):
+            questions = [self.questions[row] for row in rows]
+            try:
+                asked = [self._encoded(question) for question in questions]
+            except ValueError as error:
+                if self.skip:
+                    continue
+                raise DataError(f"question {questions[0].id!r}: {error}") from error
+            truths = [None if each.answer is None else self.answers.index(each.answer) for each in questions]
+            yield Batch(rows, truths, vision_inputs(asked[0]), asked)
+
+    def _encoded(self, question: Question) -> dict[str, torch.Tensor]:
+        turn = user_turn(question_prompt(question), [(question.kind, question.media)])
+        model = self.classifier.model
+        return dict(encode(self.processor, [[turn]]).to(model.device, dtype=model.dtype))
+
+    @torch.no_grad()
+    def probabilities(self, batch: Batch) -> np.ndarray:
+        """Of the letters, (questions, letters); among the options of each question they sum to 1."""
+        found = np.zeros((len(batch.rows), len(self.answers)))
+        for number, (row, inputs) in enumerate(zip(batch.rows, batch.asked, strict=True)):
+            logits = self.classifier.model(**inputs, logits_to_keep=1).logits[0, -1].float()
+            scores = option_scores(self.classifier.processor.tokenizer, logits, self.questions[row].options)
+            values = torch.tensor(list(scores.values())).softmax(dim=0)
+            found[number, [self.answers.index(letter) for letter in scores]] = values.numpy()
+        return found
+
+    def title(self, row: int) -> str:
+        """The question."""
+        return f"{self.names[row]}: {self.questions[row].text}"
+
+    def truth(self, row: int) -> str:
+        """Letter and text of the right option."""
+        letter, options = self.questions[row].answer, self.questions[row].options
+        return "not known" if letter is None else f"({letter}) {options[letter]}"
+
+    def see(self, row: int, settings: VisualizeSettings) -> Sight:
+        """What the probes look at."""
+        question = self.questions[row]
+        inputs = read_for_video_llm(Path(question.media), self.classifier.processor, question.text)
+        return see_by_probes(self.classifier, inputs, probe_settings(settings))
