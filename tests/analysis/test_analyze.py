@@ -124,6 +124,22 @@ def test_classes_of_others_are_no_accuracy(folder, tmp_path):
     assert HOSTILE in words or "dog" in words
 
 
+def test_what_is_undefined_everywhere_is_said_to_be(folder, tmp_path):
+    model = tiny_vit("dna")
+    with torch.no_grad():
+        for block in model.dna_vit.layers:
+            block.attention.v_neg_proj.weight.zero_()
+            block.attention.v_neg_proj.bias.zero_()
+    model.save_pretrained(tmp_path / "model")
+    ViTImageProcessorPil(size=SIZE).save_pretrained(tmp_path / "model")
+    words = ["--no-untrained", "--output_dir", str(tmp_path / "out"), *DATA]
+    assert main(["analyze", str(tmp_path / "model"), *words]) == 0
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    words = [word.strip() for word in page.words if word.strip()]
+    assert words[words.index("cosine of the branch outputs, by token") + 1] == "undefined"
+    assert words[words.index("entropy of the positive map") + 1] != "undefined"
+
+
 def test_videos(tmp_path):
     for name, frame in (("dark", 10), ("light", 240)):
         (tmp_path / "clips" / "test" / name).mkdir(parents=True)

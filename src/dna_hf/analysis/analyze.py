@@ -17,6 +17,7 @@ from ..data.question_arguments import QuestionDataArguments
 from ..evaluation.distractors import checkpoint_labels
 from ..evaluation.records import command_line, environment, now, peak_memory
 from ..models.attention_variants import TWO_MAP_VARIANTS
+from .accumulate import RunningDistribution
 from .drawing import colour_pair
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
@@ -344,9 +345,15 @@ def _overall_rows(analyzed: Sequence[_Analyzed]) -> list[tuple[str, ...]]:
         for name, title in LABELS.items():
             found = [own.get(axis, {}).get(name) for own in pooled]
             if any(found):
-                cells = [f"{each.mean()[0]:.3f} ({each.median()[0]:.3f})" if each else "undefined" for each in found]
-                rows.append((title, axis.replace("_", " and "), *cells))
+                rows.append((title, axis.replace("_", " and "), *map(_mean_and_median, found)))
     return rows
+
+
+def _mean_and_median(values: RunningDistribution | None) -> str:
+    # a statistic that a model has may still be undefined for all that was measured
+    if values is None or not values.count[0]:
+        return "undefined"
+    return f"{values.mean()[0]:.3f} ({values.median()[0]:.3f})"
 
 
 def _reported(found: _Analyzed) -> ReportedModel:
