@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,8 @@ class ClassSamples(Samples):
             self.class_names, self.record = images.class_names, provenance(arguments, images)
         if not self.names:
             raise DataError(f"split {split!r} of {arguments.dataset!r} is empty.")
+        # a row is asked for its class and drawn, which should not decode a video twice
+        self._sample = lru_cache(1)(self.dataset.__getitem__)
 
     def untrained(self) -> PreTrainedModel:
         """A model of the same configuration."""
@@ -212,9 +215,6 @@ class ClassSamples(Samples):
         values = self._sample(row)["pixel_values"]
         values = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
         return see(self.classifier, values[None], settings)
-
-    def _sample(self, row: int) -> Any:
-        return self.dataset[row]
 
 
 class QuestionSamples(Samples):
