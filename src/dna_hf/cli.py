@@ -454,7 +454,8 @@ def _add_demo(commands: Any) -> None:
         "demo",
         help="a page to drop images or videos on, and to ask where attention goes",
         description="Serve a page on this machine: drop an image (or a video), choose layer and head, click on a "
-        "patch to ask what it attends to, turn the negative branch up, down or off. Nothing is sent anywhere.",
+        "patch to ask what it attends to, turn the negative branch up, down or off. A video language model is asked a "
+        "question as well, and shows what its probes look at. Nothing is sent anywhere.",
         allow_abbrev=False,
     )
     demo.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
