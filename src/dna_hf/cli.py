@@ -457,7 +457,8 @@ def _add_demo(commands: Any) -> None:
         "demo",
         help="a page to drop images or videos on, and to ask where attention goes",
         description="Serve a page on this machine: drop an image (or a video), choose layer and head, click on a "
-        "patch to ask what it attends to, turn the negative branch up, down or off. Nothing is sent anywhere.",
+        "patch to ask what it attends to, turn the negative branch up, down or off. A video language model is asked a "
+        "question as well, and shows what its probes look at. Nothing is sent anywhere.",
         allow_abbrev=False,
     )
     demo.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name on the Hub")
@@ -1085,12 +1086,12 @@ def visualize_command(arguments: argparse.Namespace, rest: list[str]) -> int:
 def analyze_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf analyze CHECKPOINT --dataset ... --output_dir DIR`."""
     from .analysis.analyze import AnalyzeSettings, analyze
+    from .analysis.loading import common_model_type
     from .analysis.samples import DATA_ARGUMENTS
-    from .analysis.visualize import common_model_type
     from .training.config_file import data_arguments
 
     checkpoints = [arguments.checkpoint, *arguments.compare]
-    kind = DATA_ARGUMENTS[common_model_type(checkpoints, arguments.revision, tuple(DATA_ARGUMENTS))]
+    kind = DATA_ARGUMENTS[common_model_type(checkpoints, arguments.revision)]
     data = data_arguments(parse_overrides(rest), kind)
     done = analyze(
         checkpoints,

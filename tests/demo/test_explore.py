@@ -16,7 +16,7 @@ from dna_hf import DnATimesformerVideoProcessor
 from dna_hf.analysis import AnalysisError, attention_maps
 from dna_hf.cli import main
 from dna_hf.data.errors import DataError
-from dna_hf.demo.explore import View, load_explorer, patch_at, picture_size, scaled_negative_branch
+from dna_hf.demo.explore import View, load_explorer, patch_at, scaled_negative_branch
 from dna_hf.demo.space import export_space
 from videos import numbered, write_video
 
@@ -48,31 +48,29 @@ def explorer(folder):
 
 
 def test_shows_every_model(explorer, folder):
-    tensors = explorer.read(folder / "a.png")
-    dna, softmax = explorer.show(tensors, View(layer=1))
-    model = explorer.classifiers[0].model
+    readings = explorer.read(folder / "a.png")
+    dna, softmax = explorer.show(readings, View(layer=1))
+    model = explorer.models[0].model
     with torch.no_grad():
-        expected = model(pixel_values=tensors[0]).logits[0].softmax(0)
-    assert list(dna.classes.values()) == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-6)
+        expected = model(**readings[0].inputs).logits[0].softmax(0)
+    assert list(dna.predictions.values()) == pytest.approx(sorted(expected.tolist(), reverse=True), abs=1e-6)
     assert set(dna.maps) == {"positive", "negative", "combined"} and set(softmax.maps) == {"positive", "combined"}
-    height, width = picture_size(model.config)
-    assert (height, width) == (444, 444)
     assert all(picture.shape == (444, 444, 3) for picture in (dna.picture, *dna.maps.values()))
 
 
 def test_strength_is_the_factor_of_alpha(explorer, folder):
-    tensors = explorer.read(folder / "a.png")
-    model = explorer.classifiers[0].model
+    readings = explorer.read(folder / "a.png")
+    model = explorer.models[0].model
     kept = {name: value.clone() for name, value in model.state_dict().items()}
-    shown = [explorer.show(tensors, View(1, strength=strength))[0].classes for strength in (0.0, 1.0, 2.0)]
+    shown = [explorer.show(readings, View(1, strength=strength))[0].predictions for strength in (0.0, 1.0, 2.0)]
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
-    for strength, classes in zip((0.0, 1.0, 2.0), shown, strict=True):
+    for strength, predictions in zip((0.0, 1.0, 2.0), shown, strict=True):
         scaled = {name: value * strength if "negative_scale" in name else value for name, value in kept.items()}
         other = tiny_vit("dna", id2label=model.config.id2label, label2id=model.config.label2id)
         other.load_state_dict(scaled)
         with torch.no_grad():
-            probabilities = other(pixel_values=tensors[0]).logits[0].softmax(0)
-        for name, probability in classes.items():
+            probabilities = other(**readings[0].inputs).logits[0].softmax(0)
+        for name, probability in predictions.items():
             assert probability == pytest.approx(probabilities[other.config.label2id[name]].item(), abs=1e-6)
     assert shown[0] != shown[1] != shown[2]
     with pytest.raises(RuntimeError), scaled_negative_branch(model, 0.0):
@@ -81,19 +79,17 @@ def test_strength_is_the_factor_of_alpha(explorer, folder):
 
 
 def test_a_click_asks_its_patch(explorer, folder):
-    config = explorer.classifiers[0].model.config
-    assert [patch_at(config, point) for point in ((0, 0), (0.34, 0.99), (1, 1))] == [(0, 0), (2, 1), (2, 2)]
-    tensors = explorer.read(folder / "a.png")
-    by_class = explorer.show(tensors, View(1, head=1))[0]
-    by_patch = explorer.show(tensors, View(1, head=1, point=(0.5, 0.9)))[0]
+    assert [patch_at(point, 3, 3) for point in ((0, 0), (0.34, 0.99), (1, 1))] == [(0, 0), (2, 1), (2, 2)]
+    readings = explorer.read(folder / "a.png")
+    by_class = explorer.show(readings, View(1, head=1))[0]
+    by_patch = explorer.show(readings, View(1, head=1, point=(0.5, 0.9)))[0]
     assert not np.array_equal(by_class.maps["positive"], by_patch.maps["positive"])
     # the patch is marked, and the colours are those of its map
     row, column = 2, 1
     marked = by_patch.picture[row * 148 + 1, column * 148 + 1]
     assert tuple(marked) == (255, 200, 0)
-    (maps,) = attention_maps(
-        explorer.classifiers[0].model, {"pixel_values": tensors[0]}, [1], heads=[1], queries=[(row, column)]
-    )
+    model, inputs = explorer.models[0].model, readings[0].inputs
+    (maps,) = attention_maps(model, inputs, [1], heads=[1], queries=[(row, column)])
     strongest = np.unravel_index(maps.heat().drawn("positive")[0].argmax(), (3, 3))
     picture = by_patch.maps["positive"].astype(int)
     redness = (picture[..., 0] - picture[..., 2])[74::148, 74::148]
@@ -103,14 +99,14 @@ def test_a_click_asks_its_patch(explorer, folder):
 @pytest.mark.parametrize("name", ["divided", "joint"])
 def test_videos(folder, name):
     explorer = load_explorer([str(folder / name)])
-    assert explorer.is_video and explorer.frames == 3
-    tensors = explorer.read(folder / "a.mp4")
-    first, last = (explorer.show(tensors, View(0, frame=frame))[0] for frame in (0, 2))
-    assert first.picture.mean() < last.picture.mean() and first.classes == last.classes
-    asked = explorer.show(tensors, View(0, frame=2, point=(0.5, 0.5)))[0]
+    readings = explorer.read(folder / "a.mp4")
+    assert explorer.media == "a video" and len(readings[0].pictures) == 3
+    first, last = (explorer.show(readings, View(0, frame=frame))[0] for frame in (0, 2))
+    assert first.picture.mean() < last.picture.mean() and first.predictions == last.predictions
+    asked = explorer.show(readings, View(0, frame=2, point=(0.5, 0.5)))[0]
     assert not np.array_equal(asked.maps["positive"], last.maps["positive"])
     with pytest.raises(AnalysisError, match="no frame 3"):
-        explorer.show(tensors, View(0, frame=3))
+        explorer.show(readings, View(0, frame=3))
 
 
 def test_what_cannot_be_shown(explorer, folder, capsys):
@@ -142,7 +138,7 @@ def test_space(folder, tmp_path, capsys):
         "import json, dna_hf, pathlib\n"
         "assert pathlib.Path(dna_hf.__file__).parent == pathlib.Path('dna_hf').resolve(), dna_hf.__file__\n"
         "from dna_hf.demo.explore import load_explorer\n"
-        "print(json.dumps([each.label for each in load_explorer(['models/dna', 'models/cog']).classifiers]))"
+        "print(json.dumps([each.label for each in load_explorer(['models/dna', 'models/cog']).models]))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=space, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

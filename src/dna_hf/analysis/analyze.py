@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from ..data.arguments import DataArguments, VideoDataArguments
 from ..data.question_arguments import QuestionDataArguments
-from ..evaluation.distractors import checkpoint_labels
 from ..evaluation.records import command_line, environment, now, peak_memory
 from ..models.attention_variants import TWO_MAP_VARIANTS
 from .accumulate import RunningDistribution
@@ -22,11 +21,12 @@ from .drawing import colour_pair
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .html_report import Illustration, ReportedModel, write_page
+from .loading import load_models
 from .report_figures import LABELS, histogram_figure, scale_figure, sensitivity_figure
 from .samples import Batch, Samples, samples_of
-from .sight import Classifier, Sight, VisualizeSettings
+from .sight import Sight, VisualizeSettings
 from .subspace_report import SubspaceReport, analyze_subspaces
-from .visualize import LOADERS, common_model_type, write_csv
+from .visualize import write_csv
 
 
 PAGE = "report.html"
@@ -135,11 +135,7 @@ def analyze(
     """
     settings = settings or AnalyzeSettings()
     new_figure(1, 1)  # without matplotlib, before anything takes time
-    load: Any = LOADERS[common_model_type(checkpoints, revision, tuple(LOADERS))]
-    data = [
-        samples_of(Classifier(label, *load(checkpoint, device, revision)), arguments, split)
-        for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
-    ]
+    data = [samples_of(own, arguments, split) for own in load_models(checkpoints, device, revision)]
     if settings.k is None:
         settings = dataclasses.replace(settings, k=min(most_directions(each.measured.config) for each in data))
     folder = Path(output)

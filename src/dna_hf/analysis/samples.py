@@ -27,6 +27,7 @@ from ..evaluation.image_classification import class_names
 from ..evaluation.multiple_choice import option_scores, question_prompt
 from ..evaluation.video_llm import encode, inference_processor, user_turn
 from .errors import AnalysisError
+from .loading import IMAGE_MODEL, VIDEO_LLM, VIDEO_MODEL
 from .sight import Classifier, Sight, VisualizeSettings, see
 from .video_llm_sight import MAX_FRAMES, probe_settings, read_for_video_llm, see_by_probes, vision_inputs
 
@@ -34,9 +35,9 @@ from .video_llm_sight import MAX_FRAMES, probe_settings, read_for_video_llm, see
 DEFAULT_SPLIT = "test"
 # model type -> the data that such models take
 DATA_ARGUMENTS: dict[str, type] = {
-    "dna_vit": DataArguments,
-    "dna_timesformer": VideoDataArguments,
-    "dna_video_llama3": QuestionDataArguments,
+    IMAGE_MODEL: DataArguments,
+    VIDEO_MODEL: VideoDataArguments,
+    VIDEO_LLM: QuestionDataArguments,
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ..data.errors import DataError
+from ..data.images import read_image_file
 from ..data.video_protocols import VIDEO_SUFFIXES
 from ..evaluation.video_llm import encode, inference_processor, user_turn
 from .drawing import pictures
@@ -39,7 +40,8 @@ def probe_settings(settings: VisualizeSettings) -> VisualizeSettings:
 
 def is_image(path: Path) -> bool:
     """Whether a file is taken for an image: by its name, as videos are."""
-    return path.suffix.lower() in Image.registered_extensions()
+    # Pillow knows the endings of MPEG videos, but cannot read them
+    return Image.registered_extensions().get(path.suffix.lower(), "MPEG") != "MPEG"
 
 
 def media_files(paths: Any) -> list[Path]:
@@ -71,7 +73,8 @@ def read_for_video_llm(path: Path, processor: Any, question: str) -> dict[str, A
     kind = "image" if is_image(path) else "video"
     try:
         few_frames = inference_processor(processor, max_frames=MAX_FRAMES)
-        return encode(few_frames, [[user_turn(question, [(kind, str(path))])]])
+        what = read_image_file(path) if kind == "image" else str(path)
+        return encode(few_frames, [[user_turn(question, [(kind, what)])]])
     except ValueError as error:
         raise DataError(str(error)) from error
 
@@ -95,7 +98,7 @@ def see_by_probes(own: Classifier, inputs: Any, settings: VisualizeSettings) -> 
         heats = {settings.kind: {"": heat}}
     probability, token = outputs.logits[0, -1].float().softmax(dim=0).max(dim=0)
     said = own.processor.tokenizer.decode(int(token))
-    return Sight(own.label, repr(said), float(probability), _frames(own.processor, inputs), heats)
+    return Sight(own.label, repr(said), float(probability), frames_of_patches(own.processor, inputs), heats)
 
 
 def _token(processor: Any, text: str | None) -> int | None:
@@ -118,7 +121,7 @@ def vision_inputs(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
     }
 
 
-def _frames(processor: Any, inputs: dict[str, Any]) -> np.ndarray:
+def frames_of_patches(processor: Any, inputs: dict[str, Any]) -> np.ndarray:
     """The frames (frames, height, width, 3) that the patches of a visual were cut of, in bytes."""
     own = processor.image_processor if "pixel_values" in inputs else processor.video_processor
     visual = vision_inputs(inputs)

@@ -10,27 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig
 
 from ..data.errors import DataError
 from ..data.images import read_image_file
 from ..data.video_sources import Clip
 from ..data.videos import VideoReader
-from ..evaluation.distractors import checkpoint_labels
-from ..evaluation.image_classification import load_classifier
 from ..evaluation.predict import image_files
 from ..evaluation.records import command_line, environment, now
-from ..evaluation.video_classification import load_video_classifier, video_files
-from ..evaluation.video_llm import load_video_llm
+from ..evaluation.video_classification import video_files
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .layout import CLASS, PROBES
+from .loading import IMAGE_MODEL, VIDEO_LLM, VIDEO_MODEL, common_model_type, load_models
 from .sight import Classifier, Sight, VisualizeSettings, see
 from .video_figures import overlay_frames, write_gif, write_mp4
 from .video_llm_sight import is_image, media_files, probe_settings, read_for_video_llm, see_by_probes
 
 
-IMAGE_MODEL, VIDEO_MODEL, VIDEO_LLM = "dna_vit", "dna_timesformer", "dna_video_llama3"
 SETTINGS_FILE, PANELS_FILE = "settings.json", "panels.csv"
 LEGENDS = {
     "difference": ("positive branch more", "negative branch more"),
@@ -40,7 +36,6 @@ LEGENDS = {
 }
 # seconds to decode a video in
 TIMEOUT = 60.0
-LOADERS = {IMAGE_MODEL: load_classifier, VIDEO_MODEL: load_video_classifier, VIDEO_LLM: load_video_llm}
 
 
 @dataclass
@@ -85,19 +80,14 @@ def visualize(
         DataError: for a checkpoint of another kind, an empty folder, or if no file can be read.
     """
     new_figure(1, 1)  # without matplotlib, before anything takes time
-    model_type = common_model_type(checkpoints, revision, (IMAGE_MODEL, VIDEO_MODEL, VIDEO_LLM))
+    model_type = common_model_type(checkpoints, revision)
     if model_type == VIDEO_LLM:
         settings = probe_settings(settings)
     elif settings.question is not None:
         raise AnalysisError("a question is for video language models: leave it out.")
     files = {IMAGE_MODEL: image_files, VIDEO_MODEL: video_files, VIDEO_LLM: media_files}[model_type](paths)
     folder = _output_folder(output)
-    load: Any = LOADERS[model_type]
-    classifiers = [
-        Classifier(label, *load(checkpoint, device, revision))
-        for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
-    ]
-    done, rows = visualize_files(classifiers, files, folder, settings)
+    done, rows = visualize_files(load_models(checkpoints, device, revision), files, folder, settings)
     done.files += [write_csv(folder / PANELS_FILE, rows)]
     done.files += [_write_settings(folder / SETTINGS_FILE, checkpoints, settings, done.skipped)]
     return done
@@ -132,35 +122,6 @@ def _output_folder(output: str | Path) -> Path:
     except OSError as error:
         raise AnalysisError(f"cannot write to output folder {str(output)!r}: {error.strerror}.") from error
     return Path(output)
-
-
-def takes_videos(checkpoints: Sequence[str], revision: str | None) -> bool:
-    """Whether the classifiers take videos."""
-    return common_model_type(checkpoints, revision, (IMAGE_MODEL, VIDEO_MODEL)) == VIDEO_MODEL
-
-
-def common_model_type(checkpoints: Sequence[str], revision: str | None, known: tuple[str, ...]) -> str:
-    """Which of the known models all checkpoints are.
-
-    Raises:
-        DataError: if one cannot be read, or is of another kind.
-    """
-    kinds = {}
-    for checkpoint in checkpoints:
-        try:
-            kinds[checkpoint] = AutoConfig.from_pretrained(checkpoint, revision=revision).model_type
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(f"cannot load a model from {checkpoint!r}: {reason}") from error
-    for checkpoint, kind in kinds.items():
-        if kind not in known:
-            raise DataError(
-                f"checkpoint {checkpoint!r} is a {kind} model, but one of {', '.join(known)} is needed: convert it "
-                "with dna-hf convert, or give another one."
-            )
-    if len(set(kinds.values())) > 1:
-        raise DataError(f"the checkpoints are {', '.join(kinds.values())} models: give models of one kind.")
-    return kinds[checkpoints[0]]
 
 
 def _sights(

@@ -1,1 +1,1 @@
-"""A page to play with: what a model sees in a picture, by branch, layer, head and patch."""
+"""A page to play with: what a model sees in an image or a video, by branch, layer and head."""

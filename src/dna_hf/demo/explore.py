@@ -1,39 +1,43 @@
 """What the page shows, without the page: predictions and coloured pictures for one choice of its controls."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..analysis.branches import attention_places
 from ..analysis.drawing import overlay, pictures, shared_scale
 from ..analysis.errors import AnalysisError
 from ..analysis.layout import CLASS, Query
+from ..analysis.loading import VIDEO_LLM, VIDEO_MODEL, load_models
 from ..analysis.maps import HeatMap, look
 from ..analysis.sight import Classifier
-from ..analysis.visualize import takes_videos
+from ..analysis.video_llm_sight import QUESTION, frames_of_patches, read_for_video_llm
 from ..data.images import read_image_file
 from ..data.video_sources import Clip
 from ..data.videos import VideoReader
-from ..evaluation.distractors import checkpoint_labels
-from ..evaluation.image_classification import class_names, load_classifier
-from ..evaluation.video_classification import load_video_classifier
+from ..evaluation.image_classification import class_names
 from ..models.attention_variants import DenoisingAttention
 from ..models.configuration_dna import pair
 
 
-# pixels of the long side of a picture on the page
-SHOWN_SIZE = 448
+# pixels of the long side of a picture on the page, whatever its size: at least about, and at most
+SHOWN_SIZE, LARGEST_SIZE = 448, 1024
 # what is drawn of each model, where it has it
 MAPS = {"positive": "positive branch", "negative": "negative branch", "combined": "combined"}
+# classes or tokens that are named
+PREDICTIONS = 5
 # seconds to decode a video in
 TIMEOUT = 60.0
-# around the patch that asks
+# around the patch that is clicked
 MARK = (255, 200, 0)
 
 
@@ -42,9 +46,10 @@ class View:
     """One position of the controls.
 
     Args:
-        layer: counted from 0.
+        layer: counted from 0; of a video language model the interaction module.
         head: counted from 0; `None` for the mean of all.
-        point: in the patch that attends, in parts of the width and the height; `None` for the class token.
+        point: in the patch that is clicked, in parts of the width and the height; `None` if none is.
+        probe: of a video language model, if no patch is clicked; `None` for the mean of all.
         frame: of a video.
         opacity: of the strongest colour, in (0, 1].
         strength: the factor of the negative branch is multiplied by this before the model runs; 0 turns it off.
@@ -53,9 +58,25 @@ class View:
     layer: int
     head: int | None = None
     point: tuple[float, float] | None = None
+    probe: int | None = None
     frame: int = 0
     opacity: float = 0.85
     strength: float = 1.0
+
+
+@dataclass
+class Reading:
+    """One file as one model takes it.
+
+    Args:
+        path: of the file.
+        inputs: arguments of `model.forward`.
+        pictures: (frames, height, width, 3) in bytes: what the model sees.
+    """
+
+    path: Path
+    inputs: dict[str, Any]
+    pictures: np.ndarray
 
 
 @dataclass
@@ -64,93 +85,256 @@ class Shown:
 
     Args:
         label: of the model.
-        classes: name -> probability, of the five most probable classes.
+        asking: who attends, in words.
+        predictions: name -> probability, of the most probable classes, or first tokens of an answer.
         picture: (height, width, 3) in bytes: what the model saw.
         maps: name of `MAPS` -> picture with colours, the names that the variant has.
     """
 
     label: str
-    classes: dict[str, float]
+    asking: str
+    predictions: dict[str, float]
     picture: np.ndarray
     maps: dict[str, np.ndarray]
 
 
-class Explorer:
-    """Models that look at the same file.
+class Explorer(ABC):
+    """Models of one kind that look at the same file.
 
     Args:
-        classifiers: all of images or all of videos.
-        is_video: which of them.
+        models: with what they need.
     """
 
-    def __init__(self, classifiers: Sequence[Classifier], is_video: bool) -> None:
-        self.classifiers = list(classifiers)
-        self.is_video = is_video
+    # who attends before anything is chosen
+    everyone: ClassVar[str]
+    # what a layer is called, and what is to be known of these models
+    layer_name: ClassVar[str]
+    about: ClassVar[str]
+    pictures_per_row: ClassVar[int]
+    # that a model is asked by default; `None` for models that are asked none
+    question: ClassVar[str | None] = None
+
+    def __init__(self, models: Sequence[Classifier]) -> None:
+        self.models = list(models)
         # the factor of the negative branch is a weight of the model: one visitor at a time
         self.lock = Lock()
 
     @property
+    @abstractmethod
+    def media(self) -> str:
+        """What the models look at, in words."""
+
+    @property
     def layers(self) -> int:
         """Layers that all models have."""
-        return min(each.model.config.num_hidden_layers for each in self.classifiers)
+        return min(len(_layers(each.model)) for each in self.models)
 
     @property
     def heads(self) -> int:
         """Heads that all models have."""
-        return min(each.model.config.num_attention_heads for each in self.classifiers)
+        return min(attention_config(each.model).num_attention_heads for each in self.models)
 
     @property
-    def frames(self) -> int:
-        """Frames of a video; 1 of an image."""
-        return min(getattr(each.model.config, "num_frames", 1) for each in self.classifiers)
+    def probes(self) -> int:
+        """Probes that all models have."""
+        return 0
 
-    def read(self, path: str | Path) -> list[torch.Tensor]:
+    @abstractmethod
+    def read(self, path: str | Path, question: str = "") -> list[Reading]:
         """A file as each model takes it.
+
+        Args:
+            path: of the file.
+            question: about it, for models that are asked one; the default one if it is empty.
 
         Raises:
             DataError: if it cannot be read.
         """
-        if not self.is_video:
-            image = read_image_file(Path(path))
-            return [each.processor([image], return_tensors="pt")["pixel_values"] for each in self.classifiers]
-        reader = VideoReader(TIMEOUT)
-        try:
-            clips = [reader.read(Clip(str(path), 0), each.processor.samplings()[0]) for each in self.classifiers]
-        finally:
-            reader.close()
-        return [
-            each.processor.crops(frames)[0].unsqueeze(0) for each, frames in zip(self.classifiers, clips, strict=True)
-        ]
 
-    def show(self, tensors: Sequence[torch.Tensor], view: View) -> list[Shown]:
+    def show(self, readings: Sequence[Reading], view: View) -> list[Shown]:
         """What every model does with a file.
 
         Args:
-            tensors: of [`read`].
+            readings: of [`read`].
             view: the controls.
 
         Raises:
-            AnalysisError: for a layer, head or frame that does not exist.
+            AnalysisError: for a layer, head, probe or frame that does not exist.
         """
         with self.lock:
-            return [_show(own, pixels, view) for own, pixels in zip(self.classifiers, tensors, strict=True)]
+            return [self._show(*pair, view) for pair in zip(self.models, readings, strict=True)]
+
+    def _show(self, own: Classifier, reading: Reading, view: View) -> Shown:
+        layers, frames = _layers(own.model), len(reading.pictures)
+        if not 0 <= view.layer < len(layers):
+            raise AnalysisError(f"there is no {self.layer_name.lower()} {view.layer}: the model has {len(layers)}.")
+        if not 0 <= view.frame < frames:
+            raise AnalysisError(f"there is no frame {view.frame}: the model takes {frames}.")
+        heads = None if view.head is None else [view.head]
+        inputs = {
+            name: value.to(own.model.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+            for name, value in reading.inputs.items()
+        }
+        with scaled_negative_branch(own.model, view.strength):
+            logits, heat, asking = self._look(own.model, inputs, layers[view.layer], heads, view)
+        patch = None if view.point is None else patch_at(view.point, heat.grid.rows, heat.grid.columns)
+        picture = _resized(reading.pictures[view.frame])
+        return Shown(
+            own.label,
+            asking,
+            self._predictions(own, logits),
+            _mark(picture, heat, patch),
+            {name: _mark(colours, heat, patch) for name, colours in _coloured(picture, heat, view).items()},
+        )
+
+    @abstractmethod
+    def _look(
+        self, model: Any, inputs: dict[str, Any], layer: int, heads: list[int] | None, view: View
+    ) -> tuple[torch.Tensor, HeatMap, str]:
+        """The logits (classes or tokens), where the model looks, and who attends, in words."""
+
+    def _predictions(self, own: Classifier, logits: torch.Tensor) -> dict[str, float]:
+        found: dict[str, float] = {}
+        values, numbers = logits.float().softmax(dim=0).topk(min(PREDICTIONS, len(logits)))
+        for number, value in zip(numbers.tolist(), values.tolist(), strict=True):
+            name = self._name(own, number)
+            # several classes, and several tokens, may have the same name
+            found[name if name not in found else f"{name} ({number})"] = value
+        return found
+
+    @abstractmethod
+    def _name(self, own: Classifier, number: int) -> str:
+        """What a class or token is called."""
+
+
+class ClassifierExplorer(Explorer):
+    """Classifiers, all of images or all of videos, whose class token attends, or a patch that is clicked."""
+
+    everyone = "the class token"
+    layer_name = "Layer"
+    about = "Click on a picture to ask what that patch attends to, and what it pushes away."
+    pictures_per_row = 4
+
+    @property
+    def is_video(self) -> bool:
+        """Whether they take videos."""
+        return self.models[0].model.config.model_type == VIDEO_MODEL
+
+    @property
+    def media(self) -> str:
+        """What the models look at, in words."""
+        return "a video" if self.is_video else "an image"
+
+    def read(self, path: str | Path, question: str = "") -> list[Reading]:
+        """A file as each model takes it; see [`Explorer.read`]."""
+        path = Path(path)
+        pixels = self._read_video(path) if self.is_video else self._read_image(path)
+        return [
+            Reading(path, {"pixel_values": values}, _seen(own, values))
+            for own, values in zip(self.models, pixels, strict=True)
+        ]
+
+    def _read_image(self, path: Path) -> list[torch.Tensor]:
+        image = read_image_file(path)
+        return [each.processor([image], return_tensors="pt")["pixel_values"] for each in self.models]
+
+    def _read_video(self, path: Path) -> list[torch.Tensor]:
+        reader = VideoReader(TIMEOUT)
+        try:
+            clips = [reader.read(Clip(str(path), 0), each.processor.samplings()[0]) for each in self.models]
+        finally:
+            reader.close()
+        return [each.processor.crops(clip)[0].unsqueeze(0) for each, clip in zip(self.models, clips, strict=True)]
+
+    def _look(
+        self, model: Any, inputs: dict[str, Any], layer: int, heads: list[int] | None, view: View
+    ) -> tuple[torch.Tensor, HeatMap, str]:
+        config = model.config
+        patch = None if view.point is None else patch_at(view.point, *config.grid_size)
+        query: Query = CLASS if patch is None else patch
+        axis = None
+        if self.is_video:
+            joint = config.attention_type == "joint_space_time"
+            axis = "space_time" if joint else "space"
+            if joint and patch is not None:
+                query = (view.frame, *patch)
+        outputs, (maps,) = look(model, inputs, [layer], heads, [query], axis)
+        return outputs.logits[0], maps.heat(), self.everyone if patch is None else _patch_name(patch)
+
+    def _name(self, own: Classifier, number: int) -> str:
+        return class_names(own.model)[number]
+
+
+class VideoLLMExplorer(Explorer):
+    """Video language models, whose probes attend: all, one, or the one that looks most at a patch that is clicked."""
+
+    everyone = "all probes"
+    layer_name = "Interaction module"
+    about = (
+        "Here visual probes attend: every interaction module reads one layer of the vision encoder. What they look at "
+        "does not depend on the question; beside it stand the tokens that the answer most probably begins with. Click "
+        "on a picture to find the probe that attends most to that patch."
+    )
+    # larger ones: their patches are many
+    pictures_per_row = 2
+    question = QUESTION
+
+    @property
+    def media(self) -> str:
+        """What the models look at, in words."""
+        return "an image or a video"
+
+    @property
+    def probes(self) -> int:
+        """Probes that all models have."""
+        return min(attention_config(each.model).num_probes for each in self.models)
+
+    def read(self, path: str | Path, question: str = "") -> list[Reading]:
+        """A file, and a question about it, as each model takes them; see [`Explorer.read`]."""
+        path, question = Path(path), question.strip() or QUESTION
+        readings = []
+        for own in self.models:
+            inputs = read_for_video_llm(path, own.processor, question)
+            readings.append(Reading(path, dict(inputs), frames_of_patches(own.processor, inputs)))
+        return readings
+
+    def _look(
+        self, model: Any, inputs: dict[str, Any], layer: int, heads: list[int] | None, view: View
+    ) -> tuple[torch.Tensor, HeatMap, str]:
+        clicked = view.point is not None
+        queries = None if clicked or view.probe is None else [view.probe]
+        # the other tokens of a long sequence would take gigabytes of logits
+        outputs, (maps,) = look(model, inputs | {"logits_to_keep": 1}, [layer], heads, queries)
+        logits = outputs.logits[0, -1]
+        if view.point is None:
+            return logits, maps.heat(), self.everyone if view.probe is None else f"probe {view.probe}"
+        row, column = patch_at(view.point, maps.grid.rows, maps.grid.columns)
+        heats = {probe: maps.heat(query=probe) for probe in maps.queries}
+        probe = max(heats, key=lambda each: float(heats[each].value("positive")[view.frame, row, column]))
+        return logits, heats[probe], f"probe {probe}, which attends most to {_patch_name((row, column))}"
+
+    def _name(self, own: Classifier, number: int) -> str:
+        return repr(own.processor.tokenizer.decode(number))
 
 
 def load_explorer(checkpoints: Sequence[str], device: str | None = None, revision: str | None = None) -> Explorer:
-    """Load checkpoints (folders, or names on the Hub).
+    """Load checkpoints (folders, or names on the Hub), all of one kind.
 
     Raises:
-        DataError: for one that is no classifier of images or videos, or if some take images and some videos.
+        DataError: for one that is no classifier of images or videos and no video language model, or if they are of
+            several kinds.
     """
-    is_video = takes_videos(checkpoints, revision)
-    load = load_video_classifier if is_video else load_classifier
-    return Explorer(
-        [
-            Classifier(label, *load(checkpoint, device, revision))
-            for label, checkpoint in zip(checkpoint_labels(checkpoints), checkpoints, strict=True)
-        ],
-        is_video,
-    )
+    models = load_models(checkpoints, device, revision)
+    is_llm = models[0].model.config.model_type == VIDEO_LLM
+    return VideoLLMExplorer(models) if is_llm else ClassifierExplorer(models)
+
+
+def asking(shown: Sequence[Shown]) -> str:
+    """Who attends, in Markdown: in one line if it is the same in all models."""
+    texts = [one.asking for one in shown]
+    if len(set(texts)) == 1:
+        return f"Asking: {texts[0]}"
+    return "Asking:\n" + "\n".join(f"- {one.label}: {one.asking}" for one in shown)
 
 
 @contextmanager
@@ -169,9 +353,14 @@ def scaled_negative_branch(model: PreTrainedModel, strength: float) -> Iterator[
                 scale.copy_(value)
 
 
+def attention_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration of the attention that is looked into: a video language model keeps it apart."""
+    return getattr(model.config, "vision_config", model.config)
+
+
 def has_two_branches(model: PreTrainedModel) -> bool:
     """Whether there is more to draw than one map; cog attention has one, of both signs."""
-    return model.config.attention_variant != "softmax"
+    return attention_config(model).attention_variant != "softmax"
 
 
 def has_negative_scale(model: PreTrainedModel) -> bool:
@@ -179,81 +368,65 @@ def has_negative_scale(model: PreTrainedModel) -> bool:
     return any(isinstance(module, DenoisingAttention) for module in model.modules())
 
 
-def picture_size(config: PreTrainedConfig) -> tuple[int, int]:
-    """Height and width of the pictures of a model on the page: a whole number of times what it sees."""
-    rows, columns = config.grid_size
-    patch = pair(config.patch_size, "patch_size")
-    height, width = rows * patch[0], columns * patch[1]
-    times = max(1, SHOWN_SIZE // max(height, width))
-    return height * times, width * times
-
-
-def patch_at(config: PreTrainedConfig, point: tuple[float, float]) -> tuple[int, int]:
+def patch_at(point: tuple[float, float], rows: int, columns: int) -> tuple[int, int]:
     """(row, column) of the patch at a point, in parts of the width and the height."""
-    rows, columns = config.grid_size
     return min(int(point[1] * rows), rows - 1), min(int(point[0] * columns), columns - 1)
 
 
-def _show(classifier: Classifier, pixel_values: torch.Tensor, view: View) -> Shown:
-    model = classifier.model
-    heads = None if view.head is None else [view.head]
-    axis = None
-    patch = None if view.point is None else patch_at(model.config, view.point)
-    query: Query = CLASS if patch is None else patch
-    if model.config.model_type == "dna_timesformer":
-        joint = model.config.attention_type == "joint_space_time"
-        axis = "space_time" if joint else "space"
-        if joint and patch is not None:
-            query = (view.frame, *patch)
-    with scaled_negative_branch(model, view.strength):
-        inputs = {"pixel_values": pixel_values.to(model.dtype)}
-        outputs, (maps,) = look(model, inputs, [view.layer], heads, [query], axis)
-    heat = maps.heat()
-    if not 0 <= view.frame < heat.grid.frames:
-        raise AnalysisError(f"there is no frame {view.frame}: the model takes {heat.grid.frames}.")
-    values, indices = outputs.logits[0].float().softmax(dim=0).topk(min(5, outputs.logits.shape[1]))
-    names = class_names(model)
-    picture = _picture(classifier, pixel_values, heat, view.frame)
-    return Shown(
-        classifier.label,
-        {names[index]: value for index, value in zip(indices.tolist(), values.tolist(), strict=True)},
-        _mark(picture, heat, patch),
-        {name: _mark(colours, heat, patch) for name, colours in _coloured(picture, heat, view).items()},
-    )
+def _patch_name(patch: tuple[int, int]) -> str:
+    return f"the patch in row {patch[0]}, column {patch[1]}"
 
 
-def _picture(classifier: Classifier, pixel_values: torch.Tensor, heat: HeatMap, frame: int) -> np.ndarray:
-    """What the model saw, as large as the page shows it."""
-    config = classifier.model.config
+def _layers(model: PreTrainedModel) -> list[int]:
+    """The layers whose attention can be looked into; of a video language model those that its probes read."""
+    return sorted({place.layer for place in attention_places(model).values()})
+
+
+def _seen(own: Classifier, pixel_values: torch.Tensor) -> np.ndarray:
+    """The frames that a classifier sees; an image is one."""
+    config = own.model.config
     patch = pair(config.patch_size, "patch_size")
+    height, width = (count * side for count, side in zip(config.grid_size, patch, strict=True))
     # a rest that is smaller than a patch is seen by no token
-    covered = pixel_values[..., : heat.grid.rows * patch[0], : heat.grid.columns * patch[1]]
-    seen = pictures(covered[0], classifier.processor)
-    seen = seen.reshape(-1, *seen.shape[-3:])[frame]
-    height, width = picture_size(config)
-    return np.asarray(Image.fromarray(seen).resize((width, height), Image.Resampling.NEAREST))
+    seen = pictures(pixel_values[0, ..., :height, :width], own.processor)
+    return seen.reshape(-1, *seen.shape[-3:])
+
+
+def _resized(picture: np.ndarray) -> np.ndarray:
+    """A picture as the page shows it: a whole number of times as large, or smaller if it is very large."""
+    height, width = picture.shape[:2]
+    longest = max(height, width)
+    times = max(1, SHOWN_SIZE // longest) if longest <= LARGEST_SIZE else LARGEST_SIZE / longest
+    size = max(1, round(width * times)), max(1, round(height * times))
+    resample = Image.Resampling.NEAREST if times >= 1 else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(picture).resize(size, resample))
 
 
 def _coloured(picture: np.ndarray, heat: HeatMap, view: View) -> dict[str, np.ndarray]:
-    """The picture with each map over it; all maps share one scale."""
-    names = [name for name in MAPS if name in heat.values]
-    drawn = {name: heat.drawn(name)[view.frame] for name in names}
+    """The picture with each map over it; all maps of all frames share one scale."""
+    drawn = {name: heat.drawn(name) for name in MAPS if name in heat.values}
     scale = shared_scale(drawn.values())
-    return {name: overlay(picture, values, scale, opacity=view.opacity) for name, values in drawn.items()}
+    return {name: overlay(picture, values[view.frame], scale, opacity=view.opacity) for name, values in drawn.items()}
 
 
 def _mark(picture: np.ndarray, heat: HeatMap, patch: tuple[int, int] | None) -> np.ndarray:
-    """The picture with a frame around the patch that asks."""
+    """The picture with a frame around the patch that is clicked."""
     if patch is None:
         return picture
     marked = picture.copy()
-    height, width = picture.shape[0] // heat.grid.rows, picture.shape[1] // heat.grid.columns
-    top, left = patch[0] * height, patch[1] * width
-    part = marked[top : top + height, left : left + width]
-    thick = max(1, min(height, width) // 8)
+    counts = (heat.grid.rows, heat.grid.columns)
+    # the first pixels of the patch and of the next one, as the colours are laid over the picture
+    (top, bottom), (left, right) = (
+        (-(-place * size // count), -(-(place + 1) * size // count))
+        for place, size, count in zip(patch, picture.shape[:2], counts, strict=True)
+    )
+    part = marked[top:bottom, left:right]
+    side = min(part.shape[:2])
+    # thin lines of small patches would vanish where the page shows the picture smaller than it is
+    thick = max(1, side // 8, min(side // 3, max(picture.shape) // 200))
     for edge in (part[:thick], part[-thick:], part[:, :thick], part[:, -thick:]):
         edge[:] = MARK
     return marked
 
 
-__all__ = ["Explorer", "Shown", "View", "load_explorer"]
+__all__ = ["Explorer", "Reading", "Shown", "View", "load_explorer"]

@@ -18,7 +18,7 @@ sdk: gradio
 app_file: app.py
 ---
 
-What classifiers with Denoising Attention look at, by branch, layer, head and patch. Made by `dna-hf demo`.
+What models with Denoising Attention look at, by branch, layer and head. Made by `dna-hf demo`.
 """
 APP = """from dna_hf.demo.app import build_app
 from dna_hf.demo.explore import load_explorer
