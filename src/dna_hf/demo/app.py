@@ -109,7 +109,7 @@ def build_app(explorer: Explorer) -> Any:
             # of several models, each may choose another probe
             return ((event.index[0] + 0.5) / width, (event.index[1] + 0.5) / height), None
 
-        quietly = {"show_progress": "hidden"}
+        quietly: dict[str, Any] = {"show_progress": "hidden"}
         upload.change(read, [upload, question], [readings, point, probe, frame], show_progress_on=asked).success(
             draw, controls, outputs
         )
