@@ -22,7 +22,7 @@ FAMILIES = (
     *("timm", "dna_vit"),
     *("authors-vit", "authors-timesformer", "authors-viscop"),
 )
-IMAGE_MODEL, VIDEO_MODEL, VIDEO_LLM = "dna_vit", "dna_timesformer", "dna_video_llama3"
+VIDEO_MODEL, VIDEO_LLM = "dna_timesformer", "dna_video_llama3"
 ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
 
@@ -1226,7 +1226,7 @@ def _video_llm_help() -> str:
 
 
 def _question_help() -> str:
-    from .data.question_arguments import QuestionDataArguments
+    from .data.conversation_arguments import QuestionDataArguments
 
     return f"keys of section data, for video LLMs:\n{_key_lines(QuestionDataArguments)}"
 

@@ -15,8 +15,8 @@ from dna_hf.analysis.samples import QuestionSamples
 from dna_hf.analysis.sight import Classifier
 from dna_hf.cli import main
 from dna_hf.data.arguments import DataArguments
+from dna_hf.data.conversation_arguments import QuestionDataArguments
 from dna_hf.data.multiple_choice import load_questions
-from dna_hf.data.question_arguments import QuestionDataArguments
 from dna_hf.evaluation.multiple_choice import question_prompt
 from dna_hf.evaluation.video_llm import encode, load_video_llm, user_turn
 from video_llm import PROBES, tiny_model, tiny_processor
@@ -48,6 +48,8 @@ def folder(tmp_path_factory):
     ]
     (folder / "questions.json").write_text(json.dumps(asked))
     damaged = [*asked, asked[0] | {"id": "broken", "video": "broken.mp4"}]
+    # one of several questions about a video
+    damaged += [asked[0] | {"id": "placeholder", "question": "What is <|video_pad|>?"}]
     damaged += [asked[0] | {"id": "lost", "video": "lost.mp4"}]
     (folder / "damaged.json").write_text(json.dumps(damaged))
     return folder
@@ -140,8 +142,24 @@ def test_what_cannot_be_read_is_left_out_or_ends_it(folder, tmp_path, capsys):
     assert "lost.mp4" in capsys.readouterr().err
     assert main([*words, "--on_error", "skip"]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "left out: " in line]
-    assert len(said) == 2 and "lost.mp4" in said[0] and "'broken' cannot be read" in said[1]
+    assert len(said) == 3 and "lost.mp4" in said[0]
+    assert "question 'broken': cannot read video" in said[1] and "question 'placeholder': " in said[2]
     assert {row["sample"] for row in read(tmp_path / "predictions.csv")} == {"first", "second", "third", "fourth"}
+
+
+def test_nothing_that_can_be_read(folder, tmp_path, capsys):
+    asked = {"id": "broken", "question": "Who?", "options": OPTIONS, "video": str(folder / "broken.mp4")}
+    (tmp_path / "questions.json").write_text(json.dumps([asked]))
+    words = [
+        "--dataset",
+        str(tmp_path / "questions.json"),
+        "--on_error",
+        "skip",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    assert main(["analyze", str(folder / "dna"), *words]) == 2
+    assert "nothing of 'questions.json' can be read; the first: question 'broken': " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ..data.arguments import DataArguments, VideoDataArguments
-from ..data.question_arguments import QuestionDataArguments
+from ..data.conversation_arguments import QuestionDataArguments
+from ..data.errors import DataError
 from ..evaluation.records import command_line, environment, now, peak_memory
 from ..models.attention_variants import TWO_MAP_VARIANTS
 from .accumulate import RunningDistribution
@@ -162,8 +163,7 @@ def analyze(
         note=data[0].note,
     )
     figures = [illustration.path for illustration in (*illustrations, *pictures)]
-    unread = sorted(set(range(len(data[0].names))) - set(analyzed[0].rows))
-    left_out = [*data[0].skipped, *(f"{data[0].names[row]!r} cannot be read." for row in unread)]
+    left_out = [*data[0].skipped, *(reason for _, reason in sorted(data[0].unread.items()))]
     return Analysis(page, [page, *figures, *tables, settings_file], left_out)
 
 
@@ -194,6 +194,9 @@ def _analyze(samples: Samples, settings: AnalyzeSettings) -> _Analyzed:
             rows.extend(batch.rows)
             truths.extend(batch.truths)
             yield batch
+        if not rows:
+            reason = next(iter(samples.unread.values()))
+            raise DataError(f"nothing of {samples.record.name!r} can be read; the first: {reason}")
 
     found = _measure(samples.classifier.label, samples.measured, answered(), samples, settings)
     found.samples = samples

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
 from ..data.arguments import DataArguments, VideoDataArguments
+from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
 from ..data.images import torch_dataset
-from ..data.multiple_choice import Question, load_questions
+from ..data.multiple_choice import load_questions
 from ..data.provenance import DatasetRecord, provenance, question_provenance, video_provenance
-from ..data.question_arguments import QuestionDataArguments
 from ..data.sources import load_split
 from ..data.video_sources import load_split as load_video_split
 from ..data.videos import UNREADABLE, VideoDataset
@@ -67,6 +67,7 @@ class Samples(ABC):
         record: where the data came from.
         split: which part of it; questions have none.
         skipped: why parts of the data were left out before anything was shown.
+        unread: why rows were left out of the batches, by their number.
         answers: what the model chooses from, by number.
         note: how it chooses, for readers; empty where that needs no word.
         looks: what the pictures show of its attention.
@@ -77,6 +78,7 @@ class Samples(ABC):
     record: DatasetRecord
     split: str | None = None
     skipped: Sequence[str] = ()
+    unread: dict[int, str]
     answers: list[str]
     note: str = ""
     looks: str
@@ -149,7 +151,7 @@ class ClassSamples(Samples):
     looks = "Attention of the class token in the last layer, mean over heads."
 
     def __init__(self, classifier: Classifier, arguments: DataArguments | VideoDataArguments, split: str) -> None:
-        self.classifier, self.split = classifier, split
+        self.classifier, self.split, self.unread = classifier, split, {}
         self.answers = class_names(classifier.model)
         if isinstance(arguments, VideoDataArguments):
             videos = load_video_split(arguments, split)
@@ -185,6 +187,8 @@ class ClassSamples(Samples):
                 yield Batch(
                     [start + number for number in kept], [truths[labels[number]] for number in kept], inputs, [inputs]
                 )
+            for number in set(range(len(labels))) - set(kept):
+                self.unread[start + number] = f"{self.names[start + number]!r} cannot be read."
             start += len(labels)
 
     def _truths(self) -> list[int | None]:
@@ -238,7 +242,7 @@ class QuestionSamples(Samples):
     )
 
     def __init__(self, classifier: Classifier, arguments: QuestionDataArguments) -> None:
-        self.classifier = classifier
+        self.classifier, self.unread = classifier, {}
         self.skip = arguments.on_error == "skip"
         file = load_questions(
             arguments.dataset,
@@ -252,8 +256,7 @@ class QuestionSamples(Samples):
         self.record = question_provenance(file, len(self.questions))
         self.names = [question.id for question in self.questions]
         self.answers = sorted({letter for question in self.questions for letter in question.options})
-        reading = {name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens")}
-        self.processor = inference_processor(classifier.processor, **reading)
+        self.processor = inference_processor(classifier.processor, **arguments.reading())
 
     @property
     def measured(self) -> PreTrainedModel:
@@ -279,20 +282,26 @@ class QuestionSamples(Samples):
         for row, question in enumerate(self.questions):
             by_media.setdefault(question.media, []).append(row)
         for rows in tqdm(by_media.values(), desc=what, leave=False):
-            questions = [self.questions[row] for row in rows]
-            try:
-                asked = [self._encoded(question) for question in questions]
-            except ValueError as error:
-                if self.skip:
-                    continue
-                raise DataError(f"question {questions[0].id!r}: {error}") from error
-            truths = [None if each.answer is None else self.answers.index(each.answer) for each in questions]
-            yield Batch(rows, truths, vision_inputs(asked[0]), asked)
+            asked = {row: inputs for row in rows if (inputs := self._encoded(row)) is not None}
+            if asked:
+                truths = [self.questions[row].answer for row in asked]
+                numbers = [None if truth is None else self.answers.index(truth) for truth in truths]
+                encoded = list(asked.values())
+                yield Batch(list(asked), numbers, vision_inputs(encoded[0]), encoded)
 
-    def _encoded(self, question: Question) -> dict[str, torch.Tensor]:
+    def _encoded(self, row: int) -> dict[str, torch.Tensor] | None:
+        """The inputs of a question, `None` for one that is left out."""
+        question, model = self.questions[row], self.classifier.model
         turn = user_turn(question_prompt(question), [(question.kind, question.media)])
-        model = self.classifier.model
-        return dict(encode(self.processor, [[turn]]).to(model.device, dtype=model.dtype))
+        try:
+            inputs = encode(self.processor, [[turn]])
+        except ValueError as error:
+            reason = f"question {question.id!r}: {error}"
+            if not self.skip:
+                raise DataError(reason) from error
+            self.unread[row] = reason
+            return None
+        return dict(inputs.to(model.device, dtype=model.dtype))
 
     @torch.no_grad()
     def probabilities(self, batch: Batch) -> np.ndarray:
