@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from conftest import ROOT
 from dna_hf.cli import main, parse_overrides, table
-from dna_hf.evaluation.records import read_measurements, read_training, weights_digest
+from dna_hf.records.checkpoint_records import read_measurements, read_training
+from dna_hf.records.digest import weights_digest
 from dna_hf.training.errors import ConfigurationError
 
 

@@ -28,16 +28,12 @@ ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    from .analysis.errors import AnalysisError
-    from .conversion.errors import ConversionError
-    from .data.errors import DataError
-    from .hub.errors import PublishError
-    from .training.errors import ConfigurationError, NonFiniteError
+    from .errors import DnaError
 
     arguments, rest = build_parser().parse_known_args(argv)
     try:
         return arguments.command(arguments, rest)
-    except (AnalysisError, ConfigurationError, ConversionError, DataError, NonFiniteError, PublishError) as error:
+    except DnaError as error:
         return _fail(error)
     except KeyboardInterrupt:
         print("\ndna-hf: interrupted", file=sys.stderr)
@@ -944,8 +940,8 @@ def answer_command(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf answer CHECKPOINT QUESTIONS --videos DIR`."""
     from .data.multiple_choice import load_questions
     from .evaluation.multiple_choice import PROMPT, AnswerSettings, evaluate_questions, export_choices, write_table
-    from .evaluation.records import command_line, environment, now
     from .evaluation.video_llm import load_video_llm
+    from .records.stamp import stamp
 
     _no_more(rest)
     settings = AnswerSettings(
@@ -988,9 +984,8 @@ def answer_command(arguments: argparse.Namespace, rest: list[str]) -> int:
         export_choices(result.predictions, result.unreadable, arguments.export)
     if arguments.output is not None:
         report = {"checkpoint": arguments.checkpoint, "questions": file.name, "format": file.format}
-        report |= {"settings": dataclasses.asdict(settings), "command": command_line(), "date": now()}
+        report |= {"settings": dataclasses.asdict(settings), **stamp()}
         report |= {
-            "environment": environment(),
             "metrics": result.metrics,
             "table": result.table,
             "left_out": left_out,

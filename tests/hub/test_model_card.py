@@ -24,15 +24,6 @@ from dna_hf import (
     DnAViTModel,
 )
 from dna_hf.data.provenance import DatasetRecord
-from dna_hf.evaluation.complexity import count_macs
-from dna_hf.evaluation.records import (
-    Measurement,
-    RecordError,
-    TrainingRun,
-    read_measurements,
-    record_measurement,
-    weights_digest,
-)
 from dna_hf.hub.model_card import (
     FORMULAS,
     METRIC_NAMES,
@@ -43,6 +34,15 @@ from dna_hf.hub.model_card import (
 )
 from dna_hf.models import DnATimesformerVideoProcessor
 from dna_hf.models.attention_variants import ATTENTION_VARIANTS
+from dna_hf.records.checkpoint_records import (
+    Measurement,
+    RecordError,
+    TrainingRun,
+    read_measurements,
+    record_measurement,
+)
+from dna_hf.records.complexity import count_macs
+from dna_hf.records.digest import weights_digest
 from fake_hub import FakeHub, check_card
 
 

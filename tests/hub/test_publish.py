@@ -24,14 +24,9 @@ from clean_process import WITHOUT_PACKAGE
 from dna_hf import DnAViTBackbone, DnAViTConfig, DnAViTForImageClassification, DnAViTModel
 from dna_hf.cli import main
 from dna_hf.data.provenance import DatasetRecord
-from dna_hf.evaluation.records import (
-    Measurement,
-    TrainingRun,
-    record_measurement,
-    record_training,
-    weights_digest,
-)
 from dna_hf.hub import publish
+from dna_hf.records.checkpoint_records import Measurement, TrainingRun, record_measurement, record_training
+from dna_hf.records.digest import weights_digest
 from fake_hub import FakeHub
 from hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
 

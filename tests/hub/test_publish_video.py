@@ -20,9 +20,10 @@ from clean_process import WITHOUT_PACKAGE
 from dna_hf import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerModel
 from dna_hf.cli import main
 from dna_hf.data.provenance import DatasetRecord
-from dna_hf.evaluation.records import Measurement, record_measurement, weights_digest
 from dna_hf.hub import publish
 from dna_hf.models import DnATimesformerVideoProcessor
+from dna_hf.records.checkpoint_records import Measurement, record_measurement
+from dna_hf.records.digest import weights_digest
 from fake_hub import FakeHub
 from hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
 from videos import numbered, write_video

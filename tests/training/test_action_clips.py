@@ -7,7 +7,7 @@ import yaml
 
 from conftest import shared_path
 from dna_hf.cli import main
-from dna_hf.evaluation.records import read_measurements
+from dna_hf.records.checkpoint_records import read_measurements
 
 
 @pytest.mark.slow

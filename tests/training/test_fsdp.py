@@ -24,7 +24,6 @@ from dna_hf.cli import main
 from dna_hf.data.arguments import DataArguments
 from dna_hf.data.images import image_processor
 from dna_hf.data.sources import load_train_and_eval
-from dna_hf.evaluation.records import weights_digest
 from dna_hf.models import (
     DnAViTBackbone,
     DnAViTConfig,
@@ -32,6 +31,7 @@ from dna_hf.models import (
     DnAViTForMaskedImageModeling,
     DnAViTModel,
 )
+from dna_hf.records.digest import weights_digest
 from dna_hf.training import classification as training
 from dna_hf.training.adapter import read_tensors
 from dna_hf.training.arguments import DnATrainingArguments

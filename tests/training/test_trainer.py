@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 
 from conftest import shared_path
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
-from dna_hf.evaluation.records import read_measurements, read_training, weights_digest
+from dna_hf.records.checkpoint_records import read_measurements, read_training
+from dna_hf.records.digest import weights_digest
 from dna_hf.training import callbacks
 from dna_hf.training import classification as training
 from dna_hf.training.diagnostics import check_finite_loss, negative_scale_statistics

@@ -26,7 +26,7 @@ from transformers import TrainerCallback, set_seed
 from dna_hf import DnAViTForImageClassification
 from dna_hf.cli import main
 from dna_hf.data import sources
-from dna_hf.evaluation.records import weights_digest
+from dna_hf.records.digest import weights_digest
 from dna_hf.training import classification as training
 from dna_hf.training.errors import ConfigurationError, NonFiniteError
 from dna_hf.training.trainer import ClassificationTrainer

@@ -11,7 +11,7 @@ from transformers import pipeline
 
 from dna_hf.cli import main
 from dna_hf.data.videos import read_bad_list
-from dna_hf.evaluation.records import read_measurements, read_training
+from dna_hf.records.checkpoint_records import read_measurements, read_training
 
 
 def write_video(path, level):

@@ -26,7 +26,8 @@ from dna_hf.data.conversations import (
     read_conversations,
 )
 from dna_hf.data.errors import DataError
-from dna_hf.evaluation.records import read_training, weights_digest
+from dna_hf.records.checkpoint_records import read_training
+from dna_hf.records.digest import weights_digest
 from dna_hf.training import video_llm
 from dna_hf.training.adapter import (
     load_adapted,

@@ -16,7 +16,7 @@ from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.cli import build_parser, main, parse_overrides
 from dna_hf.data.arguments import VideoDataArguments
 from dna_hf.data.video_protocols import PROTOCOLS
-from dna_hf.evaluation.records import read_training
+from dna_hf.records.checkpoint_records import read_training
 from dna_hf.training.classification import build_model, train_classifier
 from dna_hf.training.config_file import data_arguments, parse_value, read_sections, run_config
 from dna_hf.training.errors import ConfigurationError

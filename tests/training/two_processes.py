@@ -6,7 +6,8 @@ import shutil
 import torch
 import yaml
 
-from dna_hf.evaluation.records import read_training, weights_digest
+from dna_hf.records.checkpoint_records import read_training
+from dna_hf.records.digest import weights_digest
 from dna_hf.training.adapter import read_tensors
 from dna_hf.training.config_file import run_config
 from dna_hf.training.video_llm import train_video_llm

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from ..data.arguments import DataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
-from ..evaluation.records import command_line, environment, now, peak_memory
 from ..models.attention_variants import TWO_MAP_VARIANTS
+from ..records.stamp import peak_memory, stamp
 from .accumulate import RunningDistribution
 from .drawing import colour_pair
 from .errors import AnalysisError
@@ -407,9 +407,7 @@ def _facts(
 ) -> dict[str, Any]:
     """How all was made."""
     return {
-        "command": command_line(),
-        "date": now(),
-        "environment": environment(),
+        **stamp(),
         "checkpoints": list(checkpoints),
         "data": dataclasses.asdict(samples.record),
         "split": samples.split,

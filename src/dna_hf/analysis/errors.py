@@ -1,5 +1,7 @@
 """What goes wrong with an analysis."""
 
+from ..errors import DnaError
 
-class AnalysisError(ValueError):
+
+class AnalysisError(DnaError, ValueError):
     """What was asked cannot be analysed; the message names the thing and the fix."""

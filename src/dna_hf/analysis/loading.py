@@ -6,10 +6,10 @@ from typing import Any
 from transformers import AutoConfig
 
 from ..data.errors import DataError
-from ..evaluation.distractors import checkpoint_labels
 from ..evaluation.image_classification import load_classifier
 from ..evaluation.video_classification import load_video_classifier
 from ..evaluation.video_llm import load_video_llm
+from ..records.names import checkpoint_labels
 from .sight import Classifier
 
 

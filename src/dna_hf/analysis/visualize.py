@@ -16,8 +16,8 @@ from ..data.images import read_image_file
 from ..data.video_sources import Clip
 from ..data.videos import VideoReader
 from ..evaluation.predict import image_files
-from ..evaluation.records import command_line, environment, now
 from ..evaluation.video_classification import video_files
+from ..records.stamp import stamp
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .layout import CLASS, PROBES
@@ -368,9 +368,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def _write_settings(path: Path, checkpoints: Sequence[str], settings: VisualizeSettings, skipped: list[str]) -> Path:
     content = {
-        "command": command_line(),
-        "date": now(),
-        "environment": environment(),
+        **stamp(),
         "checkpoints": list(checkpoints),
         "settings": dataclasses.asdict(settings),
         "skipped": skipped,

@@ -21,7 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 from ..data.errors import DataError
 from ..data.provenance import DatasetRecord
 from ..data.videos import read_bad_list
-from ..evaluation.records import command_line, environment, now, processor_name, without_secrets
+from ..records.stamp import processor_name, stamp, without_secrets
 from ..training.classification import build_trainer, load_run
 from ..training.config_file import RunConfig, run_config
 from ..training.errors import ConfigurationError
@@ -193,9 +193,7 @@ def benchmark_data(run: RunConfig, seconds: float) -> DataBenchmark:
         unreadable = read_bad_list(Path(folder, BAD_LIST))
     workers, ratio = run.training.dataloader_num_workers, reading.per_second / training.per_second
     return DataBenchmark(
-        command=command_line(),
-        date=now(),
-        environment=environment(),
+        **stamp(),
         processor=processor_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),

@@ -24,7 +24,6 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from ..comparison import random_input
 from ..models import (
     DnATimesformerConfig,
     DnATimesformerForVideoClassification,
@@ -33,6 +32,7 @@ from ..models import (
     DnAViTForImageClassification,
     DnAViTModel,
 )
+from ..records.one_input import random_input
 from .authors_check import agreement, evaluate_authors_timesformer, evaluate_authors_vit
 from .authors_viscop_llm import convert_viscop
 from .errors import ConversionError, refused_configuration

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor, set_seed
 
+from ..errors import first_line
 from ..models import DnATimesformerConfig
 from .authors import authors_architecture, convert_authors_checkpoint
 from .authors_viscop_llm import is_viscop_folder
-from .errors import ConversionError, first_line
+from .errors import ConversionError
 from .files import read_tensors
 from .image_to_video import from_image_model, image_to_video
 from .pretrained import from_pretrained_softmax

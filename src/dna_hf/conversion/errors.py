@@ -5,8 +5,10 @@ from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassError
 
+from ..errors import DnaError
 
-class ConversionError(Exception):
+
+class ConversionError(DnaError):
     """A checkpoint cannot be converted.
 
     Args:
@@ -21,11 +23,6 @@ class ConversionError(Exception):
             rest = f"; and {len(self.problems) - 5} more" if len(self.problems) > 5 else ""
             message = f"{message}: {shown}{rest}."
         super().__init__(message)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, without a full stop."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")
 
 
 @contextmanager

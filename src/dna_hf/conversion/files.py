@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .errors import ConversionError, first_line
+from ..errors import first_line
+from .errors import ConversionError
 
 
 PICKLE_SUFFIXES = (".pth", ".pyth", ".pt", ".bin", ".ckpt")

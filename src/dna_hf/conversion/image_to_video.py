@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..comparison import random_image
 from ..models import (
     DnATimesformerConfig,
     DnATimesformerForVideoClassification,
@@ -23,6 +22,7 @@ from ..models import (
 )
 from ..models.attention_variants import ATTENTION_VARIANTS
 from ..models.configuration_dna import DnATransformerConfig
+from ..records.one_input import random_image
 from .attention import NegativeInit, check_negative_init, initial_negative_scale
 from .errors import ConversionError, refused_configuration
 from .loading import load_exactly, read_config, saved_class, source_name

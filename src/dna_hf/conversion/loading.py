@@ -17,7 +17,8 @@ from transformers.utils import (
     cached_file,
 )
 
-from .errors import ConversionError, first_line
+from ..errors import first_line
+from .errors import ConversionError
 from .files import read_state_dict
 
 

@@ -12,9 +12,9 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-from ..comparison import main_output, random_input
 from ..models import DnATimesformerConfig, DnAViTModel
 from ..models.attention_variants import ATTENTION_VARIANTS
+from ..records.one_input import main_output, random_input
 from .attention import NegativeInit, check_negative_init
 from .errors import ConversionError, refused_configuration
 from .files import read_tensors

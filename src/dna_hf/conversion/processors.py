@@ -11,8 +11,9 @@ from transformers.models.timesformer.video_processing_timesformer import Timesfo
 from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
 from transformers.utils import cached_file
 
+from ..errors import first_line
 from ..models import DnATimesformerConfig, DnATimesformerVideoProcessor, DnAViTConfig
-from .errors import ConversionError, first_line
+from .errors import ConversionError
 from .report import ConversionReport
 
 

@@ -8,8 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedModel
 
+from ..records.names import CONVERSION_FILE
 
-REPORT_FILE = "conversion.json"
+
 Action = Literal["copied", "split", "merged", "resampled", "new", "dropped"]
 
 
@@ -91,12 +92,6 @@ class ConversionReport:
         }
 
 
-def conversion_source(folder: str | Path) -> str | None:
-    """What the checkpoint in a folder was converted from, `None` if it was not."""
-    path = Path(folder, REPORT_FILE)
-    return json.loads(path.read_text(encoding="utf-8"))["source"] if path.is_file() else None
-
-
 class Conversion(NamedTuple):
     """What a conversion returns: `model, report = from_pretrained_softmax(...)`."""
 
@@ -110,4 +105,4 @@ class Conversion(NamedTuple):
             if processor is not None:
                 processor.save_pretrained(folder)
         text = json.dumps(self.report.to_dict(), indent=2) + "\n"
-        Path(folder, REPORT_FILE).write_text(text, encoding="utf-8")
+        Path(folder, CONVERSION_FILE).write_text(text, encoding="utf-8")

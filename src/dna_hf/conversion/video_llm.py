@@ -16,8 +16,9 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel, VideoLlama3Config
 
+from ..errors import first_line
 from ..models import DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3Processor
-from .errors import ConversionError, first_line
+from .errors import ConversionError
 from .loading import has_file, load_exactly, read_config, read_weights, saved_class
 from .options import Options
 from .report import Conversion, ConversionReport

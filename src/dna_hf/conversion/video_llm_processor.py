@@ -4,13 +4,14 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from ..errors import first_line
 from ..models import (
     DnAVideoLlama3ImageProcessor,
     DnAVideoLlama3Processor,
     DnAVideoLlama3VideoProcessor,
     DnAVideoLlama3VisionConfig,
 )
-from .errors import ConversionError, first_line
+from .errors import ConversionError
 from .loading import has_file, read_json
 from .report import ConversionReport
 

@@ -43,7 +43,7 @@ def provenance(arguments: DataArguments, *splits: "LabelledImages") -> DatasetRe
     """
     info = splits[0].rows.info
     return DatasetRecord(
-        name=_public_name(arguments.dataset),
+        name=public_name(arguments.dataset),
         config=arguments.dataset_config,
         revision=arguments.dataset_revision,
         licence=info.license or None,
@@ -55,7 +55,7 @@ def provenance(arguments: DataArguments, *splits: "LabelledImages") -> DatasetRe
 def video_provenance(arguments: VideoDataArguments, *splits: "LabelledVideos") -> DatasetRecord:
     """The same for videos; the protocol stands for the configuration."""
     return DatasetRecord(
-        name=_public_name(arguments.dataset),
+        name=public_name(arguments.dataset),
         config=arguments.protocol,
         splits={split.name: len(split.clips) for split in splits},
     )
@@ -66,7 +66,7 @@ def question_provenance(file: "QuestionFile", questions: int) -> DatasetRecord:
     return DatasetRecord(name=file.name, config=file.format, splits={"questions": questions})
 
 
-def _public_name(dataset: str) -> str:
+def public_name(dataset: str) -> str:
     """Of a local path the last part: where it lay is nobody else's business."""
     return Path(dataset).resolve().name if Path(dataset).exists() else dataset
 

@@ -9,6 +9,7 @@ import numpy as np
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from PIL import Image
 
+from ..errors import first_line
 from .arguments import CommonDataArguments, DataArguments
 from .errors import DataError
 
@@ -273,8 +274,3 @@ def _take(images: LabelledImages, count: int | None) -> LabelledImages:
 def spread(length: int, count: int) -> np.ndarray:
     """Positions of at most `count` items, spread over a split, which may be sorted by class."""
     return np.linspace(0, length - 1, min(count, length), dtype=int)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

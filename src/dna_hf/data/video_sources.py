@@ -19,9 +19,10 @@ from pathlib import Path
 import datasets
 from transformers.utils import logging
 
+from ..errors import first_line
 from .arguments import VideoDataArguments
 from .errors import DataError
-from .sources import first_line, given_names, split_rows, spread
+from .sources import given_names, split_rows, spread
 from .video_listings import Listing, find_split, frames_in, list_splits
 from .video_protocols import VIDEO_SUFFIXES
 from .video_tables import Row

@@ -18,9 +18,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..errors import first_line
 from .arguments import VideoDataArguments
 from .errors import DataError
-from .sources import first_line
 
 
 TABLE_SUFFIXES = (".csv", ".txt", ".jsonl", ".json")

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from ..analysis.errors import AnalysisError
-from ..evaluation.distractors import checkpoint_labels
+from ..records.names import checkpoint_labels
 
 
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -23,9 +23,10 @@ from ..data.arguments import DataArguments
 from ..data.errors import DataError
 from ..data.images import ImageProcessor, output_size, read_image
 from ..data.sources import LabelledImages, load_split
+from ..records.names import checkpoint_labels
+from ..records.stamp import command_line
 from .image_classification import class_names, inference_device, load_classifier, logits_by_batch, match_classes
 from .intervals import wilson_interval
-from .records import command_line
 
 
 POSITIONS = ("random", "center")
@@ -274,24 +275,6 @@ def distractor_test(
     text = f"{summary(figures)}\n\n{_conditions(figures, arguments, split, layout)}\n"
     (output_dir / SUMMARY_FILE).write_text(text, encoding="utf-8")
     return figures
-
-
-def checkpoint_labels(checkpoints: Sequence[str]) -> list[str]:
-    """Names of folders; where several have one name, with as many parts of the path as tell them apart.
-
-    Raises:
-        DataError: if a checkpoint is given twice.
-    """
-    paths = [Path(checkpoint).absolute().parts for checkpoint in checkpoints]
-    labels = []
-    for checkpoint, parts in zip(checkpoints, paths, strict=True):
-        if paths.count(parts) > 1:
-            raise DataError(f"checkpoint {checkpoint!r} is given twice: give every checkpoint once.")
-        depth = 1
-        while [other[-depth:] for other in paths].count(parts[-depth:]) > 1:
-            depth += 1
-        labels.append("/".join(parts[-depth:]))
-    return labels
 
 
 def summary_rows(figures: Sequence[DistractorAccuracy]) -> tuple[list[str], list[tuple[str, ...]]]:

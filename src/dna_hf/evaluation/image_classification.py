@@ -17,8 +17,10 @@ from ..data.errors import DataError
 from ..data.images import ImageProcessor, torch_dataset
 from ..data.provenance import provenance
 from ..data.sources import load_split
+from ..records.checkpoint_records import Measurement, record_measurement
+from ..records.digest import weights_digest
+from ..records.stamp import stamp
 from .metrics import PerClassAccuracy, TopKAccuracy
-from .records import Measurement, command_line, environment, now, record_measurement, weights_digest
 from .slices import slice_figures, slice_rows
 
 
@@ -133,10 +135,8 @@ def evaluate_checkpoint(
         split=split,
         metrics={name: value for name, value in result.metrics.items() if name != "images"},
         samples=len(labels),
-        command=command_line(),
+        **stamp(),
         seed=None,
-        date=now(),
-        environment=environment(),
         weights=weights_digest(model.state_dict()),
     )
     return result

@@ -21,9 +21,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..data.errors import DataError
 from ..data.multiple_choice import Question, check_on_error
+from ..records.digest import weights_digest
 from .answers import parse_answer
 from .intervals import wilson_interval
-from .records import weights_digest
 from .video_llm import encode, generate, inference_processor, user_turn
 
 

@@ -20,6 +20,9 @@ from ..data.provenance import video_provenance
 from ..data.video_protocols import find_videos
 from ..data.video_sources import Clip, load_split
 from ..data.videos import UNREADABLE, VideoDataset, VideoReader, split_views, view_processor
+from ..records.checkpoint_records import Measurement
+from ..records.digest import weights_digest
+from ..records.stamp import stamp
 from .image_classification import (
     ClassificationResult,
     class_names,
@@ -29,7 +32,6 @@ from .image_classification import (
     top_k_metrics,
 )
 from .predict import Prediction
-from .records import Measurement, command_line, environment, now, weights_digest
 
 
 # what `view_average` says of the views, for records
@@ -134,10 +136,8 @@ def evaluate_video_checkpoint(
         metrics={name: value for name, value in found.metrics.items() if name not in ("videos", "unreadable")},
         samples=int(readable.sum()),
         views=f"{processor.describe()['views']}, {AVERAGED[arguments.view_average]}",
-        command=command_line(),
+        **stamp(),
         seed=None,
-        date=now(),
-        environment=environment(),
         weights=weights_digest(model.state_dict()),
     )
     return found

@@ -17,10 +17,10 @@ import yaml
 from transformers import AutoConfig
 
 from .. import models
-from ..evaluation.complexity import count_macs, count_parameters
-from ..evaluation.records import read_measurements, read_training
 from ..models.attention_variants import ATTENTION_VARIANTS
 from ..models.configuration_dna import DnATransformerConfig
+from ..records.checkpoint_records import read_measurements, read_training
+from ..records.complexity import count_macs, count_parameters
 from ..training.config_file import RunConfig, read_sections, run_config
 from ..training.errors import ConfigurationError
 from .statistics import paired_difference, spread

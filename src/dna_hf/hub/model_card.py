@@ -1,7 +1,7 @@
 """Model cards: what a checkpoint is, how it was made, and what was measured on it.
 
-A figure appears as measured only through a [`~dna_hf.evaluation.records.Measurement`] that holds for the very weights
-of the card. Figures from elsewhere are of another type, and the template sets them apart.
+A figure appears as measured only through a [`~dna_hf.records.checkpoint_records.Measurement`] that holds for
+the very weights of the card. Figures from elsewhere are of another type, and the template sets them apart.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..evaluation.complexity import count_macs
-from ..evaluation.records import Measurement, RecordError, TrainingRun, weights_digest
 from ..models import DnATimesformerConfig, DnAVideoLlama3Config
+from ..records.checkpoint_records import Measurement, RecordError, TrainingRun
+from ..records.complexity import count_macs
+from ..records.digest import weights_digest
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")

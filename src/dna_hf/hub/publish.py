@@ -24,9 +24,8 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
-from ..comparison import main_output, random_inputs
-from ..conversion.report import REPORT_FILE, conversion_source
-from ..evaluation.records import (
+from ..errors import first_line
+from ..records.checkpoint_records import (
     MEASUREMENTS_FILE,
     TRAINING_FILE,
     Measurement,
@@ -34,11 +33,13 @@ from ..evaluation.records import (
     TrainingRun,
     read_measurements,
     read_training,
-    weights_digest,
 )
+from ..records.digest import weights_digest
+from ..records.names import CONVERSION_FILE, conversion_source
+from ..records.one_input import main_output, random_inputs
 from .errors import PublishError
 from .model_card import eval_results, model_card, task_of
-from .upload import first_line, sign_in, upload
+from .upload import sign_in, upload
 
 
 CARD = "README.md"
@@ -49,7 +50,7 @@ PROCESSORS: dict[str, tuple[Any, str, str]] = {
     "dna_video_llama3": (AutoProcessor, "processor", "processor_config.json"),
 }
 # files of a checkpoint folder that go along as they are
-EXTRA_FILES = (MEASUREMENTS_FILE, TRAINING_FILE, REPORT_FILE)
+EXTRA_FILES = (MEASUREMENTS_FILE, TRAINING_FILE, CONVERSION_FILE)
 LOGITS_TOLERANCE = 1e-5
 # in the card until the tag is known
 TAG_PLACEHOLDER = "content-000000000000"
@@ -267,7 +268,7 @@ def _conversion_source(folder: Path) -> str | None:
     try:
         return conversion_source(folder)
     except (ValueError, KeyError, TypeError) as error:
-        raise PublishError(f"{REPORT_FILE} in {str(folder)!r} is damaged: remove it.") from error
+        raise PublishError(f"{CONVERSION_FILE} in {str(folder)!r} is damaged: remove it.") from error
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Bring a folder to the Hub: all of it in one commit, or nothing."""
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from ..errors import first_line
 from .errors import PublishError
 
 
@@ -213,8 +213,3 @@ def _retry_after(error: Exception, wait: float) -> float:
     """Seconds to wait: as long as the Hub asks for, up to a minute, or `wait`."""
     text = (getattr(_response(error), "headers", None) or {}).get("Retry-After", "")
     return min(float(text), 60.0) if text.isdecimal() else wait
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, without a full stop."""
-    return re.sub(r"\s+", " ", (str(error) or type(error).__name__).strip().splitlines()[0]).rstrip(".")

@@ -24,9 +24,11 @@ from transformers import AutoConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from .. import models
-from ..evaluation.records import read_training, record_training, weights_digest
+from ..errors import one_line
+from ..records.checkpoint_records import read_training, record_training
+from ..records.digest import weights_digest
 from .config_file import VIDEO_LLM
-from .errors import ConfigurationError, sentence
+from .errors import ConfigurationError
 from .parameter_groups import LORA, ParameterGroup
 
 
@@ -120,7 +122,7 @@ def load_base(
         )
         processor = processor_class.from_pretrained(source, revision=revision or "main")
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConfigurationError(f"checkpoint {source!r} cannot be loaded: {sentence(error)}") from error
+        raise ConfigurationError(f"checkpoint {source!r} cannot be loaded: {one_line(error)}") from error
     strangers = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
     if strangers:
         raise ConfigurationError(
@@ -142,7 +144,7 @@ def base_config(source: str, revision: str | None, fields: Mapping[str, Any] | N
     except StrictDataclassError as error:
         raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"checkpoint {source!r} cannot be loaded: {sentence(error)}") from error
+        raise ConfigurationError(f"checkpoint {source!r} cannot be loaded: {one_line(error)}") from error
     if config.model_type != VIDEO_LLM:
         hint = ": convert it with dna-hf convert" if config.model_type == "video_llama_3" else ""
         raise ConfigurationError(f"checkpoint {source!r} holds a {config.model_type!r} model, no {VIDEO_LLM!r}{hint}.")
@@ -222,7 +224,7 @@ def read_description(folder: str | Path) -> AdapterDescription:
     try:
         return AdapterDescription(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"{str(path)!r} is damaged: {sentence(error)}.") from error
+        raise ConfigurationError(f"{str(path)!r} is damaged: {one_line(error)}.") from error
 
 
 def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -244,7 +246,7 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigurationError(f"{str(path)!r} is no intact safetensors file: {sentence(error)}.") from error
+        raise ConfigurationError(f"{str(path)!r} is no intact safetensors file: {one_line(error)}.") from error
 
 
 @torch.no_grad()

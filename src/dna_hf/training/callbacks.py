@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..evaluation.records import without_secrets
+from ..records.stamp import without_secrets
 from .checkpoint import RUN_FILE
 from .diagnostics import negative_scale_statistics
 from .errors import ConfigurationError

@@ -16,26 +16,18 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import has_length
 
-from ..conversion.report import conversion_source
 from ..data.mixing import MixingCollator
 from ..data.sampling import RepeatedSampler
-from ..evaluation.records import (
-    Measurement,
-    TrainingRun,
-    command_line,
-    environment,
-    now,
-    peak_memory,
-    record_measurement,
-    record_training,
-    weights_digest,
-    without_secrets,
-)
+from ..errors import one_line
+from ..records.checkpoint_records import Measurement, TrainingRun, record_measurement, record_training
+from ..records.digest import weights_digest
+from ..records.names import checkpoint_origin
+from ..records.stamp import peak_memory, stamp, without_secrets
 from .callbacks import AugmentationEpoch, EarlyStopping, NegativeScaleLog, RunRecord
 from .checkpoint import check_disk, find_checkpoint, weights_size
 from .config_file import RunConfig
 from .ema import ExponentialMovingAverage
-from .errors import ConfigurationError, sentence
+from .errors import ConfigurationError
 from .losses import classification_loss
 from .tasks import task_of
 from .trainer import ClassificationTrainer
@@ -182,16 +174,14 @@ def _write_records(
     speed = next(e["train_samples_per_second"] for e in reversed(trainer.state.log_history) if "train_runtime" in e)
     for folder, prefix, tensors in saved:
         common: dict[str, Any] = {
-            "command": command_line(),
+            **stamp(),
             "seed": run.training.seed,
-            "date": now(),
-            "environment": environment(),
             "weights": weights_digest(tensors),
         }
         training = TrainingRun(
             dataset=task.provenance(run.data, train),
             settings=without_secrets(run.sections),
-            started_from=_origin(run.model_arguments.checkpoint),
+            started_from=checkpoint_origin(origin) if (origin := run.model_arguments.checkpoint) else None,
             seconds=round(seconds, 1),
             samples_per_second=speed,
             peak_memory=peak_memory(),
@@ -210,13 +200,6 @@ def _write_records(
         )
         record_training(folder, training)
         record_measurement(folder, measurement)
-
-
-def _origin(checkpoint: str | None) -> str | None:
-    """The name under which others know a checkpoint."""
-    if checkpoint is None or not Path(checkpoint).exists():
-        return checkpoint
-    return conversion_source(checkpoint) or Path(checkpoint).resolve().name
 
 
 def build_trainer(
@@ -263,7 +246,7 @@ def build_trainer(
             callbacks=callbacks,
         )
     except (ValueError, ImportError, RuntimeError) as error:
-        raise ConfigurationError(f"section 'training': {sentence(error)}") from error
+        raise ConfigurationError(f"section 'training': {one_line(error)}") from error
 
 
 def _sampler(run: RunConfig, dataset: Any) -> RepeatedSampler | None:

@@ -22,8 +22,9 @@ from transformers import AutoConfig
 
 from ..data.arguments import DataArguments, VideoDataArguments
 from ..data.conversation_arguments import ConversationDataArguments
+from ..errors import one_line
 from .arguments import DnATrainingArguments, VideoLLMTrainingArguments
-from .errors import ConfigurationError, sentence
+from .errors import ConfigurationError
 
 
 SECTIONS = ("model", "data", "training")
@@ -272,7 +273,7 @@ def _build(section: str, cls: type, values: dict[str, Any]) -> Any:
     try:
         return cls(**values)
     except (ValueError, ImportError) as error:
-        raise ConfigurationError(f"section {section!r}: {sentence(error)}") from error
+        raise ConfigurationError(f"section {section!r}: {one_line(error)}") from error
 
 
 def _nearest(name: Any, known: Iterable[str]) -> str:

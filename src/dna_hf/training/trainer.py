@@ -12,11 +12,12 @@ from torch.utils.data import Sampler
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from ..errors import one_line
 from .arguments import DnATrainingArguments
 from .callbacks import BestCheckpoint, LoaderWait
 from .diagnostics import check_finite_loss, negative_scale_statistics
 from .ema import ExponentialMovingAverage
-from .errors import ConfigurationError, sentence
+from .errors import ConfigurationError
 from .optimizer import apply_layer_decay, decay_parameter_names
 from .schedule import epoch_cosine_schedule, epoch_steps_schedule
 
@@ -214,4 +215,4 @@ def _blamed_on(option: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"training.{option}: {sentence(error)}") from error
+        raise ConfigurationError(f"training.{option}: {one_line(error)}") from error

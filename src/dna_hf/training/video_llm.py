@@ -10,7 +10,6 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, set_seed
 from transformers.integrations import deepspeed_config, is_deepspeed_zero3_enabled
 from transformers.modeling_utils import set_zero3_state
 
-from ..conversion.report import conversion_source
 from ..data.conversations import (
     ConversationCollator,
     ConversationDataset,
@@ -18,21 +17,16 @@ from ..data.conversations import (
     list_bad_samples,
     read_conversations,
 )
-from ..evaluation.records import (
-    TrainingRun,
-    command_line,
-    environment,
-    now,
-    peak_memory,
-    record_training,
-    weights_digest,
-    without_secrets,
-)
+from ..errors import one_line
+from ..records.checkpoint_records import TrainingRun, record_training
+from ..records.digest import weights_digest
+from ..records.names import checkpoint_origin
+from ..records.stamp import peak_memory, stamp, without_secrets
 from .adapter import base_config, describe, fingerprint, load_base, read_tensors
 from .callbacks import EarlyStopping, NegativeScaleLog, RunRecord
 from .checkpoint import check_disk, find_checkpoint, is_sharded
 from .config_file import RunConfig
-from .errors import ConfigurationError, sentence
+from .errors import ConfigurationError
 from .memory import MemoryEstimate, estimate_memory
 from .parameter_groups import ParameterGroup, add_lora, freeze_all_but
 from .video_llm_trainer import VideoLLMTrainer
@@ -183,7 +177,7 @@ def make_plan(run: RunConfig, train: Conversations) -> TrainingPlan:
         with torch.device("meta"), set_zero3_state():
             model = AutoModelForImageTextToText.from_config(config)
     except (ValueError, KeyError) as error:
-        raise ConfigurationError(f"section 'model': {sentence(error)}") from error
+        raise ConfigurationError(f"section 'model': {one_line(error)}") from error
     _, groups = prepare(model, run)
     memory = estimate_memory(groups, config, run.data, run.training)
     return TrainingPlan(groups, memory, len(train.samples), len(train.bad))
@@ -247,7 +241,7 @@ def build_trainer(run: RunConfig, train: Conversations, evaluation: Conversation
             lora_config=lora_config,
         )
     except (ValueError, ImportError, RuntimeError) as error:
-        raise ConfigurationError(f"section 'training': {sentence(error)}") from error
+        raise ConfigurationError(f"section 'training': {one_line(error)}") from error
 
 
 def _whole_model_in_checkpoints(run: RunConfig, plan: TrainingPlan) -> int:
@@ -281,23 +275,14 @@ def _record(
     record = TrainingRun(
         dataset=train.provenance("train"),
         settings=without_secrets(run.sections),
-        started_from=_public(run.model_arguments.checkpoint or ""),
+        started_from=checkpoint_origin(run.model_arguments.checkpoint or ""),
         seconds=round(seconds, 1),
         samples_per_second=speed,
         peak_memory=peak_memory(),
         resumed=resumed,
         processes=run.training.world_size,
-        command=command_line(),
+        **stamp(),
         seed=run.training.seed,
-        date=now(),
-        environment=environment(),
         weights=weights_digest(read_tensors(run.output_dir)),
     )
     record_training(run.output_dir, record)
-
-
-def _public(checkpoint: str) -> str:
-    """The name under which others know a checkpoint."""
-    if not Path(checkpoint).exists():
-        return checkpoint
-    return conversion_source(checkpoint) or Path(checkpoint).resolve().name

@@ -6,29 +6,20 @@ weights and one of itself, so that neither may change without the record becomin
 
 import hashlib
 import json
-import platform
-import shlex
-import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-from .. import __version__
 from ..data.provenance import DatasetRecord
+from ..errors import DnaError
 
 
 MEASUREMENTS_FILE = "measurements.json"
 TRAINING_FILE = "training.json"
 Record = TypeVar("Record", bound="WeightsRecord")
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors")
 
 
-class RecordError(Exception):
+class RecordError(DnaError):
     """A record of what happened to weights is damaged, was edited, or belongs to other weights."""
 
 
@@ -41,7 +32,7 @@ class WeightsRecord:
         seed: of the run, if it had one.
         date: in UTC.
         environment: machine and versions of the packages.
-        weights: digest of the weights, see [`weights_digest`].
+        weights: digest of the weights, see [`~dna_hf.records.digest.weights_digest`].
         digest: of all other fields.
     """
 
@@ -164,78 +155,6 @@ def read_training(folder: str | Path) -> TrainingRun | None:
     """
     entry = _read(Path(folder, TRAINING_FILE), dict)
     return None if entry is None else _parse(TrainingRun, entry, folder)
-
-
-def weights_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over the names, dtypes, shapes and bytes of a state dict, whatever files it is spread over."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def environment() -> dict[str, str]:
-    """The machine and the versions of the packages, as a card states them."""
-    facts = {"machine": _machine(), "python": platform.python_version(), "dna-hf": __version__}
-    return facts | {package: version(package) for package in PACKAGES}
-
-
-def command_line() -> str:
-    """The command that is running, without secrets."""
-    program = Path(sys.argv[0]).name
-    words = ["dna-hf" if program == "__main__.py" else program, *sys.argv[1:]]
-    for index, word in enumerate(words):
-        if _is_secret(word.partition("=")[0]):
-            if "=" in word:
-                words[index] = word.partition("=")[0] + "=..."
-            elif index + 1 < len(words):
-                words[index + 1] = "..."
-    return shlex.join(words)
-
-
-def without_secrets(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Sections of a configuration without tokens, to be written down."""
-    return {
-        name: {key: value for key, value in section.items() if not _is_secret(key)}
-        for name, section in settings.items()
-    }
-
-
-def peak_memory() -> int:
-    """Largest memory that this process had so far, in bytes: of the GPU where there is one, else of the CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    import resource  # not on every platform that has a GPU
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def now() -> str:
-    """Date and time in UTC, to the second."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def processor_name() -> str:
-    """Name of the CPU, as far as the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line for line in cpuinfo.read_text(encoding="utf-8").splitlines() if line.startswith("model name")]
-        if models:
-            return models[0].partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _is_secret(name: str) -> bool:
-    return name.endswith("token")
-
-
-def _machine() -> str:
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{processor_name()}, {torch.get_num_threads()} threads"
 
 
 def _record_digest(record: WeightsRecord) -> str:

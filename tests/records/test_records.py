@@ -9,23 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dna_hf.data.provenance import DatasetRecord
-from dna_hf.evaluation.records import (
+from dna_hf.records.checkpoint_records import (
     MEASUREMENTS_FILE,
-    PACKAGES,
     TRAINING_FILE,
     Measurement,
     RecordError,
     TrainingRun,
-    command_line,
-    environment,
-    now,
     read_measurements,
     read_training,
     record_measurement,
     record_training,
-    weights_digest,
-    without_secrets,
 )
+from dna_hf.records.digest import weights_digest
+from dna_hf.records.stamp import PACKAGES, command_line, environment, now, without_secrets
 
 
 WEIGHTS = "f" * 64

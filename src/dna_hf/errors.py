@@ -1,0 +1,128 @@
+"""What a user can do wrong: one root of the errors, and the one place where other libraries' errors become a sentence.
+
+A message is one sentence: the thing, its value, and the fix. The command line prints it and leaves with exit code 2.
+"""
+
+import pickle
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class DnaError(Exception):
+    """Something a user can mend; the message names the thing and the fix."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, without a full stop; of an error without a message its name."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return re.sub(r"\s+", " ", lines[0]).rstrip(".")
+
+
+def one_line(error: BaseException) -> str:
+    """All of an error's message in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def sentence(error: BaseException) -> str:
+    """What another library's error says to a user, in one line, without a full stop.
+
+    The errors of strict configurations name the field in their first line and say what is wrong with it in the last.
+    """
+    if type(error).__name__ in ("StrictDataclassFieldValidationError", "StrictDataclassClassValidationError"):
+        return re.sub(r"\s+", " ", str(error).strip().splitlines()[-1]).strip().rstrip(".")
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, (EOFError, pickle.UnpicklingError)):
+        return "it is damaged or cut off"
+    if isinstance(error, KeyError) and error.args:
+        return f"{error.args[0]!r} is missing"
+    return first_line(error)
+
+
+@contextmanager
+def told_as(error_class: type[DnaError], what: str, fix: str = "") -> Iterator[None]:
+    """Turn what other libraries raise about a user's file or setting into one sentence: `what: reason`, and the fix.
+
+    Errors of this package pass as they are: they are sentences already.
+
+    Args:
+        error_class: what to raise instead.
+        what: begins the sentence, with the path, e.g. `"cannot load 'runs/a'"`.
+        fix: what the user can do about it.
+
+    Raises:
+        DnaError: of class `error_class`.
+    """
+    try:
+        yield
+    except DnaError:
+        raise
+    except (*_file_errors(), ArithmeticError, AttributeError, EOFError, ImportError, LookupError) as error:
+        raise error_class(_told(what, error, fix)) from error
+    except (MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise error_class(_told(what, error, fix)) from error
+
+
+def _told(what: str, error: BaseException, fix: str) -> str:
+    return f"{what}: {sentence(error)}{f'; {fix}' if fix else ''}."
+
+
+def _file_errors() -> tuple[type[Exception], ...]:
+    """Errors of libraries that are not imported before they are needed."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    return (SafetensorError, StrictDataclassError, pickle.UnpicklingError)
+
+
+def must_be_empty(folder: str | Path, error_class: type[DnaError], fix: str = "choose another one") -> Path:
+    """See that a folder can be written to and holds nothing yet; it need not exist.
+
+    Args:
+        folder: to be written to.
+        error_class: what to raise.
+        fix: what the user can do about a folder that holds something.
+
+    Raises:
+        DnaError: of class `error_class`.
+    """
+    folder = must_be_writable(folder, error_class)
+    if folder.exists() and any(folder.iterdir()):
+        raise error_class(f"folder {str(folder)!r} is not empty: {fix}.")
+    return folder
+
+
+def must_be_writable(folder: str | Path, error_class: type[DnaError]) -> Path:
+    """See that a folder can be made where there is none, and written to; nothing is left behind.
+
+    Raises:
+        DnaError: of class `error_class`.
+    """
+    folder = Path(folder)
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise error_class(f"{str(folder)!r} cannot be written: {str(nearest)!r} is a file; choose another folder.")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise error_class(f"{str(folder)!r} cannot be written: {error.strerror}; choose another folder.") from error
+    return folder
+
+
+def must_be_file(path: str | Path, error_class: type[DnaError]) -> Path:
+    """See that a file can be written; its folder need not exist, and nothing is left behind.
+
+    Raises:
+        DnaError: of class `error_class`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise error_class(f"{str(path)!r} is a folder: name a file.")
+    must_be_writable(path.parent, error_class)
+    return path
