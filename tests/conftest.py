@@ -2,7 +2,6 @@
 
 import os
 from importlib.util import find_spec
-from pathlib import Path
 
 
 # before the libraries that read them are imported
@@ -14,9 +13,7 @@ import transformers  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
 from packaging import version  # noqa: E402
 
-
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = Path(os.environ.get("DNA_HF_SHARED", ROOT.parent / "shared"))
+from tests.kit.paths import shared_path  # noqa: E402
 
 
 def pytest_addoption(parser):
@@ -32,14 +29,6 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         for name in skips.keys() & set(item.keywords):
             item.add_marker(pytest.mark.skip(reason=skips[name]))
-
-
-def shared_path(*parts):
-    """A file or folder of the reference data; skips the test, saying why, where there is none."""
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"reference data not present: {path}")
-    return path
 
 
 @pytest.fixture(autouse=True)

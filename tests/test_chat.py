@@ -9,7 +9,7 @@ import torch
 from dna_hf.chat import HELP, Chat, converse
 from dna_hf.cli import main
 from dna_hf.data.errors import DataError
-from evaluation.tiny_video_llm import tiny_video_llm, train_turns, turn, write_colours
+from tests.kit.taught_video_llm import tiny_video_llm, train_turns, turn, write_colours
 
 
 WHAT, WHICH = "What is shown?", "And before?"

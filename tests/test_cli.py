@@ -5,22 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import ROOT
 from dna_hf.cli import main, parse_overrides, table
 from dna_hf.records.checkpoint_records import read_measurements, read_training
 from dna_hf.records.digest import weights_digest
 from dna_hf.training.errors import ConfigurationError
-
-
-sys.path.append(str(Path(__file__).parent / "training"))
-from tiny import SECTIONS  # noqa: E402
+from tests.kit.paths import ROOT
+from tests.kit.training import SECTIONS
 
 
 def run_cli(*words, cwd=None):

@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-from clean_process import run_fresh
-from conftest import ROOT
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
-from fake_hub import FakeHub
-from video_llm import tiny_model, tiny_processor
-from videos import numbered, write_video
+from tests.kit.fake_hub import FakeHub
+from tests.kit.fresh_process import run_fresh
+from tests.kit.paths import ROOT
+from tests.kit.video_llm import tiny_model, tiny_processor
+from tests.kit.videos import numbered, write_video
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

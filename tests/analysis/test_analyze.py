@@ -10,8 +10,6 @@ import pytest
 import torch
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from analysis.page import Page
-from analysis.tiny_models import tiny_timesformer, tiny_vit
 from dna_hf import DnATimesformerVideoProcessor
 from dna_hf.analysis import analyze_subspaces
 from dna_hf.analysis.analyze import choose_rows
@@ -20,7 +18,9 @@ from dna_hf.data.arguments import DataArguments
 from dna_hf.data.images import torch_dataset
 from dna_hf.data.sources import load_split
 from dna_hf.evaluation.image_classification import load_classifier
-from videos import numbered, write_video
+from tests.kit.models import tiny_timesformer, tiny_vit
+from tests.kit.page import Page
+from tests.kit.videos import numbered, write_video
 
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")

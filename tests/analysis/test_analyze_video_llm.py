@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.page import Page
 from dna_hf.analysis import AnalysisError, analyze_subspaces
 from dna_hf.analysis.analyze import analyze
 from dna_hf.analysis.samples import QuestionSamples
@@ -19,8 +18,9 @@ from dna_hf.data.conversation_arguments import QuestionDataArguments
 from dna_hf.data.multiple_choice import load_questions
 from dna_hf.evaluation.multiple_choice import question_prompt
 from dna_hf.evaluation.video_llm import encode, load_video_llm, user_turn
-from video_llm import PROBES, tiny_model, tiny_processor
-from videos import write_video
+from tests.kit.page import Page
+from tests.kit.video_llm import PROBES, tiny_model, tiny_processor
+from tests.kit.videos import write_video
 
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from analysis.tiny_models import FRAMES, HEAD_DIM, HEADS, LAYERS, images, tiny_timesformer, tiny_vit, videos
 from dna_hf.analysis.branches import AttentionPlace, attention_places, visit_branches
 from dna_hf.analysis.errors import AnalysisError
 from dna_hf.models.attention_variants import ATTENTION_VARIANTS, TWO_MAP_VARIANTS, VariantAttention
-from reference import reference_attention
+from tests.kit.models import FRAMES, HEAD_DIM, HEADS, LAYERS, images, tiny_timesformer, tiny_vit, videos
+from tests.reference import reference_attention
 
 
 every_variant = pytest.mark.parametrize("variant", ATTENTION_VARIANTS)

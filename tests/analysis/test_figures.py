@@ -11,8 +11,6 @@ from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from analysis.seeing import bright_patches, seek_brightness
-from analysis.tiny_models import HEADS, LAYERS, images, tiny_vit
 from dna_hf.analysis import AnalysisError, analyze_subspaces, attention_maps
 from dna_hf.analysis.drawing import COLOURS, overlay, pictures
 from dna_hf.analysis.figures import FigureRow, Panel, contact_sheet, map_figure, save_figure
@@ -26,7 +24,9 @@ from dna_hf.analysis.report_figures import (
     sensitivity_figure,
 )
 from dna_hf.analysis.video_figures import GAP, STRIP, overlay_frames, write_gif, write_mp4
-from videos import decode_everything, needs_encoder
+from tests.kit.models import HEADS, LAYERS, images, tiny_vit
+from tests.kit.seeing import bright_patches, seek_brightness
+from tests.kit.videos import decode_everything, needs_encoder
 
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")

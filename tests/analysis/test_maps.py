@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from analysis.seeing import bright_patches, merged_patches, seek_brightness
-from analysis.tiny_models import FRAMES, HEADS, LAYERS, images, tiny_timesformer, tiny_vit, videos
 from dna_hf import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel, DnAViTConfig, DnAViTModel
 from dna_hf.analysis import AnalysisError, attention_maps
 from dna_hf.models.attention_variants import ATTENTION_VARIANTS, TWO_MAP_VARIANTS, VariantAttention
+from tests.kit.models import FRAMES, HEADS, LAYERS, images, tiny_timesformer, tiny_vit, videos
+from tests.kit.seeing import bright_patches, merged_patches, seek_brightness
 
 
 ROWS = COLUMNS = 3

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from analysis import planted as planted_module
-from analysis.planted import CELLS, OBJECT_KINDS, PATCH, look, planted_images, train
+from tests.analysis import planted as planted_module
+from tests.analysis.planted import CELLS, OBJECT_KINDS, PATCH, look, planted_images, train
 
 
 @pytest.fixture

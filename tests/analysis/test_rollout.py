@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from analysis.seeing import bright_patches, merged_patches, seek_brightness
-from analysis.test_maps import COLUMNS, PATH, ROWS, batch_of_visuals, eager, probes
-from analysis.tiny_models import FRAMES, LAYERS, images, tiny_timesformer, tiny_vit, videos
 from dna_hf import DnATimesformerModel
 from dna_hf.analysis import AnalysisError, attention_relevance, attention_rollout
 from dna_hf.models.attention_variants import ATTENTION_VARIANTS
+from tests.analysis.test_maps import COLUMNS, PATH, ROWS, batch_of_visuals, eager, probes
+from tests.kit.models import FRAMES, LAYERS, images, tiny_timesformer, tiny_vit, videos
+from tests.kit.seeing import bright_patches, merged_patches, seek_brightness
 
 
 PATCHES = ROWS * COLUMNS

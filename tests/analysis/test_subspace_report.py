@@ -6,17 +6,6 @@ import json
 import pytest
 import torch
 
-from analysis.tiny_models import (
-    FRAMES,
-    HEAD_DIM,
-    HEADS,
-    LAYERS,
-    images,
-    tiny_probes,
-    tiny_timesformer,
-    tiny_vit,
-    videos,
-)
 from dna_hf.analysis.branches import visit_branches
 from dna_hf.analysis.errors import AnalysisError
 from dna_hf.analysis.subspace_report import analyze_subspaces
@@ -30,6 +19,17 @@ from dna_hf.analysis.subspaces import (
     trace_similarity,
 )
 from dna_hf.models.attention_variants import TWO_MAP_VARIANTS
+from tests.kit.models import (
+    FRAMES,
+    HEAD_DIM,
+    HEADS,
+    LAYERS,
+    images,
+    tiny_probes,
+    tiny_timesformer,
+    tiny_vit,
+    videos,
+)
 
 
 K = 3

@@ -10,12 +10,12 @@ from PIL import Image
 from transformers import BertConfig, ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from analysis.seeing import bright_patches, seek_brightness
-from analysis.tiny_models import tiny_timesformer, tiny_vit
 from dna_hf import DnATimesformerVideoProcessor
 from dna_hf.analysis import attention_maps, attention_relevance, attention_rollout
 from dna_hf.cli import main
-from videos import decode_everything, write_video
+from tests.kit.models import tiny_timesformer, tiny_vit
+from tests.kit.seeing import bright_patches, seek_brightness
+from tests.kit.videos import decode_everything, write_video
 
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")

@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.seeing import bright_patches, seek_brightness
 from dna_hf.analysis import attention_maps, attention_relevance
 from dna_hf.analysis.sight import Classifier, VisualizeSettings
 from dna_hf.analysis.video_llm_sight import probe_settings, read_for_video_llm, see_by_probes
 from dna_hf.cli import main
 from dna_hf.evaluation.video_llm import encode, load_video_llm, user_turn
-from video_llm import PROBES, tiny_model, tiny_processor
-from videos import decode_everything, write_video
+from tests.kit.seeing import bright_patches, seek_brightness
+from tests.kit.video_llm import PROBES, tiny_model, tiny_processor
+from tests.kit.videos import decode_everything, write_video
 
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")

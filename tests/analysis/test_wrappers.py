@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from analysis.tiny_models import FRAMES, images, tiny_probes, tiny_timesformer, tiny_vit, videos
 from dna_hf.analysis import AnalysisError, LogitsModel, reshape_transform
+from tests.kit.models import FRAMES, images, tiny_probes, tiny_timesformer, tiny_vit, videos
 
 
 def test_logits_are_a_tensor():

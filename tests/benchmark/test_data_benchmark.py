@@ -18,7 +18,7 @@ from dna_hf.data.errors import DataError
 from dna_hf.data.videos import VideoReader
 from dna_hf.training.arguments import DnATrainingArguments
 from dna_hf.training.config_file import read_sections, run_config
-from videos import write_video
+from tests.kit.videos import write_video
 
 
 MODEL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -31,7 +31,7 @@ from dna_hf.models import (
     DnAViTForMaskedImageModeling,
     DnAViTModel,
 )
-from reference import reference_attention
+from tests.reference import reference_attention
 
 
 WIDTH, LAYERS, HEADS, CLASSES, PATCH, GRID = 32, 2, 4, 5, 8, 4

@@ -14,7 +14,7 @@ from dna_hf.conversion import (
     load_authors_checkpoint,
 )
 from dna_hf.models import DnATimesformerForVideoClassification, DnATimesformerModel, DnAViTConfig, DnAViTModel
-from reference import ReferenceTimesformer
+from tests.reference import ReferenceTimesformer
 
 
 WIDTH, LAYERS, HEADS, CLASSES, PATCH, GRID, FRAMES = 16, 2, 4, 3, 4, 2, 3

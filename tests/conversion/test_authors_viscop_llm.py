@@ -3,8 +3,6 @@
 import copy
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +12,7 @@ from transformers import AutoModelForImageTextToText
 from dna_hf import DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3VisionModel
 from dna_hf.cli import main
 from dna_hf.conversion import ConversionError, convert_authors_checkpoint, load_authors_checkpoint
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny_video_llms import (  # noqa: E402
+from tests.kit.native_video_llm import (
     VISCOP,
     VISION,
     VOCABULARY,

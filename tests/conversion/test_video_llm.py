@@ -2,8 +2,6 @@
 
 import copy
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +15,7 @@ from dna_hf.cli import main
 from dna_hf.conversion import ConversionError, from_pretrained_softmax
 from dna_hf.conversion.loading import has_file
 from dna_hf.conversion.video_llm import video_llm_config
-
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny_video_llms import (  # noqa: E402
+from tests.kit.native_video_llm import (
     IMAGE,
     LAYERS,
     OWN,

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,12 +9,9 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
-from conftest import shared_path
 from dna_hf.conversion import ConversionError, convert_authors_checkpoint, from_pretrained_softmax
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny_video_llms import OWN, native_model, own_config, renamed, write_folder  # noqa: E402
+from tests.kit.native_video_llm import OWN, native_model, own_config, renamed, write_folder
+from tests.kit.paths import shared_path
 
 
 MEAN, STD = [0.4, 0.45, 0.5], [0.2, 0.25, 0.3]

@@ -13,7 +13,6 @@ from transformers.models.timesformer.video_processing_timesformer import Timesfo
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from clean_process import WITHOUT_PACKAGE
 from dna_hf import DnATimesformerConfig, DnATimesformerForVideoClassification, DnAViTConfig, DnAViTModel
 from dna_hf.cli import main
 from dna_hf.conversion import (
@@ -25,7 +24,8 @@ from dna_hf.conversion import (
 )
 from dna_hf.evaluation.video_classification import load_video_processor
 from dna_hf.models import DnATimesformerVideoProcessor
-from videos import numbered, write_video
+from tests.kit.fresh_process import WITHOUT_PACKAGE
+from tests.kit.videos import numbered, write_video
 
 
 SIZES = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -7,12 +7,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from conftest import shared_path
 from dna_hf.data.arguments import DataArguments
 from dna_hf.data.augmentation import TrainingAugmentation
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import image_processor, read_image, read_image_file, torch_dataset
 from dna_hf.data.sources import load_split
+from tests.kit.paths import shared_path
 
 
 def augmentation(**values):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import shared_path
 from dna_hf.data.arguments import DataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.sources import load_split, load_train_and_eval
+from tests.kit.paths import shared_path
 
 
 def picture(value=0, size=(8, 8)):

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from analysis.tiny_models import tiny_vit
 from dna_hf.analysis import AnalysisError
 from dna_hf.demo.app import build_app, serve
 from dna_hf.demo.explore import View, load_explorer
-from video_llm import tiny_model, tiny_processor
-from videos import numbered, write_video
+from tests.kit.models import tiny_vit
+from tests.kit.video_llm import tiny_model, tiny_processor
+from tests.kit.videos import numbered, write_video
 
 
 CHROMIUM = shutil.which("chromium")

@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from analysis.tiny_models import tiny_timesformer, tiny_vit
 from dna_hf import DnATimesformerVideoProcessor
 from dna_hf.analysis import AnalysisError, attention_maps
 from dna_hf.cli import main
 from dna_hf.data.errors import DataError
 from dna_hf.demo.explore import View, load_explorer, patch_at, scaled_negative_branch
 from dna_hf.demo.space import export_space
-from videos import numbered, write_video
+from tests.kit.models import tiny_timesformer, tiny_vit
+from tests.kit.videos import numbered, write_video
 
 
 SIZE = {"height": 12, "width": 12}

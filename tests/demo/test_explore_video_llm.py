@@ -7,8 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.seeing import bright_patches, seek_brightness
-from analysis.tiny_models import tiny_vit
 from dna_hf.analysis import AnalysisError, attention_maps
 from dna_hf.analysis.drawing import overlay, shared_scale
 from dna_hf.cli import main
@@ -16,8 +14,10 @@ from dna_hf.data.errors import DataError
 from dna_hf.demo import space as space_module
 from dna_hf.demo.explore import MARK, View, asking, load_explorer
 from dna_hf.evaluation.video_llm import encode, user_turn
-from video_llm import PROBES, tiny_model, tiny_processor
-from videos import write_video
+from tests.kit.models import tiny_vit
+from tests.kit.seeing import bright_patches, seek_brightness
+from tests.kit.video_llm import PROBES, tiny_model, tiny_processor
+from tests.kit.videos import write_video
 
 
 # file -> its bright patch (row, column) in each frame, and its rows and columns

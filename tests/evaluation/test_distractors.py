@@ -1,8 +1,6 @@
 """Pictures with distractors against a composition of their own, and accuracies of models whose behaviour is known."""
 
 import csv
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -31,10 +29,7 @@ from dna_hf.evaluation.distractors import (
     summary,
 )
 from dna_hf.evaluation.intervals import wilson_interval
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny_classifier import save_classifier  # noqa: E402
+from tests.kit.classifier import save_classifier
 
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)

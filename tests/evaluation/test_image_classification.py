@@ -1,8 +1,6 @@
 """Evaluation figures against independent computation, and the checkpoints and data they refuse."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +18,7 @@ from dna_hf.evaluation.image_classification import (
     match_classes,
     top_k_metrics,
 )
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny_classifier import save_classifier  # noqa: E402
+from tests.kit.classifier import save_classifier
 
 
 NAMES = load_split(DataArguments(), "test").class_names

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dna_hf.evaluation.multiple_choice import question_prompt
-from evaluation.tiny_video_llm import ask, tiny_video_llm, train, write_colours
+from tests.kit.taught_video_llm import ask, tiny_video_llm, train, write_colours
 
 
 ENTRY_POINT = "[lmms_eval.models]\ndna_video_llama3 = dna_hf.evaluation.lmms_eval_model:manifest\n"

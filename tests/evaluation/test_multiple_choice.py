@@ -24,7 +24,7 @@ from dna_hf.evaluation.multiple_choice import (
 )
 from dna_hf.evaluation.video_llm import load_video_llm
 from dna_hf.models import video_processing_dna_video_llama3 as video_processing
-from evaluation.tiny_video_llm import OPTIONS, ask, tiny_video_llm, train, write_colours
+from tests.kit.taught_video_llm import OPTIONS, ask, tiny_video_llm, train, write_colours
 
 
 SHORT = AnswerSettings(max_new_tokens=8)

@@ -1,8 +1,5 @@
 """Slices of columns of all kinds, and the accuracies on them against the evaluation of the whole."""
 
-import sys
-from pathlib import Path
-
 import datasets
 import numpy as np
 import pytest
@@ -14,10 +11,7 @@ from dna_hf.evaluation import image_classification
 from dna_hf.evaluation.image_classification import evaluate_checkpoint
 from dna_hf.evaluation.intervals import wilson_interval
 from dna_hf.evaluation.slices import slice_figures, slice_rows
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny_classifier import save_classifier  # noqa: E402
+from tests.kit.classifier import save_classifier
 
 
 NAN = float("nan")

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,7 @@ from dna_hf.experiments.compare import RunFigures, compare, draw, matched_interm
 from dna_hf.records.complexity import count_parameters
 from dna_hf.training import classification as training
 from dna_hf.training.errors import ConfigurationError
-
-
-sys.path.append(str(Path(__file__).parents[1] / "training"))
-from tiny import SECTIONS, tiny_run  # noqa: E402
+from tests.kit.training import SECTIONS, tiny_run
 
 
 @pytest.fixture(scope="module")

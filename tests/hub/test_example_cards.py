@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import close_session
 
-from conftest import ROOT
-from fake_hub import FakeHub
+from tests.kit.fake_hub import FakeHub
+from tests.kit.paths import ROOT
 
 
 spec = importlib.util.spec_from_file_location("render_model_cards", ROOT / "scripts" / "render_model_cards.py")

@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from fake_hub import FakeHub, check_card
+from tests.kit.fake_hub import FakeHub, check_card
+from tests.kit.paths import with_tests
 
 
 REPO = "user/model"
@@ -25,7 +26,7 @@ model-index:
 
 
 def test_real_client(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment = with_tests() | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, __file__, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -43,7 +43,7 @@ from dna_hf.records.checkpoint_records import (
 )
 from dna_hf.records.complexity import count_macs
 from dna_hf.records.digest import weights_digest
-from fake_hub import FakeHub, check_card
+from tests.kit.fake_hub import FakeHub, check_card
 
 
 SIZES = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

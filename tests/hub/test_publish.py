@@ -20,22 +20,21 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from clean_process import WITHOUT_PACKAGE
 from dna_hf import DnAViTBackbone, DnAViTConfig, DnAViTForImageClassification, DnAViTModel
 from dna_hf.cli import main
 from dna_hf.data.provenance import DatasetRecord
 from dna_hf.hub import publish
 from dna_hf.records.checkpoint_records import Measurement, TrainingRun, record_measurement, record_training
 from dna_hf.records.digest import weights_digest
-from fake_hub import FakeHub
-from hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
+from tests.kit.fake_hub import FakeHub
+from tests.kit.fresh_process import WITHOUT_PACKAGE
+from tests.kit.hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
+from tests.kit.training import SECTIONS
 
 
 # the package has a function of this name, too
 publishing = import_module("dna_hf.hub.publish")
 uploading = import_module("dna_hf.hub.upload")
-sys.path.append(str(Path(__file__).parents[1] / "training"))
-from tiny import SECTIONS  # noqa: E402
 
 
 pytestmark = pytest.mark.auto_image_processor

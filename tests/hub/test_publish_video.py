@@ -16,7 +16,6 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from clean_process import WITHOUT_PACKAGE
 from dna_hf import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerModel
 from dna_hf.cli import main
 from dna_hf.data.provenance import DatasetRecord
@@ -24,9 +23,10 @@ from dna_hf.hub import publish
 from dna_hf.models import DnATimesformerVideoProcessor
 from dna_hf.records.checkpoint_records import Measurement, record_measurement
 from dna_hf.records.digest import weights_digest
-from fake_hub import FakeHub
-from hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
-from videos import numbered, write_video
+from tests.kit.fake_hub import FakeHub
+from tests.kit.fresh_process import WITHOUT_PACKAGE
+from tests.kit.hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
+from tests.kit.videos import numbered, write_video
 
 
 # the package has a function of this name, too

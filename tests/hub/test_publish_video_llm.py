@@ -7,11 +7,11 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from clean_process import run_fresh
 from dna_hf.hub import PublishError, publish
-from fake_hub import FakeHub
-from hub_client import REPO, client_of
-from video_llm import tiny_model, tiny_processor
+from tests.kit.fake_hub import FakeHub
+from tests.kit.fresh_process import run_fresh
+from tests.kit.hub_client import REPO, client_of
+from tests.kit.video_llm import tiny_model, tiny_processor
 
 
 CODE = {

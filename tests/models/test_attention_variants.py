@@ -19,7 +19,7 @@ from dna_hf.models.attention_variants import (
     masked_softmax,
 )
 from dna_hf.models.configuration_dna_vit import DnAViTConfig
-from reference import reference_attention
+from tests.reference import reference_attention
 
 
 VARIANTS = tuple(ATTENTION_VARIANTS)

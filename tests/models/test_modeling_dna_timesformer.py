@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForVideoClassification
 from dna_hf.models import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerModel
 from dna_hf.models.attention_variants import VariantAttention
 from dna_hf.models.modeling_dna_vit import DnAViTDropPath
-from reference import ReferenceTimesformer
+from tests.reference import ReferenceTimesformer
 
 
 VARIANTS = ("dna", "dna_shared_value", "softmax", "differential", "cog")

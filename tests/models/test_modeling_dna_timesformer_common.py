@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from dna_hf.models import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerModel
-from transformers_common import common_test_module, newest_only, treat_as
+from tests.kit.transformers_common import common_test_module, newest_only, treat_as
 
 
 ConfigTester = common_test_module("test_configuration_common").ConfigTester

@@ -13,7 +13,7 @@ from transformers.models.video_llama_3.configuration_video_llama_3 import VideoL
 from transformers.models.video_llama_3.modeling_video_llama_3 import VideoLlama3VisionModel
 
 from dna_hf.models import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
-from reference import reference_attention
+from tests.reference import reference_attention
 
 
 VARIANTS = ("dna", "dna_shared_value", "softmax", "differential", "cog")

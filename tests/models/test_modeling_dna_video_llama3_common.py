@@ -13,7 +13,7 @@ from dna_hf.models import (
     DnAVideoLlama3VisionConfig,
     DnAVideoLlama3VisionModel,
 )
-from transformers_common import common_test_module, treat_as
+from tests.kit.transformers_common import common_test_module, treat_as
 
 
 ConfigTester = common_test_module("test_configuration_common").ConfigTester

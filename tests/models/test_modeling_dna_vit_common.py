@@ -17,7 +17,7 @@ from dna_hf.models import (
     DnAViTForMaskedImageModeling,
     DnAViTModel,
 )
-from transformers_common import common_test_module, newest_only, treat_as
+from tests.kit.transformers_common import common_test_module, newest_only, treat_as
 
 
 BackboneTesterMixin = common_test_module("test_backbone_common").BackboneTesterMixin

@@ -14,7 +14,6 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
-from clean_process import WITHOUT_PACKAGE
 from dna_hf.models import (
     DnATimesformerVideoProcessor,
     DnAVideoLlama3Config,
@@ -23,7 +22,8 @@ from dna_hf.models import (
     DnAVideoLlama3Processor,
     DnAVideoLlama3VideoProcessor,
 )
-from videos import write_video
+from tests.kit.fresh_process import WITHOUT_PACKAGE
+from tests.kit.videos import write_video
 
 
 PROBES = 3

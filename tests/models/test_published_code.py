@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
 import dna_hf
-from clean_process import run_fresh
 from dna_hf.models import (
     DnATimesformerConfig,
     DnATimesformerForVideoClassification,
@@ -27,6 +26,7 @@ from dna_hf.models import (
     DnAViTForMaskedImageModeling,
     DnAViTModel,
 )
+from tests.kit.fresh_process import run_fresh
 
 
 ROOM = Path(dna_hf.__file__).parent / "models"

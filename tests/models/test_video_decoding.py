@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import SHARED, shared_path
 from dna_hf.models.video_decoding import FrameSampling, VideoDecodingError, decode_video
-from videos import (
+from tests.kit.paths import SHARED, shared_path
+from tests.kit.videos import (
     copy_packets,
     decode_everything,
     needs_encoder,

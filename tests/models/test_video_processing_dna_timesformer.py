@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from clean_process import WITHOUT_PACKAGE
 from dna_hf.models import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerVideoProcessor
-from videos import number_of, numbered, write_video
+from tests.kit.fresh_process import WITHOUT_PACKAGE
+from tests.kit.videos import number_of, numbered, write_video
 
 
 FRAMES = 40

@@ -16,7 +16,7 @@ from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import
 
 from dna_hf.models import DnAVideoLlama3ImageProcessor, DnAVideoLlama3VideoProcessor
 from dna_hf.models.image_processing_dna_video_llama3 import resized_sides
-from videos import number_of, numbered, numbers_of, write_sound, write_video
+from tests.kit.videos import number_of, numbered, numbers_of, write_sound, write_video
 
 
 # of the model: 14 pixels a patch, 2 x 2 patches a token

@@ -130,7 +130,7 @@ def run_case(case, folder, accelerator):
 
 if __name__ == "__main__":
     # accelerate shards on GPUs only, on the CPU it falls back to copies of the model
-    from fsdp_on_cpu import pretend_to_have_gpus
+    from tests.training.fsdp_on_cpu import pretend_to_have_gpus
 
     pretend_to_have_gpus()
     from accelerate import Accelerator

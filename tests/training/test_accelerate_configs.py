@@ -11,8 +11,8 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 
-from conftest import ROOT
 from dna_hf.models import modeling_dna_vit
+from tests.kit.paths import ROOT
 
 
 FILES = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))

@@ -5,9 +5,9 @@ import csv
 import pytest
 import yaml
 
-from conftest import shared_path
 from dna_hf.cli import main
 from dna_hf.records.checkpoint_records import read_measurements
+from tests.kit.paths import shared_path
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,16 +14,13 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from conftest import shared_path
 from dna_hf import DnATimesformerConfig, DnATimesformerForVideoClassification, DnAViTForImageClassification
 from dna_hf.data.errors import DataError
 from dna_hf.training import classification as training
 from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import interrupt, tiny_run  # noqa: E402
+from tests.kit.paths import shared_path
+from tests.kit.training import interrupt, tiny_run
 
 
 def weights(folder):

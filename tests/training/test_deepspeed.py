@@ -1,23 +1,17 @@
 """Divided by DeepSpeed, a model learns what it learns on one process: two on the CPU, by the shipped files."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from conftest import ROOT
 from dna_hf.training.adapter import load_adapted, read_description, read_tensors
 from dna_hf.training.classification import train_classifier
 from dna_hf.training.config_file import run_config
-from training.launcher import launch
-from training.two_processes import EACH, assert_same_training, forget_the_end, logged, train_in_one_process
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import plain_sections  # noqa: E402
+from tests.kit.launcher import launch
+from tests.kit.paths import ROOT
+from tests.kit.training import plain_sections
+from tests.kit.two_processes import EACH, assert_same_training, forget_the_end, logged, train_in_one_process
 
 
 pytest.importorskip("deepspeed")

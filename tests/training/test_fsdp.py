@@ -5,7 +5,6 @@ Two processes on the CPU, with gloo.
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForImageClassification
 
-from conftest import ROOT
 from dna_hf.cli import main
 from dna_hf.data.arguments import DataArguments
 from dna_hf.data.images import image_processor
@@ -37,13 +35,11 @@ from dna_hf.training.adapter import read_tensors
 from dna_hf.training.arguments import DnATrainingArguments
 from dna_hf.training.checkpoint import checkpoint_files
 from dna_hf.training.config_file import run_config
-from training.launcher import launch
-from training.two_processes import EACH, assert_same_training, forget_the_end, train_in_one_process
-
-
-sys.path.append(str(Path(__file__).parent))
-from fsdp_worker import CASES, MODEL, STEPS, build, images, optimizer_of, steps  # noqa: E402
-from tiny import plain_sections  # noqa: E402
+from tests.kit.launcher import launch
+from tests.kit.paths import ROOT
+from tests.kit.training import plain_sections
+from tests.kit.two_processes import EACH, assert_same_training, forget_the_end, train_in_one_process
+from tests.training.fsdp_worker import CASES, MODEL, STEPS, build, images, optimizer_of, steps
 
 
 HERE = Path(__file__).parent

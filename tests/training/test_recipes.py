@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 
-from conftest import ROOT
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.data.images import image_processor
 from dna_hf.training.classification import build_model, train_classifier
 from dna_hf.training.config_file import read_sections, run_config
 from dna_hf.training.optimizer import decay_parameter_names
 from dna_hf.training.schedule import epoch_cosine
+from tests.kit.paths import ROOT
 
 
 ALL_CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -2,18 +2,13 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 
 from dna_hf.training import classification as training
 from dna_hf.training.errors import ConfigurationError
 from dna_hf.training.schedule import epoch_cosine, epoch_steps
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import tiny_run  # noqa: E402
+from tests.kit.training import tiny_run
 
 
 PAPER = {"epochs": 300, "warmup_epochs": 5, "warmup_rate": 1e-3, "min_rate": 1e-2}

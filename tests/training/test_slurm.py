@@ -7,19 +7,14 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import sysconfig
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
-from conftest import ROOT
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import SECTIONS  # noqa: E402
+from tests.kit.paths import ROOT
+from tests.kit.training import SECTIONS
 
 
 SCRIPT = ROOT / "scripts" / "slurm_multi_node.sbatch"

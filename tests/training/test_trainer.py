@@ -7,7 +7,6 @@ import logging
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ import yaml
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from conftest import shared_path
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.records.checkpoint_records import read_measurements, read_training
 from dna_hf.records.digest import weights_digest
@@ -24,10 +22,8 @@ from dna_hf.training import classification as training
 from dna_hf.training.diagnostics import check_finite_loss, negative_scale_statistics
 from dna_hf.training.errors import ConfigurationError, NonFiniteError
 from dna_hf.training.losses import classification_loss
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import SECTIONS, interrupt, tiny_run  # noqa: E402
+from tests.kit.paths import shared_path
+from tests.kit.training import SECTIONS, interrupt, tiny_run
 
 
 RECIPE = {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "label_smoothing_factor": 0.1, "ema_decay": 0.9, "layer_decay": 0.7}

@@ -30,10 +30,7 @@ from dna_hf.records.digest import weights_digest
 from dna_hf.training import classification as training
 from dna_hf.training.errors import ConfigurationError, NonFiniteError
 from dna_hf.training.trainer import ClassificationTrainer
-
-
-sys.path.append(str(Path(__file__).parent))
-from tiny import SECTIONS, interrupt, tiny_run  # noqa: E402
+from tests.kit.training import SECTIONS, interrupt, tiny_run
 
 
 VARIANTS = ("softmax", "dna", "dna_shared_value", "differential", "cog")

@@ -1,12 +1,10 @@
 """Fine-tuning a video LLM: what is trained and how fast, the loss, and the adapter that comes of it."""
 
 import json
-import os
 import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, TrainerCallback
 
-from conftest import ROOT
 from dna_hf import DnAVideoLlama3Config
 from dna_hf.cli import main
 from dna_hf.data.conversation_arguments import ConversationDataArguments
@@ -42,7 +39,8 @@ from dna_hf.training.errors import ConfigurationError
 from dna_hf.training.memory import estimate_memory
 from dna_hf.training.parameter_groups import add_lora, check_optimizer, freeze_all_but, group_of
 from dna_hf.training.video_llm import build_trainer, load_conversations, train_video_llm
-from training.tiny_video_llm import (
+from tests.kit.paths import ROOT
+from tests.kit.video_llm_training import (
     RATES,
     micro_batch,
     ready_to_train,
@@ -354,8 +352,8 @@ def test_two_processes_give_the_gradients_of_one(base, mixed, whole, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    worker = [sys.executable, str(Path(__file__).with_name("video_llm_worker.py")), str(tmp_path / "sections.json")]
-    result = subprocess.run([*worker, str(port)], capture_output=True, text=True, timeout=300, env=os.environ)
+    worker = [sys.executable, "-m", "tests.training.video_llm_worker", str(tmp_path / "sections.json")]
+    result = subprocess.run([*worker, str(port)], capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert result.returncode == 0, result.stderr[-3000:]
     same(load_file(tmp_path / "two.st"), whole)
     # divided by FSDP2, of four samples that have pictures

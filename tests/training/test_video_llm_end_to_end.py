@@ -13,14 +13,14 @@ import yaml
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
-from conftest import shared_path
 from dna_hf.cli import main
 from dna_hf.data.multiple_choice import load_questions
 from dna_hf.evaluation.multiple_choice import AnswerSettings, evaluate_questions, question_prompt
 from dna_hf.training.adapter import load_adapted
-from training.tiny_video_llm import RATES, save_base, tiny_model, tiny_processor, tiny_sections
-from transformers_common import CACHE
-from videos import decode_everything, write_video
+from tests.kit.paths import shared_path
+from tests.kit.transformers_common import CACHE
+from tests.kit.video_llm_training import RATES, save_base, tiny_model, tiny_processor, tiny_sections
+from tests.kit.videos import decode_everything, write_video
 
 
 # of the clips, to be quick: 2 frames of 84 x 112 pixels, which become 2 x 12 tokens

@@ -11,7 +11,6 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForVideoClassification
 
-from conftest import ROOT
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.cli import build_parser, main, parse_overrides
 from dna_hf.data.arguments import VideoDataArguments
@@ -21,7 +20,8 @@ from dna_hf.training.classification import build_model, train_classifier
 from dna_hf.training.config_file import data_arguments, parse_value, read_sections, run_config
 from dna_hf.training.errors import ConfigurationError
 from dna_hf.training.optimizer import decay_parameter_names
-from videos import write_video
+from tests.kit.paths import ROOT
+from tests.kit.videos import write_video
 
 
 DOCUMENT = (ROOT / "docs" / "video_recipe.md").read_text(encoding="utf-8")

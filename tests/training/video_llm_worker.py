@@ -1,6 +1,6 @@
 """Run by `test_video_llm.py`: train one step as two processes, then shard the model among them.
 
-python tests/training/video_llm_worker.py SECTIONS.json PORT
+python -m tests.training.video_llm_worker SECTIONS.json PORT
 """
 
 import json
@@ -16,17 +16,15 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-
 # before there are two processes, so that what is slow is imported once
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
-from dna_hf.training.adapter import save_adapter  # noqa: E402
-from training.tiny_video_llm import micro_batch, ready_to_train, save_gradients, save_gradients_of_one_step  # noqa: E402
+from dna_hf.training.adapter import save_adapter
+from tests.kit.paths import ROOT
+from tests.kit.video_llm_training import micro_batch, ready_to_train, save_gradients, save_gradients_of_one_step
 
 
 def wrapped_classes():
     """What the shipped configuration of accelerate divides, with the layers of the tiny language model."""
-    content = yaml.safe_load((TESTS.parent / "configs" / "accelerate" / "fsdp2_video_llm.yaml").read_text())
+    content = yaml.safe_load((ROOT / "configs" / "accelerate" / "fsdp2_video_llm.yaml").read_text())
     names = content["fsdp_config"]["fsdp_transformer_layer_cls_to_wrap"]
     return names.replace("Qwen2DecoderLayer", "LlamaDecoderLayer").split(",")
 

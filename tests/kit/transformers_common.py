@@ -20,7 +20,7 @@ from packaging import version
 
 
 PACKAGE = "transformers_tests"
-CACHE = Path(os.environ.get("DNA_HF_TEST_CACHE", Path(__file__).parent / ".cache"))
+CACHE = Path(os.environ.get("DNA_HF_TEST_CACHE", Path(__file__).parents[1] / ".cache"))
 
 
 # of variants that differ in nothing that these tests look at, one is enough for the oldest transformers

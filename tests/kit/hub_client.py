@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import dna_hf
 from dna_hf.hub import PublishError, publish
-from fake_hub import FakeHub
+from tests.kit.fake_hub import FakeHub
 
 
 uploading = import_module("dna_hf.hub.upload")

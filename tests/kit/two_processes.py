@@ -11,7 +11,7 @@ from dna_hf.records.digest import weights_digest
 from dna_hf.training.adapter import read_tensors
 from dna_hf.training.config_file import run_config
 from dna_hf.training.video_llm import train_video_llm
-from training.tiny_video_llm import save_base, save_conversations, tiny_sections
+from tests.kit.video_llm_training import save_base, save_conversations, tiny_sections
 
 
 # of the samples of a step, each of two processes has a half

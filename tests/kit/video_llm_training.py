@@ -8,13 +8,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, TrainerCallback
 
-from conftest import shared_path
 from dna_hf import DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration
 from dna_hf.models.image_processing_dna_video_llama3 import DnAVideoLlama3ImageProcessor
 from dna_hf.models.processing_dna_video_llama3 import DnAVideoLlama3Processor
 from dna_hf.models.video_processing_dna_video_llama3 import DnAVideoLlama3VideoProcessor
 from dna_hf.training import video_llm
 from dna_hf.training.config_file import run_config
+from tests.kit.paths import shared_path
 
 
 TEXT = {

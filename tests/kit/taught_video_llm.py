@@ -15,7 +15,7 @@ from dna_hf.models import (
     DnAVideoLlama3Processor,
     DnAVideoLlama3VideoProcessor,
 )
-from videos import write_video
+from tests.kit.videos import write_video
 
 
 PATCH, PROBES = 4, 2

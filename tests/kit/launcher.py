@@ -1,12 +1,11 @@
 """Start a program as accelerate does, by one of the shipped configurations, in two processes on the CPU."""
 
-import os
 import subprocess
 import sys
 
 import yaml
 
-from conftest import ROOT
+from tests.kit.paths import ROOT, with_tests
 
 
 def launch(folder, configuration, script, *arguments, changes=()):
@@ -26,7 +25,5 @@ def launch(folder, configuration, script, *arguments, changes=()):
     (folder / "accelerate.yaml").write_text(yaml.safe_dump(content))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(folder / "accelerate.yaml")]
     command += ["--main_process_port", "0", str(script), *map(str, arguments)]
-    environment = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, cwd=folder, env=os.environ | environment
-    )
+    environment = with_tests() | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, env=environment)
