@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from models.test_modeling_dna_video_llama3_generation import CLIP, LARGE, SMALL, make_inputs, tiny_model
 
 from dna_hf import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
 from dna_hf.analysis import AnalysisError, attention_maps, attention_relevance
 from dna_hf.models import DnAVideoLlama3ImageProcessor, DnAVideoLlama3VideoProcessor
 from dna_hf.models.modeling_dna_video_llama3 import DnAVideoLlama3VisionInteraction
 from tests.kit.seeing import bright_patches, seek_brightness
+from tests.models.test_modeling_dna_video_llama3_generation import CLIP, LARGE, SMALL, make_inputs, tiny_model
 
 
 PROBES = 3
