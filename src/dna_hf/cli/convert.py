@@ -1,0 +1,129 @@
+"""`dna-hf convert`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .options import add_dtype, add_revision, numbers, positive
+from .table import table
+
+
+FAMILIES = (
+    *("vit", "deit", "dinov2", "timesformer", "video_llama_3", "video_llama_3_vision", "videollama3"),
+    *("timm", "dna_vit"),
+    *("authors-vit", "authors-timesformer", "authors-viscop"),
+)
+ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "convert",
+        help="make a DnA model of a checkpoint you have",
+        description="Make a DnA model of a vision transformer, video transformer or video language model "
+        "(transformers' ViT, DeiT, DINOv2, TimeSformer or VideoLLaMA3, timm, a file of the authors' code) and write "
+        "it to a folder that loads, trains and publishes. The folder gets the image processor of the source. A video "
+        "model gets a video processor: of transformers' TimeSformer with the size and normalisation of its "
+        "preprocessor_config.json; of a file of the authors' or of the original code with those of the file's cfg "
+        "(else mean 0.45, standard deviation 0.225), and frames chosen as that code does; of an image model with "
+        "those of its image processor. What it holds is printed.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="folder, file, name on the Hub, or name in timm")
+    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument("--from", dest="family", choices=FAMILIES, help="kind of source (default: found out)")
+    parser.add_argument("--attention-variant", metavar="NAME", help="attention of the result (default: dna)")
+    parser.add_argument(
+        "--negative-init",
+        choices=("warm", "zero", "random"),
+        help="how the negative branch begins: warm: a small multiple of the positive one; zero: the result computes "
+        "exactly what the source computes; random (default: warm)",
+    )
+    parser.add_argument("--warm-scale", type=float, metavar="S", help="this multiple (default: 1e-4)")
+    parser.add_argument("--image-size", type=positive, metavar="N", help="resample positions for NxN pixels")
+    parser.add_argument(
+        "--num-attention-heads", type=positive, metavar="N", help="for a file that does not tell the number of heads"
+    )
+    parser.add_argument(
+        "--negative-sign",
+        choices=("+1", "-1"),
+        help="sign before the negative branch in the authors' program that wrote the file (default: +1; VisCoP: -1)",
+    )
+    parser.add_argument(
+        "--interaction-layers",
+        type=numbers,
+        metavar="0,1,...",
+        help="layers that the visual probes of a video language model read (default: all)",
+    )
+    parser.add_argument(
+        "--base-model",
+        metavar="NAME",
+        help="VideoLLaMA3 (folder or name on the Hub) below a LoRA of the authors' VisCoP",
+    )
+    parser.add_argument("--no-visual-tokens", action="store_true", help="show the language model the probes alone")
+    parser.add_argument("--no-visual-probes", action="store_true", help="show the language model no probes")
+    parser.add_argument("--num-probes", type=positive, metavar="N", help="visual probes of VideoLLaMA3 (default: 16)")
+    parser.add_argument("--num-frames", type=positive, metavar="N", help="make a video model of an image model")
+    parser.add_argument(
+        "--attention-type",
+        choices=ATTENTION_TYPES,
+        help="attention of a video model: with --num-frames (default: divided_space_time), or of a file of the "
+        "authors' TimeSformer (default: found out)",
+    )
+    parser.add_argument(
+        "--image-processor",
+        metavar="NAME",
+        help="take the image processor of this folder or name on the Hub; a video model: its size and normalisation",
+    )
+    add_dtype(parser, "of the result")
+    add_revision(parser)
+    parser.add_argument("--seed", type=int, default=0, help="of new random weights (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="convert and report, write nothing")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf convert SOURCE OUT`."""
+    from ..conversion.command import convert_source
+    from ..conversion.errors import ConversionError
+
+    output: Path = arguments.output
+    if not arguments.dry_run and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConversionError(f"output folder {str(output)!r} is not empty: choose another one.")
+    model, report = conversion = convert_source(
+        arguments.source,
+        family=arguments.family,
+        negative_sign=None if arguments.negative_sign is None else int(arguments.negative_sign),
+        attention_type=arguments.attention_type,
+        num_frames=arguments.num_frames,
+        image_processor=arguments.image_processor,
+        dtype=arguments.dtype,
+        seed=arguments.seed,
+        num_attention_heads=arguments.num_attention_heads,
+        attention_variant=arguments.attention_variant,
+        negative_init=arguments.negative_init,
+        warm_scale=arguments.warm_scale,
+        interaction_layers=arguments.interaction_layers,
+        base_model=arguments.base_model,
+        num_probes=arguments.num_probes,
+        include_visual_tokens=False if arguments.no_visual_tokens else None,
+        include_visual_probes=False if arguments.no_visual_probes else None,
+        image_size=arguments.image_size,
+        revision=arguments.revision,
+    )
+    print(table(("tensors", "source", "", "target", "how"), report.rows()))
+    # of a video language model, its vision encoder has it
+    variant = getattr(model.config, "vision_config", model.config).attention_variant
+    facts = [("model", type(model).__name__), ("attention variant", variant)]
+    facts += [("parameters", f"{model.num_parameters():,}")]
+    if report.max_difference is not None:
+        facts.append(("largest difference", f"{report.max_difference:.1e} ({report.compared}, one random input)"))
+    facts += [("note", note) for note in report.notes]
+    if report.video_processor is not None:
+        facts += [(f"video processor, {key}", text) for key, text in report.video_processor.describe().items()]
+    if not arguments.dry_run:
+        conversion.save_pretrained(output)
+    facts.append(("saved in", "nowhere (dry run)" if arguments.dry_run else str(output)))
+    print("\n" + table((f"from {report.family}", report.source), facts))
+    return 0

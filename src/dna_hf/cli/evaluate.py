@@ -1,0 +1,131 @@
+"""`dna-hf evaluate`."""
+
+import argparse
+import csv
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from .keys import data_help, parse_overrides
+from .options import add_checkpoint, add_device, add_output_file, add_revision, add_split, positive
+from .probe import is_video_model
+from .table import table, write_json
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="top-1, top-5, loss and accuracy per class of a checkpoint",
+        description="Evaluate a classifier of images or videos. Labels are matched to the model's classes by name.",
+        epilog=data_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_checkpoint(parser)
+    add_revision(parser)
+    add_split(parser, "split to evaluate on")
+    parser.add_argument("--batch-size", type=positive, help="images (default: 64) or videos (default: 8) at a time")
+    add_device(parser)
+    add_output_file(parser)
+    parser.add_argument(
+        "--confusion", metavar="FILE.csv", type=Path, help="also write which classes were taken for which to this file"
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="also keep the figures in the checkpoint folder, for its model card"
+    )
+    parser.add_argument(
+        "--slices",
+        metavar="COLUMN",
+        help="also state the accuracy by the values of this column (numbers by quartile, lists by length)",
+    )
+    parser.set_defaults(run=run, takes_keys=True)
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
+    from ..data.arguments import DataArguments, VideoDataArguments
+    from ..evaluation.image_classification import record_evaluation
+    from ..training.config_file import data_arguments
+    from ..training.errors import ConfigurationError
+
+    is_video = is_video_model(arguments.checkpoint, arguments.revision)
+    data = data_arguments(parse_overrides(rest), VideoDataArguments if is_video else DataArguments)
+    if arguments.record and not Path(arguments.checkpoint).is_dir():
+        raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
+    samples = "videos" if is_video else "images"
+    result = _evaluate(arguments, data, is_video)
+    print(table(("class", samples, "accuracy"), _per_class_rows(result.per_class, samples)))
+    metrics = result.metrics
+    rows = [
+        (samples, f"{metrics[samples]}"),
+        ("top-1", f"{100 * metrics['top1']:.2f} %"),
+        ("top-5", f"{100 * metrics['top5']:.2f} %"),
+        ("mean class accuracy", f"{100 * metrics['mean_class_accuracy']:.2f} %"),
+        ("loss", f"{metrics['loss']:.4f}"),
+    ]
+    print("\n" + table((f"{data.dataset}, {arguments.split}", ""), rows))
+    if result.slices is not None:
+        print("\n" + table(("slice", "images", "top-1", "95 % interval"), _slice_rows(result.slices)))
+    for video in result.unreadable:
+        print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
+    if arguments.confusion is not None:
+        _write_confusion(arguments.confusion, list(result.per_class), result.confusion)
+    if arguments.output is not None:
+        report = {"checkpoint": arguments.checkpoint, "data": dataclasses.asdict(data), "split": arguments.split}
+        report |= dataclasses.asdict(result)
+        write_json(arguments.output, report)
+    if arguments.record:
+        record_evaluation(arguments.checkpoint, result)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, data: Any, is_video: bool) -> Any:
+    from ..evaluation.image_classification import evaluate_checkpoint
+    from ..evaluation.video_classification import evaluate_video_checkpoint
+    from ..training.errors import ConfigurationError
+
+    common: dict[str, Any] = {"device": arguments.device, "revision": arguments.revision}
+    if not is_video:
+        return evaluate_checkpoint(
+            arguments.checkpoint,
+            data,
+            arguments.split,
+            batch_size=arguments.batch_size or 64,
+            slices=arguments.slices,
+            **common,
+        )
+    if arguments.slices is not None:
+        raise ConfigurationError("--slices is for images: leave it out.")
+    return evaluate_video_checkpoint(
+        arguments.checkpoint, data, arguments.split, batch_size=arguments.batch_size or 8, **common
+    )
+
+
+def _write_confusion(path: Path, names: list[str], confusion: list[list[int]]) -> None:
+    """A row for every true class, a column for every class it was taken for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true class", *names])
+        writer.writerows([name, *counts] for name, counts in zip(names, confusion, strict=True))
+
+
+def _per_class_rows(per_class: dict[str, dict[str, float]], samples: str) -> list[tuple[str, str, str]]:
+    return [
+        (name, str(figures[samples]), f"{100 * figures['accuracy']:.1f} %" if figures[samples] else "-")
+        for name, figures in per_class.items()
+    ]
+
+
+def _slice_rows(slices: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            str(figures["images"]),
+            f"{100 * figures['accuracy']:.1f} %",
+            f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %",
+        )
+        for name, figures in slices.items()
+    ]

@@ -1,0 +1,128 @@
+"""`dna-hf train`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from .keys import data_help, parse_overrides, video_llm_help
+from .publish import published_table
+from .table import table
+
+
+VIDEO_LLM = "dna_video_llama3"
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "train",
+        help="train a model as a YAML file describes",
+        description="Train a model as a YAML file describes. Any key of the file can be overridden: --key value.",
+        epilog="keys of section model: model_type, attention_variant, hidden_size, image_size, ... (all fields of "
+        "DnAViTConfig, of DnATimesformerConfig, or of DnAVideoLlama3Config), checkpoint, checkpoint_revision\n"
+        "keys of section training: all fields of transformers.TrainingArguments, decay_all, layer_decay, "
+        "ema_decay, base_learning_rate, epoch_cosine, epoch_steps, early_stopping_patience\n"
+        + data_help()
+        + video_llm_help(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", metavar="CONFIG.yaml", help="the run, e.g. configs/vit_tiny_fashion_mnist.yaml")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in output_dir from its last checkpoint"
+    )
+    parser.set_defaults(run=run, takes_keys=True)
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf train CONFIG.yaml [--key value ...]`."""
+    from ..training.config_file import read_sections, run_config
+    from ..training.errors import ConfigurationError
+
+    overrides = parse_overrides(rest)
+    sections = read_sections(arguments.config)
+    sections["training"].setdefault("output_dir", str(Path("runs") / Path(arguments.config).stem))
+    run = run_config(sections, overrides)
+    if run.model_arguments.model_type == VIDEO_LLM:
+        return _train_video_llm(run, arguments.resume)
+
+    from ..training.classification import train_classifier
+
+    # publishing is one commit of a finished and measured model; the Trainer's own would push many of unfinished ones
+    push = run.training.push_to_hub
+    run.training.push_to_hub = False
+    if push:
+        from ..hub.upload import sign_in
+
+        if run.sections["training"].get("hub_strategy", "end") != "end":
+            raise ConfigurationError("dna-hf publishes a finished model alone: training.hub_strategy must be end.")
+        sign_in(run.training.hub_token)
+    result = train_classifier(run, resume=arguments.resume)
+    if run.training.process_index == 0:
+        rows = [
+            ("attention variant", result.attention_variant),
+            ("parameters", f"{result.parameters:,}"),
+            ("training time", f"{result.seconds:.0f} s"),
+            ("top-1", f"{100 * result.metrics['eval_top1']:.2f} %"),
+            ("top-5", f"{100 * result.metrics['eval_top5']:.2f} %"),
+            ("loss", f"{result.metrics['eval_loss']:.4f}"),
+            ("saved in", str(result.output_dir)),
+        ]
+        print("\n" + table(("evaluation", run.data.dataset), rows))
+        if push:
+            from ..hub.publish import publish
+
+            published = publish(
+                result.output_dir,
+                run.training.hub_model_id or result.output_dir.resolve().name,
+                private=bool(run.training.hub_private_repo),
+                revision=run.training.hub_revision,
+                token=run.training.hub_token,
+            )
+            print("\n" + published_table(published))
+    return 0
+
+
+def _train_video_llm(run: Any, resume: bool) -> int:
+    """`dna-hf train` of a video LLM: what will be trained is printed first, and only that is saved."""
+    from ..training.errors import ConfigurationError
+    from ..training.video_llm import train_video_llm
+
+    if run.training.push_to_hub:
+        raise ConfigurationError("an adapter is not published: dna-hf merge it, then dna-hf publish the result.")
+    is_first = run.training.process_index == 0
+    result = train_video_llm(run, resume=resume, announce=_print_plan if is_first else None)
+    if is_first:
+        rows = [("training time", f"{result.seconds:.0f} s"), ("training loss", f"{result.loss:.4f}")]
+        if result.metrics:
+            rows += [
+                ("evaluation loss", f"{result.metrics['eval_loss']:.4f}"),
+                ("tokens predicted right", f"{100 * result.metrics['eval_token_accuracy']:.2f} %"),
+            ]
+        rows.append(("adapter saved in", str(result.output_dir)))
+        print("\n" + table(("video LLM", run.data.dataset), rows))
+        if result.bad is not None:
+            print(f"dna-hf: samples that could not be used are listed in {result.bad}", file=sys.stderr)
+    return 0
+
+
+def _print_plan(plan: Any) -> None:
+    """What a run of a video LLM will train, and the memory that it is estimated to take."""
+    from ..training.memory import gibibytes
+
+    rows = [
+        (
+            group.name,
+            f"{group.tensors:,}",
+            f"{group.parameters:,}",
+            "frozen" if group.learning_rate is None else f"{group.learning_rate:g}",
+        )
+        for group in plan.groups
+    ]
+    rows.append(("trained", "", f"{plan.trained:,}", ""))
+    print(table(("group", "tensors", "parameters", "learning rate"), rows))
+    sizes = [(name, f"{size:,.2f}") for name, size in gibibytes(plan.memory).items()]
+    print("\n" + table(("memory of a process, estimated", "GiB"), sizes))
+    print(f"\nactivations roughly, for {plan.memory.tokens:,} tokens a batch; ZeRO and FSDP divide the others")
+    print(f"{plan.samples:,} conversations" + (f", {plan.bad:,} left out" if plan.bad else ""), flush=True)

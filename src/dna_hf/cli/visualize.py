@@ -1,0 +1,121 @@
+"""`dna-hf visualize`."""
+
+import argparse
+import sys
+from typing import Any
+
+from .options import (
+    add_checkpoint,
+    add_colours,
+    add_compare,
+    add_device,
+    add_files,
+    add_output_dir,
+    add_revision,
+)
+
+
+def add(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "visualize",
+        help="figures of where a model looks in images or videos, by branch",
+        description="Draw where classifiers, or the probes of video language models, look: in red what the positive "
+        "branch attends to, in blue what the negative branch attends to, over the picture as the model sees it. "
+        "Colours show attention in multiples of what every token would get if all got the same. The maps are formed "
+        "on whatever attention implementation the model has. Figures and two files that say how they were made are "
+        "written.",
+        allow_abbrev=False,
+    )
+    add_checkpoint(parser)
+    add_files(parser)
+    add_output_dir(parser, "--output", "-o")
+    add_compare(parser)
+    parser.add_argument(
+        "--kind",
+        choices=("attention", "rollout", "relevance"),
+        default="attention",
+        help="attention: maps of a layer; rollout: through all layers; relevance: weighted by the gradients of a "
+        "class (default: %(default)s)",
+    )
+    parser.add_argument("--layer", default="-1", metavar="N", help="of attention: number from 0, or all (default: -1)")
+    parser.add_argument("--head", default="mean", metavar="N", help="of attention: number from 0, mean or all")
+    parser.add_argument(
+        "--query",
+        default="class",
+        metavar="TOKEN",
+        help="the token that attends: class, its number, or ROW,COLUMN of a patch; of a video language model the "
+        "number of a probe (default: class, or all probes)",
+    )
+    parser.add_argument("--axis", choices=("space", "time"), help="of attention in videos (default: space)")
+    parser.add_argument(
+        "--show",
+        choices=("branches", "difference", "positive", "negative", "combined"),
+        help="branches: each, and positive minus negative; combined: positive + alpha * negative (default: branches "
+        "of one model, difference of several)",
+    )
+    parser.add_argument(
+        "--target", metavar="CLASS", help="of relevance: class, or token, to explain (default: the predicted)"
+    )
+    parser.add_argument(
+        "--question", metavar="TEXT", help="that a video language model is asked (default: What happens here?)"
+    )
+    add_colours(parser)
+    parser.add_argument("--opacity", type=float, default=0.85, help="of the colours, up to 1 (default: %(default)s)")
+    parser.add_argument("--format", choices=("png", "svg"), default="png", help="of figures (default: %(default)s)")
+    parser.add_argument(
+        "--animation", choices=("gif", "mp4", "none"), default="gif", help="of videos (default: %(default)s)"
+    )
+    add_device(parser)
+    add_revision(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf visualize CHECKPOINT FILE... --output DIR`."""
+    from ..analysis.sight import VisualizeSettings
+    from ..analysis.visualize import visualize
+
+    settings = VisualizeSettings(
+        kind=arguments.kind,
+        layer=None if arguments.layer == "all" else _whole("--layer", arguments.layer, "all"),
+        head=arguments.head if arguments.head in ("mean", "all") else _whole("--head", arguments.head, "mean or all"),
+        query=_query(arguments.query),
+        axis=arguments.axis,
+        show=arguments.show,
+        target=arguments.target,
+        question=arguments.question,
+        colours=arguments.colours,
+        opacity=arguments.opacity,
+        file_format=arguments.format,
+        animation=arguments.animation,
+    )
+    done = visualize(
+        [arguments.checkpoint, *arguments.compare],
+        arguments.files,
+        arguments.output_dir,
+        settings,
+        device=arguments.device,
+        revision=arguments.revision,
+    )
+    for reason in done.skipped:
+        print(f"dna-hf: left out: {reason}", file=sys.stderr)
+    print("written:\n" + "\n".join(f"  {path}" for path in done.files))
+    return 0
+
+
+def _whole(option: str, text: str, words: str) -> int:
+    from ..analysis.errors import AnalysisError
+
+    try:
+        return int(text)
+    except ValueError as error:
+        raise AnalysisError(f"{option} must be a whole number or {words}, got {text!r}.") from error
+
+
+def _query(text: str) -> Any:
+    """A token as the analyses name it: `class`, a number, or the place of a patch."""
+    if text == "class":
+        return text
+    numbers = tuple(_whole("--query", part, "class or ROW,COLUMN") for part in text.split(","))
+    return numbers[0] if len(numbers) == 1 else numbers
