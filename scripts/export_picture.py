@@ -2,7 +2,7 @@
 
 import argparse
 
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.images import read_image
 from dna_hf.data.sources import load_split
 
@@ -13,7 +13,7 @@ parser.add_argument("--split", default="test", help="split of the data set (defa
 parser.add_argument("output", metavar="OUT.png", help="file to write")
 arguments = parser.parse_args()
 
-images = load_split(DataArguments(dataset=arguments.dataset), arguments.split)
+images = load_split(ImageDataArguments(dataset=arguments.dataset), arguments.split)
 row = images.rows[0]
 read_image(row[images.image_column], "in row 0").save(arguments.output)
 print(f"{arguments.output}: {images.class_names[row[images.label_column]]}")

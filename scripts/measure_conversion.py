@@ -12,7 +12,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModel
 
 from dna_hf.conversion import from_pretrained_softmax
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.images import torch_dataset
 from dna_hf.data.sources import load_split, load_train_and_eval
 
@@ -32,12 +32,12 @@ def main() -> None:
     for init in ("zero", "warm"):
         models[init] = from_pretrained_softmax(models["source"], negative_init=init).model
     if arguments.images:
-        data = load_split(DataArguments(dataset=arguments.images), "train")
+        data = load_split(ImageDataArguments(dataset=arguments.images), "train")
         compare_hidden_states(models, torch_dataset(data, processor))
     if arguments.probe:
         size = {"height": arguments.image_size, "width": arguments.image_size}
         small = AutoImageProcessor.from_pretrained(arguments.checkpoint, size=size, do_center_crop=False)
-        data = DataArguments(
+        data = ImageDataArguments(
             dataset=arguments.probe, max_train_samples=arguments.train, max_eval_samples=arguments.test
         )
         splits = [torch_dataset(split, small) for split in load_train_and_eval(data, seed=0)]

@@ -9,8 +9,9 @@ import pytest
 
 from dna_hf.data import video_listings, video_sources
 from dna_hf.data.arguments import VideoDataArguments
+from dna_hf.data.clips import Clip
 from dna_hf.data.errors import DataError
-from dna_hf.data.video_sources import Clip, describe, load_all, load_split, load_train_and_eval
+from dna_hf.data.video_sources import describe, load_all, load_split, load_train_and_eval
 
 
 def touch(folder, *names):

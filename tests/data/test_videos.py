@@ -13,9 +13,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from dna_hf.data.arguments import VideoDataArguments
+from dna_hf.data.clips import Clip, LabelledVideos
 from dna_hf.data.errors import DataError
 from dna_hf.data.motion import NUM_POSITIONS, motion_splits
-from dna_hf.data.video_sources import Clip, LabelledVideos
 from dna_hf.data.videos import (
     UNREADABLE,
     VideoAugmentation,

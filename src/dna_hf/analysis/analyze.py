@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from ..data.arguments import DataArguments, VideoDataArguments
+from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
 from ..models.attention_variants import TWO_MAP_VARIANTS
@@ -107,7 +107,7 @@ class _Analyzed:
 
 def analyze(
     checkpoints: Sequence[str],
-    arguments: DataArguments | VideoDataArguments | QuestionDataArguments,
+    arguments: ImageDataArguments | VideoDataArguments | QuestionDataArguments,
     split: str | None,
     output: str | Path,
     settings: AnalyzeSettings | None = None,

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
-from ..data.arguments import DataArguments, VideoDataArguments
+from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
 from ..data.images import torch_dataset
@@ -35,7 +35,7 @@ from .video_llm_sight import MAX_FRAMES, probe_settings, read_for_video_llm, see
 DEFAULT_SPLIT = "test"
 # model type -> the data that such models take
 DATA_ARGUMENTS: dict[str, type] = {
-    IMAGE_MODEL: DataArguments,
+    IMAGE_MODEL: ImageDataArguments,
     VIDEO_MODEL: VideoDataArguments,
     VIDEO_LLM: QuestionDataArguments,
 }
@@ -118,7 +118,9 @@ class Samples(ABC):
 
 
 def samples_of(
-    classifier: Classifier, arguments: DataArguments | VideoDataArguments | QuestionDataArguments, split: str | None
+    classifier: Classifier,
+    arguments: ImageDataArguments | VideoDataArguments | QuestionDataArguments,
+    split: str | None,
 ) -> Samples:
     """The data that the arguments name.
 
@@ -150,7 +152,7 @@ class ClassSamples(Samples):
 
     looks = "Attention of the class token in the last layer, mean over heads."
 
-    def __init__(self, classifier: Classifier, arguments: DataArguments | VideoDataArguments, split: str) -> None:
+    def __init__(self, classifier: Classifier, arguments: ImageDataArguments | VideoDataArguments, split: str) -> None:
         self.classifier, self.split, self.unread = classifier, split, {}
         self.answers = class_names(classifier.model)
         if isinstance(arguments, VideoDataArguments):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.clips import Clip
 from ..data.errors import DataError
 from ..data.images import read_image_file
-from ..data.video_sources import Clip
 from ..data.videos import VideoReader
 from ..evaluation.predict import image_files
 from ..evaluation.video_classification import video_files

@@ -45,13 +45,13 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
-    from ..data.arguments import DataArguments, VideoDataArguments
+    from ..data.arguments import ImageDataArguments, VideoDataArguments
     from ..evaluation.image_classification import record_evaluation
     from ..training.config_file import data_arguments
     from ..training.errors import ConfigurationError
 
     is_video = is_video_model(arguments.checkpoint, arguments.revision)
-    data = data_arguments(parse_overrides(rest), VideoDataArguments if is_video else DataArguments)
+    data = data_arguments(parse_overrides(rest), VideoDataArguments if is_video else ImageDataArguments)
     if arguments.record and not Path(arguments.checkpoint).is_dir():
         raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
     samples = "videos" if is_video else "images"

@@ -29,10 +29,10 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
 
 def data_help() -> str:
     """Keys of the data of images and videos."""
-    from ..data.arguments import DataArguments, VideoDataArguments
+    from ..data.arguments import ImageDataArguments, VideoDataArguments
 
     return (
-        f"keys of section data, for images:\n{_key_lines(DataArguments)}\n"
+        f"keys of section data, for images:\n{_key_lines(ImageDataArguments)}\n"
         f"keys of section data, for videos:\n{_key_lines(VideoDataArguments)}"
     )
 

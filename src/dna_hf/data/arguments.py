@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass
 class CommonDataArguments:
-    """What images and videos have in common: splits, classes, normalisation and the mixing of batches."""
+    """What images and videos have in common: splits, classes, and the flips and mixing of training."""
 
     dataset: str = field(default="", metadata={"help": "the data set"})
     train_split: str = field(default="train", metadata={"help": "split to train on"})
@@ -26,17 +26,6 @@ class CommonDataArguments:
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "read only this many training samples"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "read only this many evaluation samples"})
-    image_mean: list[float] | None = field(
-        default=None,
-        metadata={
-            "help": "mean per channel that is subtracted, in [0, 1]; by default that of the checkpoint, or 0.45 for a "
-            "fresh model"
-        },
-    )
-    image_std: list[float] | None = field(
-        default=None,
-        metadata={"help": "standard deviation per channel to divide by; by default that of the checkpoint, or 0.225"},
-    )
     flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip in training"})
     mixup_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of Mixup; 0: none"})
     cutmix_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of CutMix; 0: none"})
@@ -69,7 +58,7 @@ class CommonDataArguments:
 
 
 @dataclass
-class DataArguments(CommonDataArguments):
+class ImageDataArguments(CommonDataArguments):
     """Which images a run reads, and how they become tensors."""
 
     dataset: str = field(
@@ -208,6 +197,17 @@ class VideoDataArguments(CommonDataArguments):
             "takes its place"
         },
     )
+    image_mean: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "mean per channel that is subtracted, in [0, 1]; by default that of the checkpoint, or 0.45 for a "
+            "fresh model"
+        },
+    )
+    image_std: list[float] | None = field(
+        default=None,
+        metadata={"help": "standard deviation per channel to divide by; by default that of the checkpoint, or 0.225"},
+    )
     video_timeout: float = field(
         default=60.0, metadata={"help": "seconds after which a video counts as one that cannot be read"}
     )
@@ -222,3 +222,7 @@ class VideoDataArguments(CommonDataArguments):
             len(self.short_side) == 2 and 0 < self.short_side[0] <= self.short_side[1]
         ):
             raise ValueError(f"short_side is a pair of positive numbers, the smaller first, got {self.short_side}.")
+
+
+# the older name of what an image run reads
+DataArguments = ImageDataArguments

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .arguments import DataArguments
+from .arguments import ImageDataArguments
 from .errors import DataError
 
 
@@ -38,7 +38,7 @@ class TrainingAugmentation:
         DataError: if `auto_augment` is not understood, or timm is missing.
     """
 
-    def __init__(self, arguments: DataArguments, image_size: tuple[int, int], resample: int) -> None:
+    def __init__(self, arguments: ImageDataArguments, image_size: tuple[int, int], resample: int) -> None:
         self.scale = arguments.crop_scale
         self.ratio = arguments.crop_ratio
         self.flip_probability = arguments.flip_probability
@@ -106,7 +106,7 @@ def _draw_sides(
     return round(math.sqrt(part / aspect)), round(math.sqrt(part * aspect))
 
 
-def _rand_augment(arguments: DataArguments, resample: Image.Resampling) -> Callable | None:
+def _rand_augment(arguments: ImageDataArguments, resample: Image.Resampling) -> Callable | None:
     """timm's RandAugment, set up as timm's own training transforms do."""
     name = arguments.auto_augment
     if name is None:

@@ -16,9 +16,10 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from .arguments import DataArguments
+from .arguments import ImageDataArguments
 from .augmentation import TrainingAugmentation
 from .errors import DataError
+from .sampling import EpochClock
 from .sources import LabelledImages
 
 
@@ -26,7 +27,7 @@ ImageProcessor = PilBackend | TorchvisionBackend
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def image_processor(arguments: DataArguments, image_size: tuple[int, int]) -> PilBackend:
+def image_processor(arguments: ImageDataArguments, image_size: tuple[int, int]) -> PilBackend:
     """The image processor of a new model: resize to (height, width) pixels, scale to [0, 1], normalise.
 
     With `crop_pct` below 1 the short side is resized to `min(image_size) / crop_pct` pixels, and the centre cut out.
@@ -79,7 +80,7 @@ def read_image_file(path: str | Path) -> Image.Image:
     return read_image({"path": str(path), "bytes": None}, str(path))
 
 
-class _Samples:
+class _Samples(EpochClock):
     """Rows to samples `{"pixel_values": (channels, height, width), "labels": int, "rows": number of the row}`."""
 
     def __init__(
@@ -89,21 +90,11 @@ class _Samples:
         augmentation: TrainingAugmentation | None = None,
         seed: int = 0,
     ) -> None:
+        super().__init__()
         self.images = images
         self.processor = processor
         self.augmentation = augmentation
         self.seed = seed
-        # in shared memory, so that persistent loader workers see the epoch change
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the augmentation is drawn for."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell which epoch the augmentation is drawn for."""
-        self._epoch.fill_(epoch)
 
     def samples(
         self, numbers: list[int], sources: list[dict], labels: list[int], copies: list[int] | None = None
@@ -165,7 +156,7 @@ class StreamedImageDataset(_Samples, IterableDataset):
         worker = get_worker_info()
         # each worker reads shards of its own, and numbers its rows apart from the others
         first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        self.images.rows.set_epoch(int(self._epoch))
+        self.images.rows.set_epoch(self.epoch)
         classes = len(self.images.class_names)
         for position, row in enumerate(self.images.rows):
             number, label = first + step * position, row[self.images.label_column]

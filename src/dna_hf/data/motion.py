@@ -12,14 +12,17 @@ take very long to find out that time matters; with them alone, they would not ha
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 
-from .video_sources import EMBEDDED, Clip, LabelledVideos
+from ..models.video_decoding import BASE_FRAME_RATE, FrameSampling
+from .clips import Clip, Decoder, LabelledVideos
+from .embedded import fashion_mnist_mini
 
 
+# the data set's name
+EMBEDDED = "moving-fashion-mnist"
 # positions that a clip moves on by in every frame, clockwise; there are as many frames as positions
 STEPS = (1, 2, 3, 4, -1, -2, -3, -4)
 CLASS_NAMES = tuple(f"{'clockwise' if step > 0 else 'counterclockwise'} {abs(step)}" for step in STEPS)
@@ -50,6 +53,11 @@ class MotionClip(Clip):
     image: int
     position: int
     step: int
+
+    def frames_for(self, sampling: FrameSampling, decoder: Decoder) -> np.ndarray:
+        """Those frames that are sampled; nothing is decoded."""
+        frames = self.render()
+        return frames[sampling(len(frames), BASE_FRAME_RATE)]
 
     def render(self) -> np.ndarray:
         """Draw the clip.
@@ -92,10 +100,9 @@ def corner(position: int) -> tuple[int, int]:
     return round(centre - RADIUS * np.cos(angle)), round(centre + RADIUS * np.sin(angle))
 
 
-@lru_cache
+@cache
 def small_images(split: str) -> np.ndarray:
     """The embedded images of a split, of half their size: (images, 14, 14), uint8."""
-    arrays = np.load(Path(__file__).with_name("fashion_mnist_mini") / "fashion_mnist_mini.npz")
-    images = arrays[f"x_{split}"]
+    images, _ = fashion_mnist_mini(split)
     parts = images.reshape(len(images), IMAGE_SIZE, 2, IMAGE_SIZE, 2)
     return parts.mean(axis=(2, 4)).round().astype(np.uint8)

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import DataArguments, VideoDataArguments
+from .arguments import ImageDataArguments, VideoDataArguments
 
 
 if TYPE_CHECKING:
+    from .clips import LabelledVideos
     from .multiple_choice import QuestionFile
     from .sources import LabelledImages
-    from .video_sources import LabelledVideos
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class DatasetRecord:
     splits: dict[str, int | None] = field(default_factory=dict)
 
 
-def provenance(arguments: DataArguments, *splits: "LabelledImages") -> DatasetRecord:
+def provenance(arguments: ImageDataArguments, *splits: "LabelledImages") -> DatasetRecord:
     """Write down where splits came from.
 
     Args:
@@ -48,7 +48,7 @@ def provenance(arguments: DataArguments, *splits: "LabelledImages") -> DatasetRe
         revision=arguments.dataset_revision,
         licence=info.license or None,
         homepage=info.homepage or None,
-        splits={split.name: _rows(split) for split in splits},
+        splits={split.name: None if split.is_stream else len(split) for split in splits},
     )
 
 
@@ -57,7 +57,7 @@ def video_provenance(arguments: VideoDataArguments, *splits: "LabelledVideos") -
     return DatasetRecord(
         name=public_name(arguments.dataset),
         config=arguments.protocol,
-        splits={split.name: len(split.clips) for split in splits},
+        splits={split.name: len(split) for split in splits},
     )
 
 
@@ -69,11 +69,3 @@ def question_provenance(file: "QuestionFile", questions: int) -> DatasetRecord:
 def public_name(dataset: str) -> str:
     """Of a local path the last part: where it lay is nobody else's business."""
     return Path(dataset).resolve().name if Path(dataset).exists() else dataset
-
-
-def _rows(split: "LabelledImages") -> int | None:
-    """Number of rows, unknown for a stream."""
-    try:
-        return len(split.rows)
-    except TypeError:
-        return None

@@ -1,10 +1,27 @@
-"""Which images an epoch reads, and how often."""
+"""Which epoch it is, which images it reads, and how often."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
+
+
+class EpochClock:
+    """Knows the current epoch, in shared memory, so that persistent loader workers see it change."""
+
+    def __init__(self) -> None:
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that random numbers are drawn for."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell which epoch random numbers are drawn for."""
+        self._epoch.fill_(epoch)
 
 
 class RepeatedSampler(Sampler):

@@ -1,6 +1,8 @@
 """Find a labelled image data set, its columns and its class names. Everything is a `datasets` data set."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,28 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from PIL import Image
 
 from ..errors import first_line
-from .arguments import CommonDataArguments, DataArguments
+from . import embedded
+from .arguments import ImageDataArguments
 from .errors import DataError
+from .splits import Readers, Split, given_names, read_split, read_train_and_eval
 
 
 EMBEDDED = "fashion-mnist-mini"
-EVAL_SPLITS = ("validation", "valid", "val", "dev", "test")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png", "webp")
 
 
 @dataclass
-class LabelledImages:
-    """One split: rows with an undecoded image (`{"bytes", "path"}`) and an integer label."""
+class LabelledImages(Split):
+    """One split of images.
+
+    Args:
+        rows: with an undecoded image (`{"bytes", "path"}`) and an integer label each.
+        image_column: name of the column of the images.
+        label_column: name of the column of the labels.
+        class_names: names that the labels index.
+        name: name of the split.
+    """
 
     rows: datasets.Dataset | datasets.IterableDataset
     image_column: str
@@ -30,8 +41,37 @@ class LabelledImages:
     class_names: list[str]
     name: str
 
+    unit = "images"
 
-def load_split(arguments: DataArguments, split: str) -> LabelledImages:
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the rows come from a stream, and cannot be counted."""
+        return isinstance(self.rows, datasets.IterableDataset)
+
+    @property
+    def is_stratified(self) -> bool:
+        """Whether a part that is held out has its share of every class: where the data set names its classes."""
+        return isinstance(self.rows.features[self.label_column], datasets.ClassLabel)
+
+    def labels(self) -> np.ndarray:
+        """Label of each row, in order."""
+        return self.rows.with_format("numpy", columns=[self.label_column])[:][self.label_column]
+
+    def part(self, numbers: Sequence[int], name: str | None = None) -> "LabelledImages":
+        """The rows of these numbers, in the order of the numbers."""
+        return replace(self, rows=self.rows.select(numbers), name=name or self.name)
+
+    def at_most(self, count: int | None) -> "LabelledImages":
+        """At most `count` rows: spread over the split, or the first ones of a stream."""
+        if count is not None and self.is_stream:
+            return replace(self, rows=self.rows.take(count))
+        return super().at_most(count)
+
+
+def load_split(arguments: ImageDataArguments, split: str) -> LabelledImages:
     """Load one split, `max_eval_samples` of it at most.
 
     Args:
@@ -44,51 +84,32 @@ def load_split(arguments: DataArguments, split: str) -> LabelledImages:
     Raises:
         DataError: if the data set, the split or a column is missing, or a label is outside the classes.
     """
-    splits = _load_all(arguments)
-    if split not in splits:
-        raise DataError(f"data set {arguments.dataset!r} has no split {split!r}: it has {', '.join(splits)}.")
-    return _take(_label(splits[split], arguments, split), arguments.max_eval_samples)
+    return read_split(_readers(arguments), split, arguments).at_most(arguments.max_eval_samples)
 
 
-def load_train_and_eval(arguments: DataArguments, seed: int) -> tuple[LabelledImages, LabelledImages]:
+def load_train_and_eval(arguments: ImageDataArguments, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """Load the training split and the split to evaluate on.
 
-    Where the data set has no evaluation split, a part of the training split is held out, stratified by class.
+    Where the data set has no evaluation split, a part of the training split is held out, stratified by class where
+    the data set names its classes.
+
+    Args:
+        arguments: which data set, splits, columns and class names.
+        seed: says which rows are held out.
 
     Raises:
         DataError: see [`load_split`]; also if the two splits name different classes.
     """
-    splits = _load_all(arguments)
-    if arguments.train_split not in splits:
-        raise DataError(
-            f"data set {arguments.dataset!r} has no split {arguments.train_split!r}: set train_split to one of "
-            f"{', '.join(splits)}."
-        )
-    eval_split = arguments.eval_split or next((name for name in EVAL_SPLITS if name in splits), None)
-    train = _label(splits[arguments.train_split], arguments, arguments.train_split)
-    if eval_split is None:
-        train, evaluation = _hold_out(train, arguments, seed)
-    elif eval_split not in splits:
-        raise DataError(f"data set {arguments.dataset!r} has no split {eval_split!r}: it has {', '.join(splits)}.")
-    else:
-        evaluation = _label(splits[eval_split], arguments, eval_split)
-    if train.class_names != evaluation.class_names:
-        different = sorted(set(train.class_names) ^ set(evaluation.class_names))
-        raise DataError(
-            f"splits {train.name!r} and {evaluation.name!r} name different classes ({', '.join(different[:5])}): "
-            "give class_names, or make the class folders agree."
-        )
-    if not arguments.streaming:
-        unseen = sorted(set(_labels(evaluation)) - set(_labels(train)))
-        if unseen:
-            raise DataError(
-                f"split {evaluation.name!r} has images of class {train.class_names[unseen[0]]!r}, but split "
-                f"{train.name!r} has none: make their classes agree."
-            )
-    return _take(train, arguments.max_train_samples), _take(evaluation, arguments.max_eval_samples)
+    train, evaluation = read_train_and_eval(_readers(arguments), arguments, seed)
+    return train.at_most(arguments.max_train_samples), evaluation.at_most(arguments.max_eval_samples)
 
 
-def _load_all(arguments: DataArguments) -> Any:
+def _readers(arguments: ImageDataArguments) -> Readers[LabelledImages]:
+    """What reads each split of a data set, by name."""
+    return {name: partial(_label, rows, arguments, name) for name, rows in _load_all(arguments).items()}
+
+
+def _load_all(arguments: ImageDataArguments) -> Any:
     """All splits of a data set, by name."""
     source = arguments.dataset
     if source == EMBEDDED:
@@ -123,25 +144,22 @@ def _load_all(arguments: DataArguments) -> Any:
 
 
 def _embedded() -> datasets.DatasetDict:
-    """2,000 + 500 grey images of 28x28 pixels in 10 classes, a part of Fashion-MNIST (MIT, Zalando SE)."""
-    arrays = np.load(Path(__file__).with_name("fashion_mnist_mini") / "fashion_mnist_mini.npz")
-    features = datasets.Features(
-        {"image": datasets.Image(), "label": datasets.ClassLabel(names=arrays["names"].tolist())}
+    """The embedded images, in 10 classes."""
+    names = datasets.ClassLabel(names=embedded.class_names())
+    info = datasets.DatasetInfo(
+        features=datasets.Features({"image": datasets.Image(), "label": names}),
+        license=embedded.LICENCE,
+        homepage=embedded.HOMEPAGE,
     )
-
-    def split(images: np.ndarray, labels: np.ndarray) -> datasets.Dataset:
+    splits = datasets.DatasetDict()
+    for split in embedded.SPLITS:
+        images, labels = embedded.fashion_mnist_mini(split)
         columns = {"image": [Image.fromarray(image) for image in images], "label": labels.tolist()}
-        info = datasets.DatasetInfo(
-            features=features, license="MIT", homepage="https://github.com/zalandoresearch/fashion-mnist"
-        )
-        return datasets.Dataset.from_dict(columns, info=info)
-
-    return datasets.DatasetDict(
-        train=split(arrays["x_train"], arrays["y_train"]), test=split(arrays["x_test"], arrays["y_test"])
-    )
+        splits[split] = datasets.Dataset.from_dict(columns, info=info)
+    return splits
 
 
-def _label(rows: Any, arguments: DataArguments, split: str) -> LabelledImages:
+def _label(rows: Any, arguments: ImageDataArguments, split: str) -> LabelledImages:
     """Find the columns and class names of a split, and make its labels indices of them."""
     if rows.features is None:
         rows = rows._resolve_features()
@@ -177,7 +195,7 @@ def _column(rows: Any, named: str | None, option: str, feature: type, usual: tup
     return found[0]
 
 
-def _class_names(rows: Any, label_column: str, arguments: DataArguments) -> tuple[Any, list[str]]:
+def _class_names(rows: Any, label_column: str, arguments: ImageDataArguments) -> tuple[Any, list[str]]:
     """Class names: given, stored with the labels, or the distinct labels in order (which needs all rows)."""
     feature = rows.features[label_column]
     is_number = isinstance(feature, datasets.Value) and "int" in feature.dtype
@@ -207,70 +225,17 @@ def _class_names(rows: Any, label_column: str, arguments: DataArguments) -> tupl
     return rows, names
 
 
-def given_names(arguments: CommonDataArguments) -> list[str] | None:
-    """The class names that were given, as a list or in a file."""
-    given = arguments.class_names
-    if not isinstance(given, str):
-        return given
-    try:
-        return Path(given).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot read class_names from {given!r}: it is a list, or a text file with a name a line."
-        ) from error
-
-
 def _is_text(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-
-
-def _labels(images: LabelledImages) -> np.ndarray:
-    return images.rows.with_format("numpy", columns=[images.label_column])[:][images.label_column]
 
 
 def _check_labels(images: LabelledImages) -> None:
     if len(images.rows) == 0:
         raise DataError(f"split {images.name!r} has no images.")
-    labels = _labels(images)
+    labels = images.labels()
     outside = np.flatnonzero((labels < 0) | (labels >= len(images.class_names)))
     if len(outside):
         raise DataError(
             f"row {outside[0]} of split {images.name!r} has label {labels[outside[0]]}, outside the "
             f"{len(images.class_names)} classes: give class_names, or choose a labelled split."
         )
-
-
-def _hold_out(train: LabelledImages, arguments: DataArguments, seed: int) -> tuple[LabelledImages, LabelledImages]:
-    if arguments.streaming or not 0 < arguments.validation_fraction < 1:
-        raise DataError(
-            f"data set {arguments.dataset!r} has no evaluation split: set eval_split"
-            + ("." if arguments.streaming else ", or validation_fraction to a part between 0 and 1.")
-        )
-    stratify = train.label_column if isinstance(train.rows.features[train.label_column], datasets.ClassLabel) else None
-    parts = split_rows(train.rows, arguments.validation_fraction, seed, stratify)
-    kept = LabelledImages(parts["train"], train.image_column, train.label_column, train.class_names, train.name)
-    held = LabelledImages(parts["test"], train.image_column, train.label_column, train.class_names, "held out")
-    return kept, held
-
-
-def split_rows(rows: datasets.Dataset, fraction: float, seed: int, stratify: str | None) -> datasets.DatasetDict:
-    """Divide rows at random into `train` and `test`, the latter a fraction of each class of the column `stratify`."""
-    try:
-        return rows.train_test_split(fraction, seed=seed, stratify_by_column=stratify, load_from_cache_file=False)
-    except ValueError as error:
-        raise DataError(f"no part can be held out for evaluation: {first_line(error)}") from error
-
-
-def _take(images: LabelledImages, count: int | None) -> LabelledImages:
-    if count is None:
-        return images
-    if isinstance(images.rows, datasets.IterableDataset):
-        rows = images.rows.take(count)
-    else:
-        rows = images.rows.select(spread(len(images.rows), count))
-    return LabelledImages(rows, images.image_column, images.label_column, images.class_names, images.name)
-
-
-def spread(length: int, count: int) -> np.ndarray:
-    """Positions of at most `count` items, spread over a split, which may be sorted by class."""
-    return np.linspace(0, length - 1, min(count, length), dtype=int)

@@ -17,9 +17,9 @@ from transformers.utils import logging
 
 from .arguments import VideoDataArguments
 from .errors import DataError
-from .sources import given_names
+from .splits import SPLIT_ALIASES, already, given_names
 from .video_protocols import VIDEO_SUFFIXES, divide, find_videos
-from .video_tables import SPLIT_ALIASES, TABLE_SUFFIXES, Row, Table, aliases, read_table
+from .video_tables import TABLE_SUFFIXES, Row, Table, read_table
 
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -50,13 +50,6 @@ class Listing:
     def where(self, row: Row) -> str:
         """Place of a row, for messages."""
         return self.table.where(row) if self.table else repr(row.video)
-
-
-def find_split(splits: Iterable[str], wanted: str) -> str | None:
-    """The split of a name, or of another usual name for it."""
-    if wanted in set(splits):
-        return wanted
-    return next((name for alias in aliases(wanted) for name in splits if name.lower() == alias), None)
 
 
 def list_splits(arguments: VideoDataArguments, wanted: set[str]) -> dict[str, Callable[[], Listing]]:
@@ -172,12 +165,8 @@ def _protocol(source: Path, arguments: VideoDataArguments) -> dict[str, Callable
     for split, clips in divided.clips.items():
         rows = [Row(0, path, class_names[label]) for path, label in clips]
         names_missing = [Path(path).stem for path, _ in missing.get(split, [])]
-        listings[split] = partial(_as_listed, Listing(rows, class_names=class_names, missing=names_missing))
+        listings[split] = already(Listing(rows, class_names=class_names, missing=names_missing))
     return listings
-
-
-def _as_listed(listing: Listing) -> Listing:
-    return listing
 
 
 def _expected(clip_list: str, paths: list[str]) -> list[str]:
@@ -242,4 +231,4 @@ def _one_table(path: Path, arguments: VideoDataArguments) -> dict[str, Callable[
     if "" in rows and len(rows) > 1:
         raise DataError(f"{table.where(rows[''][0])} has no split, but others have: fill the column 'split'.")
     whole = Listing(table.rows, _roots(arguments, path.parent), table, table.class_names)
-    return {split or "train": partial(_as_listed, replace(whole, rows=part)) for split, part in rows.items()}
+    return {split or "train": already(replace(whole, rows=part)) for split, part in rows.items()}

@@ -12,63 +12,26 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import datasets
 from transformers.utils import logging
 
 from ..errors import first_line
 from .arguments import VideoDataArguments
+from .clips import Clip, LabelledVideos
 from .errors import DataError
-from .sources import given_names, split_rows, spread
-from .video_listings import Listing, find_split, frames_in, list_splits
+from .motion import EMBEDDED, motion_splits
+from .splits import Readers, already, find_split, given_names, read_split, read_train_and_eval
+from .video_listings import Listing, frames_in, list_splits
 from .video_protocols import VIDEO_SUFFIXES
 from .video_tables import Row
 
 
-EMBEDDED = "moving-fashion-mnist"
-EVAL_SPLITS = ("validation", "dev", "test")
 CLASS_NAME_FILES = ("kinetics_400_labels.csv", "kinetics400_labels.csv", "labels.csv")
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One labelled clip.
-
-    Args:
-        path: of a video file; where `frames` is given, a name for messages.
-        label: index of its class.
-        start: of the clip in the file, in seconds.
-        end: the same.
-        frames: image files, in order, instead of a video file.
-    """
-
-    path: str
-    label: int
-    start: float | None = None
-    end: float | None = None
-    frames: tuple[str, ...] | None = None
-
-
-@dataclass
-class LabelledVideos:
-    """One split.
-
-    Args:
-        clips: that are there.
-        class_names: which the labels index.
-        name: of the split.
-        missing: what the split lists, but there is no such file.
-    """
-
-    clips: list[Clip]
-    class_names: list[str]
-    name: str
-    missing: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -98,8 +61,7 @@ def load_split(arguments: VideoDataArguments, split: str) -> LabelledVideos:
         DataError: if the data, the split, a column or (unless `on_error` is `"skip"`) a file is missing, or a label
             does not fit.
     """
-    splits = _splits(arguments, split)
-    return _take(_checked(splits[_named(splits, split, arguments)](), arguments), arguments.max_eval_samples)
+    return read_split(_checked_readers(arguments, split), split, arguments).at_most(arguments.max_eval_samples)
 
 
 def load_train_and_eval(arguments: VideoDataArguments, seed: int) -> tuple[LabelledVideos, LabelledVideos]:
@@ -107,24 +69,21 @@ def load_train_and_eval(arguments: VideoDataArguments, seed: int) -> tuple[Label
 
     Where there is no evaluation split, a part of the training split is held out, stratified by class.
 
+    Args:
+        arguments: which videos, splits, columns and class names.
+        seed: says which videos are held out.
+
     Raises:
         DataError: see [`load_split`]; also if the two splits have different classes.
     """
-    splits = _splits(arguments)
-    train = _checked(splits[_named(splits, arguments.train_split, arguments)](), arguments)
-    name = _named(splits, arguments.eval_split, arguments) if arguments.eval_split else _default_eval(splits)
-    if name is None:
-        train, evaluation = _hold_out(train, arguments, seed)
-    else:
-        evaluation = _checked(splits[name](), arguments)
-        _check_classes(train, evaluation)
+    train, evaluation = read_train_and_eval(_checked_readers(arguments), arguments, seed)
     _warn_of_shared(train, evaluation)
-    return _take(train, arguments.max_train_samples), _take(evaluation, arguments.max_eval_samples)
+    return train.at_most(arguments.max_train_samples), evaluation.at_most(arguments.max_eval_samples)
 
 
 def load_all(arguments: VideoDataArguments) -> dict[str, LabelledVideos]:
     """All splits by name, whole and without a complaint about missing files, to look at them."""
-    return {name: read() for name, read in _splits(arguments).items()}
+    return {name: read() for name, read in _readers(arguments).items()}
 
 
 def describe(splits: Iterable[LabelledVideos]) -> str:
@@ -153,32 +112,20 @@ def describe(splits: Iterable[LabelledVideos]) -> str:
     return "\n".join(lines)
 
 
-def _splits(arguments: VideoDataArguments, *wanted: str) -> dict[str, Callable[[], LabelledVideos]]:
+def _readers(arguments: VideoDataArguments, *wanted: str) -> Readers[LabelledVideos]:
     """What reads each split, by name. Splits of other than the usual names are found where they are wanted."""
     if arguments.dataset == EMBEDDED:
         if arguments.protocol is not None:
             raise DataError(f"protocol {arguments.protocol!r} divides the videos of a folder: set dataset to it.")
-        from .motion import motion_splits
-
-        return {name: partial(_same, videos) for name, videos in motion_splits().items()}
+        return {name: already(videos) for name, videos in motion_splits().items()}
     listings = list_splits(arguments, {*wanted, arguments.train_split, arguments.eval_split or ""})
     reference = find_split(listings, arguments.train_split)
     return {name: partial(_labelled, name, reference or name, listings, arguments) for name in listings}
 
 
-def _same(videos: LabelledVideos) -> LabelledVideos:
-    return videos
-
-
-def _named(splits: dict[str, Callable[[], LabelledVideos]], wanted: str, arguments: VideoDataArguments) -> str:
-    found = find_split(splits, wanted)
-    if found is None:
-        raise DataError(f"data set {arguments.dataset!r} has no split {wanted!r}: it has {', '.join(splits)}.")
-    return found
-
-
-def _default_eval(splits: Iterable[str]) -> str | None:
-    return next(filter(None, (find_split(splits, name) for name in EVAL_SPLITS)), None)
+def _checked_readers(arguments: VideoDataArguments, *wanted: str) -> Readers[LabelledVideos]:
+    """The same, but reading a split that cannot be used is an error."""
+    return {name: partial(_checked, read, arguments) for name, read in _readers(arguments, *wanted).items()}
 
 
 def _labelled(
@@ -196,18 +143,14 @@ def _labelled(
             files = _files(row, listing.roots[0], row.folders[0])
             videos.missing.append(next((file for file in files if not os.path.exists(file)), files[0]))
             continue
-        if labels.setdefault(_key(clip), label) != label:
-            names = classes.names[labels[_key(clip)]], classes.names[label]
+        if labels.setdefault(clip.key, label) != label:
+            names = classes.names[labels[clip.key]], classes.names[label]
             raise DataError(
                 f"{listing.where(row)} says that {row.video!r} is {names[1]!r}, but an earlier one that it is "
                 f"{names[0]!r}: keep one."
             )
         videos.clips.append(clip)
     return videos
-
-
-def _key(clip: Clip) -> tuple:
-    return clip.path, clip.start, clip.end
 
 
 def _files(row: Row, root: str, folder: str) -> list[str]:
@@ -313,8 +256,9 @@ def _names_beside(table: Path, base: int) -> list[str] | None:
     return None
 
 
-def _checked(videos: LabelledVideos, arguments: VideoDataArguments) -> LabelledVideos:
+def _checked(read: Callable[[], LabelledVideos], arguments: VideoDataArguments) -> LabelledVideos:
     """A split that can be used: not empty, and whole unless what is missing is to be skipped."""
+    videos = read()
     missing = len(videos.missing)
     if missing and (not videos.clips or arguments.on_error == "raise"):
         fix = "correct clip_list" if arguments.clip_list else "set video_root to the folder that the paths start from"
@@ -328,46 +272,10 @@ def _checked(videos: LabelledVideos, arguments: VideoDataArguments) -> LabelledV
     return videos
 
 
-def _check_classes(train: LabelledVideos, evaluation: LabelledVideos) -> None:
-    if train.class_names != evaluation.class_names:
-        raise DataError(f"splits {train.name!r} and {evaluation.name!r} name different classes: give class_names.")
-    unseen = sorted({clip.label for clip in evaluation.clips} - {clip.label for clip in train.clips})
-    if unseen:
-        raise DataError(
-            f"split {evaluation.name!r} has videos of class {train.class_names[unseen[0]]!r}, but split "
-            f"{train.name!r} has none: make their classes agree."
-        )
-
-
 def _warn_of_shared(train: LabelledVideos, evaluation: LabelledVideos) -> None:
-    shared = set(map(_key, train.clips)) & set(map(_key, evaluation.clips))
+    shared = {clip.key for clip in train.clips} & {clip.key for clip in evaluation.clips}
     if shared:
         first = min(path for path, *_ in shared)
         logger.warning(
             f"{len(shared)} clips are in both splits, {train.name!r} and {evaluation.name!r}, e.g. {first!r}."
         )
-
-
-def _hold_out(
-    train: LabelledVideos, arguments: VideoDataArguments, seed: int
-) -> tuple[LabelledVideos, LabelledVideos]:
-    if not 0 < arguments.validation_fraction < 1:
-        raise DataError(
-            f"data set {arguments.dataset!r} has no evaluation split: set eval_split, or validation_fraction to a "
-            "part between 0 and 1."
-        )
-    rows = datasets.Dataset.from_dict(
-        {"clip": list(range(len(train.clips))), "label": [clip.label for clip in train.clips]},
-        features=datasets.Features(
-            {"clip": datasets.Value("int64"), "label": datasets.ClassLabel(num_classes=len(train.class_names))}
-        ),
-    )
-    parts = split_rows(rows, arguments.validation_fraction, seed, "label")
-    kept, held = ([train.clips[number] for number in sorted(parts[part]["clip"])] for part in ("train", "test"))
-    return replace(train, clips=kept), replace(train, clips=held, name="held out", missing=[])
-
-
-def _take(videos: LabelledVideos, count: int | None) -> LabelledVideos:
-    if count is None:
-        return videos
-    return replace(videos, clips=[videos.clips[number] for number in spread(len(videos.clips), count)])

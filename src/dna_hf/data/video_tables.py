@@ -21,11 +21,10 @@ from typing import Any, NamedTuple
 from ..errors import first_line
 from .arguments import VideoDataArguments
 from .errors import DataError
+from .splits import aliases
 
 
 TABLE_SUFFIXES = (".csv", ".txt", ".jsonl", ".json")
-# names of one and the same split
-SPLIT_ALIASES = (("train", "training"), ("validation", "valid", "val", "validate"), ("dev",), ("test", "testing"))
 VIDEO_COLUMNS = ("video", "path", "file", "file_name", "filename", "video_path")
 LABEL_COLUMNS = ("label", "labels", "class", "action", "target")
 KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
@@ -88,11 +87,6 @@ class _Columns(NamedTuple):
     end: str | None
     split: str | None
     kinetics: dict[str, str]
-
-
-def aliases(split: str) -> tuple[str, ...]:
-    """All names of a split, in small letters."""
-    return next((names for names in SPLIT_ALIASES if split.lower() in names), (split.lower(),))
 
 
 def read_table(path: Path, arguments: VideoDataArguments, split: str) -> Table:

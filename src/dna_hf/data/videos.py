@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..models.video_decoding import BASE_FRAME_RATE, FrameSampling
+from ..models.video_decoding import FrameSampling
 from ..models.video_processing_dna_timesformer import DnATimesformerVideoProcessor, as_frames, short_side_size
 from .arguments import VideoDataArguments
+from .clips import Clip, LabelledVideos
 from .errors import DataError
-from .images import read_image_file
-from .motion import MotionClip
-from .video_sources import Clip, LabelledVideos
+from .sampling import EpochClock
 
 
 # label of a clip that could not be read; torch's losses pass over it
@@ -55,16 +54,7 @@ class VideoReader:
         Raises:
             DataError: naming the clip, if it cannot be read in time.
         """
-        if isinstance(clip, MotionClip):
-            frames = clip.render()
-            return as_frames(frames[sampling(len(frames), BASE_FRAME_RATE)])
-        if clip.frames is not None:
-            numbers = sampling(len(clip.frames), BASE_FRAME_RATE)
-            pictures = [np.asarray(read_image_file(clip.frames[number])) for number in numbers]
-            if len({picture.shape for picture in pictures}) > 1:
-                raise DataError(f"cannot read video {clip.path!r}: its frames have different sizes.")
-            return as_frames(np.stack(pictures))
-        return as_frames(self._decode(clip, sampling))
+        return as_frames(clip.frames_for(sampling, self))
 
     def close(self) -> None:
         """End the process."""
@@ -74,20 +64,25 @@ class VideoReader:
             self._process.wait()
         self._process = self._connection = None
 
-    def _decode(self, clip: Clip, sampling: FrameSampling) -> np.ndarray:
+    def decode(self, path: str, sampling: FrameSampling, start: float | None, end: float | None) -> np.ndarray:
+        """Frames (frames, height, width, 3), uint8, of a video file from `start` to `end`, in seconds.
+
+        Raises:
+            DataError: naming the file, if it cannot be read in time.
+        """
         try:
             self._start()
-            self._connection.send((clip.path, dataclasses.asdict(sampling), clip.start, clip.end))
+            self._connection.send((path, dataclasses.asdict(sampling), start, end))
             if not self._connection.poll(self.timeout):
                 self.close()
-                raise DataError(f"cannot read video {clip.path!r}: it is not decoded after {self.timeout:g} s.")
+                raise DataError(f"cannot read video {path!r}: it is not decoded after {self.timeout:g} s.")
             kind, answer = self._connection.recv()
             if kind == "frames":
                 return np.frombuffer(bytearray(self._connection.recv_bytes()), dtype=np.uint8).reshape(answer)
         except (EOFError, OSError) as error:
             self.close()
-            raise DataError(f"cannot read video {clip.path!r}: decoding it crashed.") from error
-        raise DataError(f"cannot read video {clip.path!r}: {answer}.")
+            raise DataError(f"cannot read video {path!r}: decoding it crashed.") from error
+        raise DataError(f"cannot read video {path!r}: {answer}.")
 
     def _start(self) -> None:
         """Start the process, one for each worker of a loader."""
@@ -149,7 +144,7 @@ class VideoAugmentation:
         return processor.normalize_frames(frames)
 
 
-class VideoDataset(Dataset):
+class VideoDataset(EpochClock, Dataset):
     """A split: rows to samples `{"pixel_values": (frames, channels, height, width), "labels": int, "rows": int}`.
 
     Args:
@@ -171,6 +166,7 @@ class VideoDataset(Dataset):
         seed: int = 0,
         bad_list: Path | None = None,
     ) -> None:
+        super().__init__()
         self.videos = videos
         self.processor = processor
         self.augmentation = augmentation
@@ -178,17 +174,6 @@ class VideoDataset(Dataset):
         self.seed = seed
         self.bad_list = bad_list
         self.reader = VideoReader(arguments.video_timeout)
-        # in shared memory, so that persistent loader workers see the epoch change
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that the augmentation is drawn for."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Tell which epoch the augmentation is drawn for."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.videos.clips)

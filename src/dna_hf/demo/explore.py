@@ -21,8 +21,8 @@ from ..analysis.loading import VIDEO_LLM, VIDEO_MODEL, load_models
 from ..analysis.maps import HeatMap, look
 from ..analysis.sight import Classifier
 from ..analysis.video_llm_sight import QUESTION, frames_of_patches, read_for_video_llm
+from ..data.clips import Clip
 from ..data.images import read_image_file
-from ..data.video_sources import Clip
 from ..data.videos import VideoReader
 from ..evaluation.image_classification import class_names
 from ..models.attention_variants import DenoisingAttention

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
-from ..data.arguments import DataArguments
+from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
 from ..data.images import ImageProcessor, output_size, read_image
 from ..data.sources import LabelledImages, load_split
@@ -220,7 +220,7 @@ class DistractorPictures(Dataset):
 
 def distractor_test(
     checkpoints: Sequence[str],
-    arguments: DataArguments,
+    arguments: ImageDataArguments,
     split: str,
     output_dir: str | Path,
     *,
@@ -373,7 +373,9 @@ def _accuracies(
     ]
 
 
-def _conditions(figures: Sequence[DistractorAccuracy], arguments: DataArguments, split: str, layout: Layout) -> str:
+def _conditions(
+    figures: Sequence[DistractorAccuracy], arguments: ImageDataArguments, split: str, layout: Layout
+) -> str:
     """How the figures were measured."""
     return (
         f"Top-1 accuracy with its 95 % interval (Wilson), {figures[0].images:,} targets of {arguments.dataset} "

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForImageClassification, EvalPrediction, PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
-from ..data.arguments import DataArguments
+from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
 from ..data.images import ImageProcessor, torch_dataset
 from ..data.provenance import provenance
@@ -92,7 +92,7 @@ def inference_device(device: str | None) -> str:
 
 def evaluate_checkpoint(
     checkpoint: str,
-    arguments: DataArguments,
+    arguments: ImageDataArguments,
     split: str,
     *,
     batch_size: int = 64,

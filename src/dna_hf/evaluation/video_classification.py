@@ -15,10 +15,11 @@ from transformers.data.data_collator import default_data_collator
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from ..data.arguments import VideoDataArguments
+from ..data.clips import Clip
 from ..data.errors import DataError
 from ..data.provenance import video_provenance
 from ..data.video_protocols import find_videos
-from ..data.video_sources import Clip, load_split
+from ..data.video_sources import load_split
 from ..data.videos import UNREADABLE, VideoDataset, VideoReader, split_views, view_processor
 from ..records.checkpoint_records import Measurement
 from ..records.digest import weights_digest

@@ -1,8 +1,8 @@
 """Read a run from a YAML file and command-line overrides, and refuse what it does not mean.
 
 A file has three sections: `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
-([`~dna_hf.data.arguments.DataArguments`], for videos [`~dna_hf.data.arguments.VideoDataArguments`], for a video LLM
-[`~dna_hf.data.conversation_arguments.ConversationDataArguments`]) and `training` (any field of
+([`~dna_hf.data.arguments.ImageDataArguments`], for videos [`~dna_hf.data.arguments.VideoDataArguments`], for a video
+LLM [`~dna_hf.data.conversation_arguments.ConversationDataArguments`]) and `training` (any field of
 `transformers.TrainingArguments`, and of [`~dna_hf.training.arguments.DnATrainingArguments`], for a video LLM of
 [`~dna_hf.training.arguments.VideoLLMTrainingArguments`]).
 """
@@ -20,7 +20,7 @@ import yaml
 from huggingface_hub.dataclasses import type_validator
 from transformers import AutoConfig
 
-from ..data.arguments import DataArguments, VideoDataArguments
+from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import ConversationDataArguments
 from ..errors import one_line
 from .arguments import DnATrainingArguments, VideoLLMTrainingArguments
@@ -31,7 +31,7 @@ SECTIONS = ("model", "data", "training")
 VIDEO_LLM = "dna_video_llama3"
 # model type -> what its data section takes
 DATA_ARGUMENTS: dict[str, type] = {
-    "dna_vit": DataArguments,
+    "dna_vit": ImageDataArguments,
     "dna_timesformer": VideoDataArguments,
     VIDEO_LLM: ConversationDataArguments,
 }
@@ -186,7 +186,7 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
     )
 
 
-def data_arguments(overrides: dict[str, Any], kind: type = DataArguments) -> Any:
+def data_arguments(overrides: dict[str, Any], kind: type = ImageDataArguments) -> Any:
     """Check the keys of a `data` section alone.
 
     Args:

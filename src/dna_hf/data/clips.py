@@ -1,0 +1,96 @@
+"""Labelled clips and splits of them. No video is opened here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from ..models.video_decoding import BASE_FRAME_RATE, FrameSampling
+from .errors import DataError
+from .images import read_image_file
+from .splits import Split
+
+
+class Decoder(Protocol):
+    """Decodes video files, as [`~dna_hf.data.videos.VideoReader`] does."""
+
+    def decode(self, path: str, sampling: FrameSampling, start: float | None, end: float | None) -> np.ndarray:
+        """Frames (frames, height, width, 3), uint8, of a file from `start` to `end`, in seconds."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One labelled clip.
+
+    Args:
+        path: video file; where `frames` is given, a name for messages.
+        label: index of its class.
+        start: seconds into the file at which the clip begins; `None`: at the beginning of the file.
+        end: seconds into the file at which the clip ends; `None`: at the end of the file.
+        frames: image files, in order, instead of a video file.
+    """
+
+    path: str
+    label: int
+    start: float | None = None
+    end: float | None = None
+    frames: tuple[str, ...] | None = None
+
+    def frames_for(self, sampling: FrameSampling, decoder: Decoder) -> np.ndarray:
+        """Read those frames of the clip that are sampled.
+
+        Args:
+            sampling: says which frames, by their number and the frame rate.
+            decoder: reads video files.
+
+        Returns:
+            Frames (frames, height, width, 3), uint8.
+
+        Raises:
+            DataError: naming the clip, if it cannot be read.
+        """
+        if self.frames is None:
+            return decoder.decode(self.path, sampling, self.start, self.end)
+        numbers = sampling(len(self.frames), BASE_FRAME_RATE)
+        pictures = [np.asarray(read_image_file(self.frames[number])) for number in numbers]
+        if len({picture.shape for picture in pictures}) > 1:
+            raise DataError(f"cannot read video {self.path!r}: its frames have different sizes.")
+        return np.stack(pictures)
+
+    @property
+    def key(self) -> tuple[str, float | None, float | None]:
+        """The same for two clips of the same part of the same file."""
+        return self.path, self.start, self.end
+
+
+@dataclass
+class LabelledVideos(Split):
+    """One split of videos.
+
+    Args:
+        clips: those whose files are there, in order.
+        class_names: names that the labels index.
+        name: name of the split.
+        missing: files that the split lists and that are not there.
+    """
+
+    clips: list[Clip]
+    class_names: list[str]
+    name: str
+    missing: list[str] = field(default_factory=list)
+
+    unit = "videos"
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def labels(self) -> np.ndarray:
+        """Label of each clip, in order."""
+        return np.array([clip.label for clip in self.clips], dtype=int)
+
+    def part(self, numbers: Sequence[int], name: str | None = None) -> "LabelledVideos":
+        """The clips of these numbers, in the order of the split."""
+        clips = [self.clips[number] for number in sorted(numbers)]
+        return replace(self, clips=clips) if name is None else replace(self, clips=clips, name=name, missing=[])
