@@ -71,6 +71,7 @@ def test_writes_a_complete_checkpoint_and_prints_the_report(tmp_path, capsys, vi
         "attention_variants.py",
         "configuration_dna.py",
         "configuration_dna_vit.py",
+        "layers_dna.py",
         "modeling_dna_vit.py",
     }
     model = AutoModelForImageClassification.from_pretrained(out).eval()

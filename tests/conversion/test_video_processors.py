@@ -33,7 +33,7 @@ SIZES |= {"intermediate_size": 24}
 LABELS = {"id2label": {0: "fall", 1: "walk"}, "label2id": {"fall": 0, "walk": 1}}
 MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
 CODE = {
-    *("attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"),
+    *("attention_variants.py", "configuration_dna.py", "layers_dna.py"),
     *("configuration_dna_timesformer.py", "modeling_dna_timesformer.py"),
     *("video_decoding.py", "video_processing_dna_timesformer.py"),
 }

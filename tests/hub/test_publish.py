@@ -39,7 +39,10 @@ uploading = import_module("dna_hf.hub.upload")
 
 pytestmark = pytest.mark.auto_image_processor
 
-CODE = {"attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
+CODE = {
+    *("attention_variants.py", "configuration_dna.py", "layers_dna.py"),
+    *("configuration_dna_vit.py", "modeling_dna_vit.py"),
+}
 AUTO_CLASSES = {
     "AutoConfig",
     "AutoModel",

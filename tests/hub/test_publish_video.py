@@ -32,7 +32,7 @@ from tests.kit.videos import numbered, write_video
 # the package has a function of this name, too
 publishing = import_module("dna_hf.hub.publish")
 CODE = {
-    *("attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"),
+    *("attention_variants.py", "configuration_dna.py", "layers_dna.py"),
     *("configuration_dna_timesformer.py", "modeling_dna_timesformer.py"),
     *("video_decoding.py", "video_processing_dna_timesformer.py"),
 }

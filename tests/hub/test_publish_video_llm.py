@@ -15,7 +15,7 @@ from tests.kit.video_llm import tiny_model, tiny_processor
 
 
 CODE = {
-    *("attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"),
+    *("attention_variants.py", "configuration_dna.py", "layers_dna.py"),
     *("configuration_dna_video_llama3.py", "modeling_dna_video_llama3.py", "processing_dna_video_llama3.py"),
     *("image_processing_dna_video_llama3.py", "video_processing_dna_video_llama3.py", "video_decoding.py"),
 }

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForVideoClassification
 
 from dna_hf.models import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerModel
 from dna_hf.models.attention_variants import VariantAttention
-from dna_hf.models.modeling_dna_vit import DnAViTDropPath
+from dna_hf.models.layers_dna import DnADropPath
 from tests.reference import ReferenceTimesformer
 
 
@@ -725,7 +725,7 @@ def test_drop_path_drops_series_frames_and_videos(attention_type):
         drop_path_schedule="constant",
     ).train()
     for module in model.modules():
-        if isinstance(module, DnAViTDropPath):
+        if isinstance(module, DnADropPath):
             module.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
     torch.manual_seed(0)
     run(model, videos(batch=batch))

@@ -19,7 +19,8 @@ from dna_hf.models import (
     DnAViTForMaskedImageModeling,
     DnAViTModel,
 )
-from dna_hf.models.modeling_dna_vit import DnAViTDropPath, DnAViTLayer, DnAViTLayerScale
+from dna_hf.models.layers_dna import DnADropPath
+from dna_hf.models.modeling_dna_vit import DnAViTLayer, DnAViTLayerScale
 
 
 VARIANTS = ("dna", "dna_shared_value", "softmax", "differential", "cog")
@@ -619,7 +620,7 @@ def test_linear_drop_path_of_a_single_layer():
 
 def test_drop_path_drops_samples_and_keeps_the_expectation():
     torch.manual_seed(0)
-    drop_path = DnAViTDropPath(0.3).train()
+    drop_path = DnADropPath(0.3).train()
     output = drop_path(torch.ones(20_000, 2, 3))
     per_sample = output.flatten(1)
     assert (per_sample == per_sample[:, :1]).all()
@@ -628,7 +629,7 @@ def test_drop_path_drops_samples_and_keeps_the_expectation():
     assert (output == 0).double().mean().item() == pytest.approx(0.3, abs=0.02)
     states = torch.randn(4, 2, 3)
     assert drop_path.eval()(states) is states
-    assert DnAViTDropPath(0.0).train()(states) is states
+    assert DnADropPath(0.0).train()(states) is states
 
 
 def test_drop_path_and_dropout_are_off_in_evaluation():

@@ -31,10 +31,11 @@ from tests.kit.fresh_process import run_fresh
 
 ROOM = Path(dna_hf.__file__).parent / "models"
 PUBLISHED = sorted(path for path in ROOM.rglob("*.py") if path != ROOM / "__init__.py")
-VIT_CODE = {"attention_variants.py", "configuration_dna.py", "configuration_dna_vit.py", "modeling_dna_vit.py"}
-# it takes parts from the image model
-TIMESFORMER_CODE = VIT_CODE | {"configuration_dna_timesformer.py", "modeling_dna_timesformer.py"}
-VIDEO_LLAMA3_CODE = VIT_CODE | {"configuration_dna_video_llama3.py", "modeling_dna_video_llama3.py"}
+# of every model
+SHARED_CODE = {"attention_variants.py", "configuration_dna.py", "layers_dna.py"}
+VIT_CODE = SHARED_CODE | {"configuration_dna_vit.py", "modeling_dna_vit.py"}
+TIMESFORMER_CODE = SHARED_CODE | {"configuration_dna_timesformer.py", "modeling_dna_timesformer.py"}
+VIDEO_LLAMA3_CODE = SHARED_CODE | {"configuration_dna_video_llama3.py", "modeling_dna_video_llama3.py"}
 VIDEO_PROCESSOR_CODE = {"video_decoding.py", "video_processing_dna_timesformer.py"}
 VIDEO_LLAMA3_PROCESSOR_CODE = {
     "image_processing_dna_video_llama3.py",
@@ -116,7 +117,7 @@ def test_the_rules_notice(line):
 
 def test_published_files_are_flat_and_have_unique_names():
     processors = VIDEO_PROCESSOR_CODE | VIDEO_LLAMA3_PROCESSOR_CODE
-    assert {path.name for path in PUBLISHED} == TIMESFORMER_CODE | VIDEO_LLAMA3_CODE | processors
+    assert {path.name for path in PUBLISHED} == VIT_CODE | TIMESFORMER_CODE | VIDEO_LLAMA3_CODE | processors
     assert all(path.parent == ROOM for path in PUBLISHED)
     assert len({path.name.lower() for path in PUBLISHED}) == len(PUBLISHED)
 

@@ -53,6 +53,7 @@ def test_a_run_leaves_a_complete_checkpoint(finished):
         "preprocessor_config.json",
         "attention_variants.py",
         "configuration_dna_vit.py",
+        "layers_dna.py",
         "modeling_dna_vit.py",
         "run.yaml",
         "eval_results.json",

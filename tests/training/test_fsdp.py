@@ -227,7 +227,7 @@ def test_a_sharded_run_is_that_of_one_process(trained, tmp_path):
 def test_a_sharded_run_saves_the_code_of_the_model(trained, folder):
     files = {path.name for path in (trained / folder).glob("*.py")}
     configurations = {"configuration_dna.py", "configuration_dna_vit.py"}
-    assert files == {"attention_variants.py", "modeling_dna_vit.py"} | configurations
+    assert files == {"attention_variants.py", "layers_dna.py", "modeling_dna_vit.py"} | configurations
 
 
 SINGLE = {"model.safetensors", "optimizer.pt"}

@@ -18,8 +18,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
 
 from .attention_variants import (
     TWO_MAP_VARIANTS,
@@ -29,13 +29,13 @@ from .attention_variants import (
     recompute_attention_maps,
 )
 from .configuration_dna_timesformer import DnATimesformerConfig
-from .modeling_dna_vit import (
-    DnAViTDropPath,
-    DnAViTMLP,
-    DnAViTPatchEmbeddings,
+from .layers_dna import (
+    DnADropPath,
+    DnAMLP,
+    DnAPatchEmbeddings,
+    capture_all_outputs,
     drop_path_rate,
     init_projection,
-    record_all_maps,
     resample_positions,
 )
 
@@ -47,41 +47,37 @@ NOT_TAKEN = {
 }
 
 
-@auto_docstring(custom_intro="Output of the base model; the pooled output is the normalised class token.")
+# of both outputs, for `auto_docstring`
+VIDEO_ATTENTIONS = r"""
+attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
+    Maps of the positive branch over space, one per layer: `(batch_size * frames, num_heads, tokens, tokens)` with
+    the class token first, under `joint_space_time` `(batch_size, num_heads, tokens, tokens)`.
+negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
+    Maps of the negative branch over space (the second map of differential attention), in the shapes of `attentions`.
+    `None` for the other variants.
+temporal_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
+    Maps of the positive branch over time, `(batch_size * patches, num_heads, frames, frames)` each; `None` unless
+    space and time are divided.
+negative_temporal_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True`):
+    Maps of the negative branch over time, in the shapes of `temporal_attentions`; `None` where there are none of
+    these, or no second map.
+"""
+
+
+@auto_docstring(
+    custom_intro="Output of the base model; the pooled output is the normalised class token.",
+    custom_args=VIDEO_ATTENTIONS,
+)
 @dataclass
 class DnATimesformerModelOutput(BaseModelOutputWithPooling):
-    r"""
-    attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        Maps of the positive branch over space, one per layer: `(batch_size * frames, num_heads, tokens, tokens)` with
-        the class token first, under `joint_space_time` `(batch_size, num_heads, tokens, tokens)`.
-    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        The same of the negative branch (the second map of differential attention). `None` for the other variants.
-    temporal_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        Maps of the positive branch over time, `(batch_size * patches, num_heads, frames, frames)` each; `None` unless
-        space and time are divided.
-    negative_temporal_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True`):
-        The same of the negative branch.
-    """
-
     negative_attentions: tuple[torch.FloatTensor, ...] | None = None
     temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
     negative_temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-@auto_docstring(custom_intro="Output of the video classifier.")
+@auto_docstring(custom_intro="Output of the video classifier.", custom_args=VIDEO_ATTENTIONS)
 @dataclass
 class DnATimesformerVideoClassifierOutput(ImageClassifierOutput):
-    r"""
-    attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        See [`DnATimesformerModelOutput`].
-    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        See [`DnATimesformerModelOutput`].
-    temporal_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        See [`DnATimesformerModelOutput`].
-    negative_temporal_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True`):
-        See [`DnATimesformerModelOutput`].
-    """
-
     negative_attentions: tuple[torch.FloatTensor, ...] | None = None
     temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
     negative_temporal_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -99,7 +95,7 @@ class DnATimesformerEmbeddings(nn.Module):
         self.config = config
         rows, columns = config.grid_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        self.patch_embeddings = DnAViTPatchEmbeddings(config)
+        self.patch_embeddings = DnAPatchEmbeddings(config)
         self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + rows * columns, config.hidden_size))
         self.time_embeddings = (
             None
@@ -151,9 +147,9 @@ class DnATimesformerLayer(GradientCheckpointingLayer):
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = build_attention(config, layer_idx)
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = DnAViTMLP(config)
+        self.mlp = DnAMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.drop_path = DnAViTDropPath(drop_path_rate(config, layer_idx))
+        self.drop_path = DnADropPath(drop_path_rate(config, layer_idx))
 
     def attend(self, hidden_states: torch.Tensor, num_frames: int, **kwargs: Any) -> torch.Tensor:
         """The tokens after attention, residual included; (batch, tokens, width) in and out."""
@@ -283,17 +279,13 @@ class DnATimesformerModel(DnATimesformerPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    @record_all_maps
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @capture_all_outputs
     @auto_docstring
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> DnATimesformerModelOutput:
         r"""
         pixel_values (`torch.Tensor` of shape `(batch_size, num_frames, num_channels, height, width)`):
             Frames of the videos.
         """
-        for name in self.further_maps():
-            kwargs.pop(f"output_{name}", None)
         for name, reason in NOT_TAKEN.items():
             if kwargs.pop(name, None) is not None:
                 raise ValueError(f"a video model takes no {name}, leave it out: {reason}.")

@@ -39,9 +39,8 @@ from transformers.utils import TransformersKwargs, auto_docstring, can_return_tu
 from transformers.utils.generic import (
     accepts_precomputed_kwargs,
     is_flash_attention_requested,
-    merge_with_config_defaults,
 )
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_position_ids
 
 from .attention_variants import (
@@ -52,7 +51,7 @@ from .attention_variants import (
     recompute_attention_maps,
 )
 from .configuration_dna_video_llama3 import DnAVideoLlama3Config, DnAVideoLlama3VisionConfig
-from .modeling_dna_vit import record_all_maps
+from .layers_dna import capture_all_outputs
 
 
 @auto_docstring(custom_intro="Output of the vision encoder; the visuals of a batch are its images and videos.")
@@ -266,9 +265,7 @@ class DnAVideoLlama3VisionModel(VideoLlama3VisionModel):
         """
         return recompute_attention_maps(self, layers, **inputs)
 
-    @record_all_maps
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @capture_all_outputs
     @auto_docstring
     def forward(
         self,
@@ -289,8 +286,6 @@ class DnAVideoLlama3VisionModel(VideoLlama3VisionModel):
         read_probes (`bool`, *optional*, defaults to `True`):
             Whether to compute the probes; `probe_hidden_states` is `None` without.
         """
-        for name in self.further_maps():
-            kwargs.pop(f"output_{name}", None)  # type: ignore[misc]
         width = self.config.num_channels * self.config.patch_size**2
         if pixel_values.dim() != 2 or pixel_values.shape[1] != width:
             raise ValueError(f"pixel_values must be (patches, {width}), got shape {tuple(pixel_values.shape)}.")

@@ -8,15 +8,12 @@ distillation token, layer scale, position interpolation by default and the other
 models converted from DeiT and DINOv2.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -29,8 +26,8 @@ from transformers.modeling_outputs import (
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
 
 from .attention_variants import (
     TWO_MAP_VARIANTS,
@@ -39,96 +36,44 @@ from .attention_variants import (
     build_attention,
     recompute_attention_maps,
 )
-from .configuration_dna import DnATransformerConfig
 from .configuration_dna_vit import DnAViTConfig
+from .layers_dna import (
+    NEGATIVE_ATTENTIONS,
+    DnADropPath,
+    DnAMLP,
+    DnAPatchEmbeddings,
+    capture_all_outputs,
+    drop_path_rate,
+    init_projection,
+    resample_positions,
+)
 
 
-@auto_docstring(custom_intro="Output of the base model; the pooled output is the normalised class token.")
+@auto_docstring(
+    custom_intro="Output of the base model; the pooled output is the normalised class token.",
+    custom_args=NEGATIVE_ATTENTIONS,
+)
 @dataclass
 class DnAViTModelOutput(BaseModelOutputWithPooling):
-    r"""
-    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        Maps of the negative branch (the second map of differential attention), one of shape `(batch_size, num_heads,
-        queries, keys)` per layer; `attentions` holds those of the positive branch. `None` for the other variants.
-    """
-
     negative_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-@auto_docstring(custom_intro="Output of the image classifier.")
+@auto_docstring(custom_intro="Output of the image classifier.", custom_args=NEGATIVE_ATTENTIONS)
 @dataclass
 class DnAViTImageClassifierOutput(ImageClassifierOutput):
-    r"""
-    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        Maps of the negative branch (the second map of differential attention), one of shape `(batch_size, num_heads,
-        queries, keys)` per layer; `attentions` holds those of the positive branch. `None` for the other variants.
-    """
-
     negative_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-@auto_docstring(custom_intro="Output of the masked image model.")
+@auto_docstring(custom_intro="Output of the masked image model.", custom_args=NEGATIVE_ATTENTIONS)
 @dataclass
 class DnAViTMaskedImageModelingOutput(MaskedImageModelingOutput):
-    r"""
-    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        Maps of the negative branch (the second map of differential attention), one of shape `(batch_size, num_heads,
-        queries, keys)` per layer; `attentions` holds those of the positive branch. `None` for the other variants.
-    """
-
     negative_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-@auto_docstring(custom_intro="Output of the backbone.")
+@auto_docstring(custom_intro="Output of the backbone.", custom_args=NEGATIVE_ATTENTIONS)
 @dataclass
 class DnAViTBackboneOutput(BackboneOutput):
-    r"""
-    negative_attentions (`tuple(torch.FloatTensor)`, *optional*, returned when `output_attentions=True` is passed):
-        Maps of the negative branch (the second map of differential attention), one of shape `(batch_size, num_heads,
-        queries, keys)` per layer; `attentions` holds those of the positive branch. `None` for the other variants.
-    """
-
     negative_attentions: tuple[torch.FloatTensor, ...] | None = None
-
-
-def record_all_maps(forward: Callable) -> Callable:
-    """Let `output_attentions` ask for all maps that a model records; output capturing has one flag per field."""
-
-    @wraps(forward)
-    def wrapper(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-        wanted = kwargs.get("output_attentions")
-        wanted = self.config.output_attentions if wanted is None else wanted
-        if wanted:
-            kwargs |= {f"output_{name}": True for name in self.further_maps()}
-        return forward(self, *args, **kwargs)
-
-    return wrapper
-
-
-class DnAViTPatchEmbeddings(nn.Module):
-    """Cut an image (batch, channels, height, width) into patches and project each: (batch, patches, width)."""
-
-    def __init__(self, config: DnATransformerConfig):
-        super().__init__()
-        self.num_channels = config.num_channels
-        self.projection = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
-        )
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        if pixel_values.shape[1] != self.num_channels:
-            raise ValueError(
-                f"pixel_values has {pixel_values.shape[1]} channels, but config.num_channels is {self.num_channels}."
-            )
-        return self.projection(pixel_values).flatten(2).transpose(1, 2)
-
-
-def resample_positions(positions: torch.Tensor, grid: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
-    """Positions (1, rows * columns, width) of the patches of one grid (rows, columns), for another grid: bicubic."""
-    resampled = positions.unflatten(1, grid).permute(0, 3, 1, 2)
-    # in float32: bicubic resampling in half precision shifts the positions
-    resampled = nn.functional.interpolate(resampled.float(), size=target, mode="bicubic", align_corners=False)
-    return resampled.flatten(2).transpose(1, 2).to(positions.dtype)
 
 
 class DnAViTEmbeddings(nn.Module):
@@ -143,7 +88,7 @@ class DnAViTEmbeddings(nn.Module):
             nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_distillation_token else None
         )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if use_mask_token else None
-        self.patch_embeddings = DnAViTPatchEmbeddings(config)
+        self.patch_embeddings = DnAPatchEmbeddings(config)
         self.prefix_rows = config.num_prefix_tokens if config.use_class_token_position else 0
         self.position_embeddings = nn.Parameter(torch.zeros(1, rows * columns + self.prefix_rows, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -188,19 +133,6 @@ class DnAViTEmbeddings(nn.Module):
         return self.dropout(tokens)
 
 
-class DnAViTMLP(nn.Module):
-    """The two-layer perceptron of a transformer layer."""
-
-    def __init__(self, config: DnATransformerConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
-
-
 class DnAViTLayerScale(nn.Module):
     """A learnable scale per channel on a residual branch. Source: arXiv:2103.17239."""
 
@@ -210,42 +142,6 @@ class DnAViTLayerScale(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states * self.scale
-
-
-class DnAViTDropPath(nn.Module):
-    """Stochastic depth: drop a residual branch for whole samples while training. Source: arXiv:1603.09382."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if self.rate == 0 or not self.training:
-            return hidden_states
-        kept = hidden_states.new_empty((hidden_states.shape[0],) + (1,) * (hidden_states.dim() - 1))
-        return hidden_states * kept.bernoulli_(1 - self.rate) / (1 - self.rate)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"
-
-
-def init_projection(module: nn.Linear | nn.Conv2d, std: float) -> None:
-    """Initialise as the paper does: linear layers by a truncated normal, convolutions as torch does."""
-    if isinstance(module, nn.Conv2d):
-        bound = module.weight[0].numel() ** -0.5
-        init.kaiming_uniform_(module.weight, a=5**0.5)
-        init.uniform_(module.bias, -bound, bound)
-        return
-    init.trunc_normal_(module.weight, mean=0.0, std=std)
-    if module.bias is not None:
-        init.zeros_(module.bias)
-
-
-def drop_path_rate(config: DnATransformerConfig, layer_idx: int) -> float:
-    """Rate of stochastic depth of one layer under `config.drop_path_schedule`."""
-    if config.drop_path_schedule == "constant":
-        return config.drop_path_rate
-    return config.drop_path_rate * layer_idx / max(config.num_hidden_layers - 1, 1)
 
 
 class DnAViTLayer(GradientCheckpointingLayer):
@@ -258,10 +154,10 @@ class DnAViTLayer(GradientCheckpointingLayer):
         self.attention = build_attention(config, layer_idx)
         self.layer_scale_attention = DnAViTLayerScale(config) if scaled else nn.Identity()
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = DnAViTMLP(config)
+        self.mlp = DnAMLP(config)
         self.layer_scale_mlp = DnAViTLayerScale(config) if scaled else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.drop_path = DnAViTDropPath(drop_path_rate(config, layer_idx))
+        self.drop_path = DnADropPath(drop_path_rate(config, layer_idx))
 
     def forward(
         self,
@@ -356,9 +252,7 @@ class DnAViTModel(DnAViTPreTrainedModel):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    @record_all_maps
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @capture_all_outputs
     @auto_docstring
     def forward(
         self,
@@ -372,7 +266,6 @@ class DnAViTModel(DnAViTPreTrainedModel):
         bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, num_patches)`, *optional*):
             Which patches are replaced by the mask token (1) and which are not (0).
         """
-        kwargs.pop("output_negative_attentions", None)
         if interpolate_pos_encoding is None:
             interpolate_pos_encoding = self.config.interpolate_pos_encoding
         embedding_output = self.embeddings(
