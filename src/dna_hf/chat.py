@@ -8,7 +8,8 @@ from typing import Any
 from transformers import TextStreamer
 
 from .data.errors import DataError
-from .evaluation.video_llm import encode, generate, inference_processor, user_turn
+from .data.inputs import encode, inference_processor, user_turn
+from .evaluation.video_llm import generate
 from .models.image_processing_dna_video_llama3 import read_image
 
 
@@ -26,7 +27,7 @@ class Chat:
     """A conversation with a model, which sees all of it in every turn.
 
     Args:
-        model: a video LLM, as [`~dna_hf.evaluation.video_llm.load_video_llm`] returns it.
+        model: a video LLM, as [`~dna_hf.kinds.load`] returns it.
         processor: its processor.
         stream: whether to print an answer while it is made.
         videos: settings of the video processor, e.g. `fps` and `max_frames`.

@@ -31,7 +31,9 @@ def sentence(error: BaseException) -> str:
 
     The errors of strict configurations name the field in their first line and say what is wrong with it in the last.
     """
-    if type(error).__name__ in ("StrictDataclassFieldValidationError", "StrictDataclassClassValidationError"):
+    from huggingface_hub.errors import StrictDataclassError
+
+    if isinstance(error, StrictDataclassError):
         return re.sub(r"\s+", " ", str(error).strip().splitlines()[-1]).strip().rstrip(".")
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -62,7 +64,15 @@ def told_as(error_class: type[DnaError], what: str, fix: str = "") -> Iterator[N
         yield
     except DnaError:
         raise
-    except (*_file_errors(), ArithmeticError, AttributeError, EOFError, ImportError, LookupError) as error:
+    except (
+        *_file_errors(),
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        EOFError,
+        ImportError,
+        LookupError,
+    ) as error:
         raise error_class(_told(what, error, fix)) from error
     except (MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise error_class(_told(what, error, fix)) from error

@@ -29,8 +29,9 @@ def main(what, folder):
         from dna_hf.analysis import attention_maps
     elif what == "visualize":
         # as the command does before it loads a model
-        from dna_hf.analysis.sight import Classifier, VisualizeSettings
+        from dna_hf.analysis.sight import VisualizeSettings
         from dna_hf.analysis.visualize import visualize_files
+        from dna_hf.kinds import IMAGE, Loaded
     start, work = time.perf_counter(), time.process_time()
     if what == "forward":
         model.set_attn_implementation("eager")
@@ -41,7 +42,7 @@ def main(what, folder):
     else:
         picture = Path(folder, "noise.png")
         Image.effect_noise((300, 260), 60).convert("RGB").save(picture)
-        classifier = Classifier("model", model, ViTImageProcessorPil())
+        classifier = Loaded("model", model, ViTImageProcessorPil(), IMAGE)
         visualize_files([classifier], [picture], Path(folder), VisualizeSettings())
     figures = {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - work}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -17,7 +17,7 @@ from dna_hf.cli import main
 from dna_hf.data.arguments import DataArguments
 from dna_hf.data.images import torch_dataset
 from dna_hf.data.sources import load_split
-from dna_hf.evaluation.image_classification import load_classifier
+from dna_hf.kinds import load
 from tests.kit.models import tiny_timesformer, tiny_vit
 from tests.kit.page import Page
 from tests.kit.videos import numbered, write_video
@@ -65,7 +65,8 @@ def read(path):
 
 
 def test_tables_are_those_of_the_library(compared, folder):
-    model, processor = load_classifier(str(folder / "dna"))
+    loaded = load(folder / "dna")
+    model, processor = loaded.model, loaded.processor
     samples = torch_dataset(load_split(DataArguments(max_eval_samples=SAMPLES), "test"), processor)
     pixels = torch.stack([torch.as_tensor(samples[row]["pixel_values"]) for row in range(SAMPLES)])
     # the heads have 8 directions

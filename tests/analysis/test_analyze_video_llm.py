@@ -11,13 +11,13 @@ from PIL import Image
 from dna_hf.analysis import AnalysisError, analyze_subspaces
 from dna_hf.analysis.analyze import analyze
 from dna_hf.analysis.samples import QuestionSamples
-from dna_hf.analysis.sight import Classifier
 from dna_hf.cli import main
 from dna_hf.data.arguments import DataArguments
 from dna_hf.data.conversation_arguments import QuestionDataArguments
+from dna_hf.data.inputs import encode, user_turn
 from dna_hf.data.multiple_choice import load_questions
 from dna_hf.evaluation.multiple_choice import question_prompt
-from dna_hf.evaluation.video_llm import encode, load_video_llm, user_turn
+from dna_hf.kinds import load
 from tests.kit.page import Page
 from tests.kit.video_llm import PROBES, tiny_model, tiny_processor
 from tests.kit.videos import write_video
@@ -69,7 +69,8 @@ def read(path):
 
 
 def test_tables_are_those_of_the_probes(compared, folder):
-    model, processor = load_video_llm(str(folder / "dna"), "cpu")
+    loaded = load(folder / "dna", device="cpu")
+    model, processor = loaded.model, loaded.processor
     questions = load_questions(folder / "questions.json").questions
     inputs = {
         each.id: encode(processor, [[user_turn(question_prompt(each), [(each.kind, each.media)])]])
@@ -119,9 +120,9 @@ def test_page_says_what_was_asked_and_answered(compared):
 
 
 def test_untrained_probes_look_through_the_same_encoder(compared, folder):
-    model, processor = load_video_llm(str(folder / "dna"), "cpu")
+    loaded = load(folder / "dna", device="cpu")
     data = QuestionDataArguments(str(folder / "questions.json"))
-    samples = QuestionSamples(Classifier("dna", model, processor), data)
+    samples = QuestionSamples(loaded, data)
     trained, fresh = samples.measured.state_dict(), samples.untrained().state_dict()
     changed = {name for name in trained if not torch.equal(trained[name], fresh[name])}
     assert changed and all(

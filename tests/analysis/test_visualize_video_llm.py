@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from dna_hf.analysis import attention_maps, attention_relevance
-from dna_hf.analysis.sight import Classifier, VisualizeSettings
-from dna_hf.analysis.video_llm_sight import probe_settings, read_for_video_llm, see_by_probes
+from dna_hf.analysis.sight import VisualizeSettings
+from dna_hf.analysis.video_llm_sight import MAX_FRAMES, probe_settings, see_by_probes
 from dna_hf.cli import main
-from dna_hf.evaluation.video_llm import encode, load_video_llm, user_turn
+from dna_hf.data.inputs import encode, read_question_input, user_turn
+from dna_hf.kinds import load
 from tests.kit.seeing import bright_patches, seek_brightness
 from tests.kit.video_llm import PROBES, tiny_model, tiny_processor
 from tests.kit.videos import decode_everything, write_video
@@ -75,9 +76,10 @@ def test_a_folder_of_images_and_videos(folder, tmp_path, capsys):
 @pytest.mark.parametrize("name", ["image.png", "clip.mp4"])
 def test_what_is_seen_is_the_file_and_the_first_word(folder, name):
     path = folder / "files" / name
-    model, processor = load_video_llm(str(folder / "dna"), "cpu")
+    loaded = load(folder / "dna", device="cpu")
+    model, processor = loaded.model, loaded.processor
     settings = probe_settings(VisualizeSettings(question="Who?"))
-    sight = see_by_probes(Classifier("dna", model, processor), read_for_video_llm(path, processor, "Who?"), settings)
+    sight = see_by_probes(loaded, read_question_input(path, processor, "Who?", MAX_FRAMES), settings)
     pictures = [np.asarray(Image.open(path))] if name == "image.png" else decode_everything(path)
     assert np.abs(sight.pictures.astype(int) - np.stack(pictures).astype(int)).max() <= 1
     kind = "image" if name == "image.png" else "video"
@@ -93,8 +95,9 @@ def test_what_is_seen_is_the_file_and_the_first_word(folder, name):
 def test_one_probe_each_head_and_relevance(folder, tmp_path):
     words = ("--head", "all", "--show", "difference")
     assert run(folder, "dna", "files/image.png", tmp_path, "--query", PROBES - 1, *words) == 0
-    model, processor = load_video_llm(str(folder / "dna"), "cpu")
-    inputs = read_for_video_llm(folder / "files" / "image.png", processor, "What happens here?")
+    loaded = load(folder / "dna", device="cpu")
+    model, processor = loaded.model, loaded.processor
+    inputs = read_question_input(folder / "files" / "image.png", processor, "What happens here?")
     (maps,) = attention_maps(model, inputs, layers=[-1], queries=[PROBES - 1])
     for head, row in enumerate(panels(tmp_path)):
         place = divmod(int(np.abs(maps.heat(head=head).drawn("difference")).argmax()), 8)

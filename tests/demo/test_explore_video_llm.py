@@ -11,9 +11,9 @@ from dna_hf.analysis import AnalysisError, attention_maps
 from dna_hf.analysis.drawing import overlay, shared_scale
 from dna_hf.cli import main
 from dna_hf.data.errors import DataError
+from dna_hf.data.inputs import encode, user_turn
 from dna_hf.demo import space as space_module
 from dna_hf.demo.explore import MARK, View, asking, load_explorer
-from dna_hf.evaluation.video_llm import encode, user_turn
 from tests.kit.models import tiny_vit
 from tests.kit.seeing import bright_patches, seek_brightness
 from tests.kit.video_llm import PROBES, tiny_model, tiny_processor

@@ -29,6 +29,7 @@ from dna_hf.evaluation.distractors import (
     summary,
 )
 from dna_hf.evaluation.intervals import wilson_interval
+from dna_hf.kinds import IMAGE, Loaded
 from tests.kit.classifier import save_classifier
 
 
@@ -194,8 +195,8 @@ def reader(monkeypatch):
         model = Reader(look)
         monkeypatch.setattr(
             distractors,
-            "load_classifier",
-            lambda checkpoint, device: (model, image_processor(DataArguments(), (9, 9))),
+            "load",
+            lambda checkpoint, **_: Loaded(checkpoint, model, image_processor(DataArguments(), (9, 9)), IMAGE),
         )
         return model
 

@@ -22,7 +22,7 @@ from dna_hf.evaluation.multiple_choice import (
     question_prompt,
     write_table,
 )
-from dna_hf.evaluation.video_llm import load_video_llm
+from dna_hf.kinds import VIDEO_LLM, load
 from dna_hf.models import video_processing_dna_video_llama3 as video_processing
 from tests.kit.taught_video_llm import OPTIONS, ask, tiny_video_llm, train, write_colours
 
@@ -113,7 +113,7 @@ def test_second_chance_is_the_most_likely_letter(taught, answers, questions):
 
 
 def test_a_checkpoint_answers_the_same(taught, checkpoint, questions):
-    loaded = load_video_llm(str(checkpoint), "cpu")
+    loaded = load(checkpoint, wanted=(VIDEO_LLM,), device="cpu")
     assert evaluate_questions(*loaded, questions, SHORT) == evaluate_questions(*taught, questions, SHORT)
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
+from ..kinds import load_all
 from ..models.attention_variants import TWO_MAP_VARIANTS
 from ..records.stamp import peak_memory, stamp
 from .accumulate import RunningDistribution
@@ -22,7 +23,6 @@ from .drawing import colour_pair
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .html_report import Illustration, ReportedModel, write_page
-from .loading import load_models
 from .report_figures import LABELS, histogram_figure, scale_figure, sensitivity_figure
 from .samples import Batch, Samples, samples_of
 from .sight import Sight, VisualizeSettings
@@ -136,7 +136,7 @@ def analyze(
     """
     settings = settings or AnalyzeSettings()
     new_figure(1, 1)  # without matplotlib, before anything takes time
-    data = [samples_of(own, arguments, split) for own in load_models(checkpoints, device, revision)]
+    data = [samples_of(own, arguments, split) for own in load_all(checkpoints, device=device, revision=revision)]
     if settings.k is None:
         settings = dataclasses.replace(settings, k=min(most_directions(each.measured.config) for each in data))
     folder = Path(output)

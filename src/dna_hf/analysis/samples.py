@@ -18,6 +18,7 @@ from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
 from ..data.images import torch_dataset
+from ..data.inputs import encode, inference_processor, read_question_input, user_turn
 from ..data.multiple_choice import load_questions
 from ..data.provenance import DatasetRecord, provenance, question_provenance, video_provenance
 from ..data.sources import load_split
@@ -25,20 +26,13 @@ from ..data.video_sources import load_split as load_video_split
 from ..data.videos import UNREADABLE, VideoDataset
 from ..evaluation.image_classification import class_names
 from ..evaluation.multiple_choice import option_scores, question_prompt
-from ..evaluation.video_llm import encode, inference_processor, user_turn
+from ..kinds import Loaded
 from .errors import AnalysisError
-from .loading import IMAGE_MODEL, VIDEO_LLM, VIDEO_MODEL
-from .sight import Classifier, Sight, VisualizeSettings, see
-from .video_llm_sight import MAX_FRAMES, probe_settings, read_for_video_llm, see_by_probes, vision_inputs
+from .sight import Sight, VisualizeSettings, see
+from .video_llm_sight import MAX_FRAMES, probe_settings, see_by_probes, vision_inputs
 
 
 DEFAULT_SPLIT = "test"
-# model type -> the data that such models take
-DATA_ARGUMENTS: dict[str, type] = {
-    IMAGE_MODEL: ImageDataArguments,
-    VIDEO_MODEL: VideoDataArguments,
-    VIDEO_LLM: QuestionDataArguments,
-}
 
 
 @dataclass
@@ -73,7 +67,7 @@ class Samples(ABC):
         looks: what the pictures show of its attention.
     """
 
-    classifier: Classifier
+    classifier: Loaded
     names: list[str]
     record: DatasetRecord
     split: str | None = None
@@ -118,9 +112,7 @@ class Samples(ABC):
 
 
 def samples_of(
-    classifier: Classifier,
-    arguments: ImageDataArguments | VideoDataArguments | QuestionDataArguments,
-    split: str | None,
+    classifier: Loaded, arguments: ImageDataArguments | VideoDataArguments | QuestionDataArguments, split: str | None
 ) -> Samples:
     """The data that the arguments name.
 
@@ -133,7 +125,7 @@ def samples_of(
         AnalysisError: if the model takes data of another kind.
         DataError: if the data is empty or streamed, or cannot be read.
     """
-    kind = DATA_ARGUMENTS[classifier.model.config.model_type]
+    kind = classifier.kind.data
     if not isinstance(arguments, kind):
         raise AnalysisError(f"{classifier.label} takes {kind.__name__}, got {type(arguments).__name__}.")
     if not isinstance(arguments, QuestionDataArguments):
@@ -152,7 +144,7 @@ class ClassSamples(Samples):
 
     looks = "Attention of the class token in the last layer, mean over heads."
 
-    def __init__(self, classifier: Classifier, arguments: ImageDataArguments | VideoDataArguments, split: str) -> None:
+    def __init__(self, classifier: Loaded, arguments: ImageDataArguments | VideoDataArguments, split: str) -> None:
         self.classifier, self.split, self.unread = classifier, split, {}
         self.answers = class_names(classifier.model)
         if isinstance(arguments, VideoDataArguments):
@@ -243,7 +235,7 @@ class QuestionSamples(Samples):
         "frames at most."
     )
 
-    def __init__(self, classifier: Classifier, arguments: QuestionDataArguments) -> None:
+    def __init__(self, classifier: Loaded, arguments: QuestionDataArguments) -> None:
         self.classifier, self.unread = classifier, {}
         self.skip = arguments.on_error == "skip"
         file = load_questions(
@@ -328,5 +320,5 @@ class QuestionSamples(Samples):
     def see(self, row: int, settings: VisualizeSettings) -> Sight:
         """What the probes look at."""
         question = self.questions[row]
-        inputs = read_for_video_llm(Path(question.media), self.classifier.processor, question.text)
+        inputs = read_question_input(question.media, self.classifier.processor, question.text, MAX_FRAMES)
         return see_by_probes(self.classifier, inputs, probe_settings(settings))

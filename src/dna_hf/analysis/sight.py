@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..evaluation.image_classification import class_names
+from ..kinds import VIDEO, Loaded, kind_of_config
 from ..models.configuration_dna import pair
 from .drawing import colour_pair, pictures
 from .errors import AnalysisError
@@ -78,15 +79,6 @@ class VisualizeSettings:
 
 
 @dataclass
-class Classifier:
-    """A model, which may be a video language model, and what it needs."""
-
-    label: str
-    model: PreTrainedModel
-    processor: Any
-
-
-@dataclass
 class Sight:
     """What one model saw in one file, and how it looked at it.
 
@@ -110,7 +102,7 @@ class Sight:
         return f"{self.label}\n{self.prediction} {100 * self.probability:.0f} %"
 
 
-def see(classifier: Classifier, pixel_values: torch.Tensor, settings: VisualizeSettings) -> Sight:
+def see(classifier: Loaded, pixel_values: torch.Tensor, settings: VisualizeSettings) -> Sight:
     """What one model sees in one image or video.
 
     Args:
@@ -146,7 +138,7 @@ def see_attention(
 ) -> tuple[Any, dict[str, dict[str, HeatMap]]]:
     """What the model returned, and its maps by layer and head."""
     axis = settings.axis
-    if axis is None and model.config.model_type == "dna_timesformer":
+    if axis is None and kind_of_config(model.config) is VIDEO:
         axis = "space_time" if model.config.attention_type == "joint_space_time" else "space"
     layers = None if settings.layer is None else [settings.layer]
     heads = [settings.head] if isinstance(settings.head, int) else None

@@ -1,22 +1,17 @@
 """What the probes of a video language model look at in one image or video."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from ..data.errors import DataError
-from ..data.images import read_image_file
-from ..data.video_protocols import VIDEO_SUFFIXES
-from ..evaluation.video_llm import encode, inference_processor, user_turn
+from ..kinds import Loaded
 from .drawing import pictures
 from .errors import AnalysisError
 from .layout import CLASS, PROBES
 from .relevance import attention_relevance
-from .sight import Classifier, Sight, VisualizeSettings, see_attention
+from .sight import Sight, VisualizeSettings, see_attention
 
 
 QUESTION = "What happens here?"
@@ -38,53 +33,12 @@ def probe_settings(settings: VisualizeSettings) -> VisualizeSettings:
     return dataclasses.replace(settings, query=query, question=settings.question or QUESTION)
 
 
-def is_image(path: Path) -> bool:
-    """Whether a file is taken for an image: by its name, as videos are."""
-    # Pillow knows the endings of MPEG videos, but cannot read them
-    return Image.registered_extensions().get(path.suffix.lower(), "MPEG") != "MPEG"
-
-
-def media_files(paths: Any) -> list[Path]:
-    """Files as given, and all images and videos inside folders, sorted.
-
-    Raises:
-        DataError: if a path does not exist, or a folder holds neither.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise DataError(f"file {str(path)!r} does not exist.")
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES or is_image(file)]
-        if not found:
-            raise DataError(f"folder {str(path)!r} holds no image or video.")
-        files += sorted(found)
-    return files
-
-
-def read_for_video_llm(path: Path, processor: Any, question: str) -> dict[str, Any]:
-    """The inputs of a question about a file.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    kind = "image" if is_image(path) else "video"
-    try:
-        few_frames = inference_processor(processor, max_frames=MAX_FRAMES)
-        what = read_image_file(path) if kind == "image" else str(path)
-        return encode(few_frames, [[user_turn(question, [(kind, what)])]])
-    except ValueError as error:
-        raise DataError(str(error)) from error
-
-
-def see_by_probes(own: Classifier, inputs: Any, settings: VisualizeSettings) -> Sight:
+def see_by_probes(own: Loaded, inputs: Any, settings: VisualizeSettings) -> Sight:
     """What a video language model looks at in one image or video, and what it would say first.
 
     Args:
         own: the model.
-        inputs: of [`read_for_video_llm`].
+        inputs: as [`~dna_hf.data.inputs.read_question_input`] returns them.
         settings: of [`probe_settings`].
     """
     model: Any = own.model

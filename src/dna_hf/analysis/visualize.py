@@ -9,22 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..data.clips import Clip
 from ..data.errors import DataError
-from ..data.images import read_image_file
+from ..data.files import is_image
+from ..data.inputs import TIMEOUT, read_question_input, read_video_input
 from ..data.videos import VideoReader
-from ..evaluation.predict import image_files
-from ..evaluation.video_classification import video_files
+from ..kinds import IMAGE, VIDEO, VIDEO_LLM, Loaded, common_kind, load_all
 from ..records.stamp import stamp
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .layout import CLASS, PROBES
-from .loading import IMAGE_MODEL, VIDEO_LLM, VIDEO_MODEL, common_model_type, load_models
-from .sight import Classifier, Sight, VisualizeSettings, see
+from .sight import Sight, VisualizeSettings, see
 from .video_figures import overlay_frames, write_gif, write_mp4
-from .video_llm_sight import is_image, media_files, probe_settings, read_for_video_llm, see_by_probes
+from .video_llm_sight import MAX_FRAMES, probe_settings, see_by_probes
 
 
 SETTINGS_FILE, PANELS_FILE = "settings.json", "panels.csv"
@@ -34,8 +31,6 @@ LEGENDS = {
     "negative": ("", "negative branch"),
     "combined": ("above 0", "below 0"),
 }
-# seconds to decode a video in
-TIMEOUT = 60.0
 
 
 @dataclass
@@ -80,21 +75,21 @@ def visualize(
         DataError: for a checkpoint of another kind, an empty folder, or if no file can be read.
     """
     new_figure(1, 1)  # without matplotlib, before anything takes time
-    model_type = common_model_type(checkpoints, revision)
-    if model_type == VIDEO_LLM:
+    kind = common_kind(checkpoints, revision)
+    if kind is VIDEO_LLM:
         settings = probe_settings(settings)
     elif settings.question is not None:
         raise AnalysisError("a question is for video language models: leave it out.")
-    files = {IMAGE_MODEL: image_files, VIDEO_MODEL: video_files, VIDEO_LLM: media_files}[model_type](paths)
+    files = kind.files(paths)
     folder = _output_folder(output)
-    done, rows = visualize_files(load_models(checkpoints, device, revision), files, folder, settings)
+    done, rows = visualize_files(load_all(checkpoints, device=device, revision=revision), files, folder, settings)
     done.files += [write_csv(folder / PANELS_FILE, rows)]
     done.files += [_write_settings(folder / SETTINGS_FILE, checkpoints, settings, done.skipped)]
     return done
 
 
 def visualize_files(
-    classifiers: list[Classifier], files: Sequence[Path], folder: Path, settings: VisualizeSettings
+    classifiers: list[Loaded], files: Sequence[Path], folder: Path, settings: VisualizeSettings
 ) -> tuple[Visualization, list[dict[str, Any]]]:
     """Draw what loaded models look at; see [`visualize`].
 
@@ -104,9 +99,9 @@ def visualize_files(
     done = Visualization()
     rows: list[dict[str, Any]] = []
     names: set[str] = set()
-    model_type = classifiers[0].model.config.model_type
-    for path, seen in _sights(classifiers, files, settings, model_type, done.skipped):
-        is_video = model_type == VIDEO_MODEL or (model_type == VIDEO_LLM and not is_image(path))
+    kind = classifiers[0].kind
+    for path, seen in _sights(classifiers, files, settings, done.skipped):
+        is_video = kind is VIDEO or (kind is VIDEO_LLM and not is_image(path))
         draw = _draw_video if is_video else _draw_image
         figures, animations = draw(seen, folder, _unused_name(path, names), path, settings)
         done.files += [*dict.fromkeys(figures), *animations]
@@ -125,20 +120,20 @@ def _output_folder(output: str | Path) -> Path:
 
 
 def _sights(
-    classifiers: list[Classifier],
+    classifiers: list[Loaded],
     files: Sequence[Path],
     settings: VisualizeSettings,
-    model_type: str,
     skipped: list[str],
 ) -> Iterator[tuple[Path, list[Sight]]]:
     """What all models see in each file that can be read."""
-    reader = VideoReader(TIMEOUT)
-    look_at: Callable = see_by_probes if model_type == VIDEO_LLM else see
+    kind, reader = classifiers[0].kind, VideoReader(TIMEOUT)
+    look_at: Callable = see_by_probes if kind is VIDEO_LLM else see
 
     def read(path: Path, processor: Any) -> Any:
-        if model_type == VIDEO_LLM:
-            return read_for_video_llm(path, processor, settings.question or "")
-        return _read_video(path, processor, reader) if model_type == VIDEO_MODEL else _read_image(path, processor)
+        if kind is VIDEO_LLM:
+            return read_question_input(path, processor, settings.question or "", MAX_FRAMES)
+        inputs = kind.read(path, processor) if kind is IMAGE else read_video_input(path, processor, reader)
+        return inputs["pixel_values"]
 
     try:
         for path in files:
@@ -150,16 +145,6 @@ def _sights(
             yield path, [look_at(own, each, settings) for own, each in zip(classifiers, inputs, strict=True)]
     finally:
         reader.close()
-
-
-def _read_image(path: Path, processor: Any) -> torch.Tensor:
-    return processor([read_image_file(path)], return_tensors="pt")["pixel_values"]
-
-
-def _read_video(path: Path, processor: Any, reader: VideoReader) -> torch.Tensor:
-    """The first view over time and space."""
-    frames = reader.read(Clip(str(path), 0), processor.samplings()[0])
-    return processor.crops(frames)[0].unsqueeze(0)
 
 
 def _shown(settings: VisualizeSettings, seen: list[Sight]) -> list[str]:

@@ -58,13 +58,11 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf analyze CHECKPOINT --dataset ... --output_dir DIR`."""
     from ..analysis.analyze import AnalyzeSettings, analyze
-    from ..analysis.loading import common_model_type
-    from ..analysis.samples import DATA_ARGUMENTS
+    from ..kinds import common_kind
     from ..training.config_file import data_arguments
 
     checkpoints = [arguments.checkpoint, *arguments.compare]
-    kind = DATA_ARGUMENTS[common_model_type(checkpoints, arguments.revision)]
-    data = data_arguments(parse_overrides(rest), kind)
+    data = data_arguments(parse_overrides(rest), common_kind(checkpoints, arguments.revision).data)
     done = analyze(
         checkpoints,
         data,

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf answer CHECKPOINT QUESTIONS --videos DIR`."""
     from ..data.multiple_choice import load_questions
     from ..evaluation.multiple_choice import PROMPT, AnswerSettings, evaluate_questions, export_choices, write_table
-    from ..evaluation.video_llm import load_video_llm
+    from ..kinds import VIDEO_LLM, load
     from ..records.stamp import stamp
 
     settings = AnswerSettings(
@@ -96,10 +96,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         answers=arguments.answers,
         on_error=arguments.on_error,
     )
-    model, processor = load_video_llm(arguments.checkpoint, arguments.device, arguments.revision, arguments.dtype)
+    where = {name: getattr(arguments, name) for name in ("device", "revision", "dtype")}
+    loaded = load(arguments.checkpoint, wanted=(VIDEO_LLM,), **where)
     result = evaluate_questions(
-        model,
-        processor,
+        loaded.model,
+        loaded.processor,
         file.questions,
         settings,
         predictions=arguments.predictions,

@@ -33,14 +33,17 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from transformers import set_seed
 
     from ..chat import Chat, converse, typed_lines
-    from ..evaluation.video_llm import load_video_llm
+    from ..kinds import VIDEO_LLM, load
 
     options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens}
     if arguments.temperature:
         set_seed(arguments.seed)
         options |= {"do_sample": True, "temperature": arguments.temperature}
+    where = {name: getattr(arguments, name) for name in ("device", "revision", "dtype")}
+    loaded = load(arguments.checkpoint, wanted=(VIDEO_LLM,), **where)
     chat = Chat(
-        *load_video_llm(arguments.checkpoint, arguments.device, arguments.revision, arguments.dtype),
+        loaded.model,
+        loaded.processor,
         stream=True,
         videos={name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens")},
         **options,

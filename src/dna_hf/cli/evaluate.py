@@ -9,7 +9,6 @@ from typing import Any
 
 from .keys import data_help, parse_overrides
 from .options import add_checkpoint, add_device, add_output_file, add_revision, add_split, positive
-from .probe import is_video_model
 from .table import table, write_json
 
 
@@ -45,17 +44,17 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
-    from ..data.arguments import ImageDataArguments, VideoDataArguments
     from ..evaluation.image_classification import record_evaluation
+    from ..kinds import CLASSIFIERS, kind_of
     from ..training.config_file import data_arguments
     from ..training.errors import ConfigurationError
 
-    is_video = is_video_model(arguments.checkpoint, arguments.revision)
-    data = data_arguments(parse_overrides(rest), VideoDataArguments if is_video else ImageDataArguments)
+    kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
+    data = data_arguments(parse_overrides(rest), kind.data)
     if arguments.record and not Path(arguments.checkpoint).is_dir():
         raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
-    samples = "videos" if is_video else "images"
-    result = _evaluate(arguments, data, is_video)
+    samples = kind.unit
+    result = _evaluate(arguments, data, kind)
     print(table(("class", samples, "accuracy"), _per_class_rows(result.per_class, samples)))
     metrics = result.metrics
     rows = [
@@ -81,13 +80,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _evaluate(arguments: argparse.Namespace, data: Any, is_video: bool) -> Any:
+def _evaluate(arguments: argparse.Namespace, data: Any, kind: Any) -> Any:
     from ..evaluation.image_classification import evaluate_checkpoint
     from ..evaluation.video_classification import evaluate_video_checkpoint
+    from ..kinds import IMAGE
     from ..training.errors import ConfigurationError
 
     common: dict[str, Any] = {"device": arguments.device, "revision": arguments.revision}
-    if not is_video:
+    if kind is IMAGE:
         return evaluate_checkpoint(
             arguments.checkpoint,
             data,

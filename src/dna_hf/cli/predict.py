@@ -2,11 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 from .options import add_checkpoint, add_device, add_files, add_revision, positive
-from .probe import is_video_model
 from .table import table
 
 
@@ -29,30 +27,20 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf predict CHECKPOINT FILE...`."""
-    is_video = is_video_model(arguments.checkpoint, arguments.revision)
+    from ..evaluation.predict import classify
+    from ..kinds import CLASSIFIERS, kind_of, load
+
+    kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
+    files = kind.files(arguments.files)
+    loaded = load(arguments.checkpoint, wanted=(kind,), device=arguments.device, revision=arguments.revision)
     rows, unreadable = [], []
-    for prediction in _predictions(arguments, is_video):
+    for prediction in classify(loaded, files, top_k=arguments.top_k, batch_size=arguments.batch_size):
         if prediction.error is not None:
             unreadable.append(prediction.error)
         for rank, (name, probability) in enumerate(prediction.classes):
             rows.append(("" if rank else str(prediction.path), name, f"{100 * probability:.1f} %"))
     if rows:
-        print(table(("video" if is_video else "image", "class", "probability"), rows))
+        print(table((kind.unit[:-1], "class", "probability"), rows))
     for error in unreadable:
         print(f"dna-hf: error: {error}", file=sys.stderr)
     return 2 if unreadable else 0
-
-
-def _predictions(arguments: argparse.Namespace, is_video: bool) -> Iterable[Any]:
-    where = (arguments.checkpoint, arguments.device, arguments.revision)
-    if is_video:
-        from ..evaluation.video_classification import classify_videos, load_video_classifier, video_files
-
-        files = video_files(arguments.files)
-        return classify_videos(*load_video_classifier(*where), files, top_k=arguments.top_k)
-    from ..evaluation.image_classification import load_classifier
-    from ..evaluation.predict import classify, image_files
-
-    files = image_files(arguments.files)
-    model, processor = load_classifier(*where)
-    return classify(model, processor, files, top_k=arguments.top_k, batch_size=arguments.batch_size)

@@ -17,14 +17,11 @@ from ..analysis.branches import attention_places
 from ..analysis.drawing import overlay, pictures, shared_scale
 from ..analysis.errors import AnalysisError
 from ..analysis.layout import CLASS, Query
-from ..analysis.loading import VIDEO_LLM, VIDEO_MODEL, load_models
 from ..analysis.maps import HeatMap, look
-from ..analysis.sight import Classifier
-from ..analysis.video_llm_sight import QUESTION, frames_of_patches, read_for_video_llm
-from ..data.clips import Clip
-from ..data.images import read_image_file
-from ..data.videos import VideoReader
+from ..analysis.video_llm_sight import MAX_FRAMES, QUESTION, frames_of_patches
+from ..data.inputs import read_question_input
 from ..evaluation.image_classification import class_names
+from ..kinds import VIDEO, VIDEO_LLM, Loaded, load_all
 from ..models.attention_variants import DenoisingAttention
 from ..models.configuration_dna import pair
 
@@ -35,8 +32,6 @@ SHOWN_SIZE, LARGEST_SIZE = 448, 1024
 MAPS = {"positive": "positive branch", "negative": "negative branch", "combined": "combined"}
 # classes or tokens that are named
 PREDICTIONS = 5
-# seconds to decode a video in
-TIMEOUT = 60.0
 # around the patch that is clicked
 MARK = (255, 200, 0)
 
@@ -114,7 +109,7 @@ class Explorer(ABC):
     # that a model is asked by default; `None` for models that are asked none
     question: ClassVar[str | None] = None
 
-    def __init__(self, models: Sequence[Classifier]) -> None:
+    def __init__(self, models: Sequence[Loaded]) -> None:
         self.models = list(models)
         # the factor of the negative branch is a weight of the model: one visitor at a time
         self.lock = Lock()
@@ -164,7 +159,7 @@ class Explorer(ABC):
         with self.lock:
             return [self._show(*pair, view) for pair in zip(self.models, readings, strict=True)]
 
-    def _show(self, own: Classifier, reading: Reading, view: View) -> Shown:
+    def _show(self, own: Loaded, reading: Reading, view: View) -> Shown:
         layers, frames = _layers(own.model), len(reading.pictures)
         if not 0 <= view.layer < len(layers):
             raise AnalysisError(f"there is no {self.layer_name.lower()} {view.layer}: the model has {len(layers)}.")
@@ -193,7 +188,7 @@ class Explorer(ABC):
     ) -> tuple[torch.Tensor, HeatMap, str]:
         """The logits (classes or tokens), where the model looks, and who attends, in words."""
 
-    def _predictions(self, own: Classifier, logits: torch.Tensor) -> dict[str, float]:
+    def _predictions(self, own: Loaded, logits: torch.Tensor) -> dict[str, float]:
         found: dict[str, float] = {}
         values, numbers = logits.float().softmax(dim=0).topk(min(PREDICTIONS, len(logits)))
         for number, value in zip(numbers.tolist(), values.tolist(), strict=True):
@@ -203,7 +198,7 @@ class Explorer(ABC):
         return found
 
     @abstractmethod
-    def _name(self, own: Classifier, number: int) -> str:
+    def _name(self, own: Loaded, number: int) -> str:
         """What a class or token is called."""
 
 
@@ -218,7 +213,7 @@ class ClassifierExplorer(Explorer):
     @property
     def is_video(self) -> bool:
         """Whether they take videos."""
-        return self.models[0].model.config.model_type == VIDEO_MODEL
+        return self.models[0].kind is VIDEO
 
     @property
     def media(self) -> str:
@@ -228,23 +223,11 @@ class ClassifierExplorer(Explorer):
     def read(self, path: str | Path, question: str = "") -> list[Reading]:
         """A file as each model takes it; see [`Explorer.read`]."""
         path = Path(path)
-        pixels = self._read_video(path) if self.is_video else self._read_image(path)
-        return [
-            Reading(path, {"pixel_values": values}, _seen(own, values))
-            for own, values in zip(self.models, pixels, strict=True)
-        ]
-
-    def _read_image(self, path: Path) -> list[torch.Tensor]:
-        image = read_image_file(path)
-        return [each.processor([image], return_tensors="pt")["pixel_values"] for each in self.models]
-
-    def _read_video(self, path: Path) -> list[torch.Tensor]:
-        reader = VideoReader(TIMEOUT)
-        try:
-            clips = [reader.read(Clip(str(path), 0), each.processor.samplings()[0]) for each in self.models]
-        finally:
-            reader.close()
-        return [each.processor.crops(clip)[0].unsqueeze(0) for each, clip in zip(self.models, clips, strict=True)]
+        readings = []
+        for own in self.models:
+            inputs = own.kind.read(path, own.processor)
+            readings.append(Reading(path, inputs, _seen(own, inputs["pixel_values"])))
+        return readings
 
     def _look(
         self, model: Any, inputs: dict[str, Any], layer: int, heads: list[int] | None, view: View
@@ -261,7 +244,7 @@ class ClassifierExplorer(Explorer):
         outputs, (maps,) = look(model, inputs, [layer], heads, [query], axis)
         return outputs.logits[0], maps.heat(), self.everyone if patch is None else _patch_name(patch)
 
-    def _name(self, own: Classifier, number: int) -> str:
+    def _name(self, own: Loaded, number: int) -> str:
         return class_names(own.model)[number]
 
 
@@ -294,7 +277,7 @@ class VideoLLMExplorer(Explorer):
         path, question = Path(path), question.strip() or QUESTION
         readings = []
         for own in self.models:
-            inputs = read_for_video_llm(path, own.processor, question)
+            inputs = read_question_input(path, own.processor, question, MAX_FRAMES)
             readings.append(Reading(path, dict(inputs), frames_of_patches(own.processor, inputs)))
         return readings
 
@@ -313,7 +296,7 @@ class VideoLLMExplorer(Explorer):
         probe = max(heats, key=lambda each: float(heats[each].value("positive")[view.frame, row, column]))
         return logits, heats[probe], f"probe {probe}, which attends most to {_patch_name((row, column))}"
 
-    def _name(self, own: Classifier, number: int) -> str:
+    def _name(self, own: Loaded, number: int) -> str:
         return repr(own.processor.tokenizer.decode(number))
 
 
@@ -324,8 +307,8 @@ def load_explorer(checkpoints: Sequence[str], device: str | None = None, revisio
         DataError: for one that is no classifier of images or videos and no video language model, or if they are of
             several kinds.
     """
-    models = load_models(checkpoints, device, revision)
-    is_llm = models[0].model.config.model_type == VIDEO_LLM
+    models = load_all(checkpoints, device=device, revision=revision)
+    is_llm = models[0].kind is VIDEO_LLM
     return VideoLLMExplorer(models) if is_llm else ClassifierExplorer(models)
 
 
@@ -382,7 +365,7 @@ def _layers(model: PreTrainedModel) -> list[int]:
     return sorted({place.layer for place in attention_places(model).values()})
 
 
-def _seen(own: Classifier, pixel_values: torch.Tensor) -> np.ndarray:
+def _seen(own: Loaded, pixel_values: torch.Tensor) -> np.ndarray:
     """The frames that a classifier sees; an image is one."""
     config = own.model.config
     patch = pair(config.patch_size, "patch_size")

@@ -23,9 +23,10 @@ from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
 from ..data.images import ImageProcessor, output_size, read_image
 from ..data.sources import LabelledImages, load_split
+from ..kinds import IMAGE, inference_device, load
 from ..records.names import checkpoint_labels
 from ..records.stamp import command_line
-from .image_classification import class_names, inference_device, load_classifier, logits_by_batch, match_classes
+from .image_classification import class_names, logits_by_batch, match_classes
 from .intervals import wilson_interval
 
 
@@ -245,7 +246,7 @@ def distractor_test(
         target_position: `"random"` or `"center"`, which needs an odd grid.
         seed: of positions and distractors.
         batch_size: pictures that go through a model together.
-        device: as of [`~dna_hf.evaluation.image_classification.load_classifier`].
+        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
 
     Returns:
         The figures, checkpoint by checkpoint, by number of distractors.
@@ -262,9 +263,9 @@ def distractor_test(
     runs: list[tuple[Any, DistractorPictures, np.ndarray]] = []
     for checkpoint in checkpoints:
         # all of them before one runs; on the CPU, for a GPU may not hold them together
-        model, processor = load_classifier(checkpoint, "cpu")
-        classes = match_classes(images.class_names, class_names(model))
-        runs.append((model, DistractorPictures(images, processor, layout), classes))
+        loaded = load(checkpoint, wanted=(IMAGE,), device="cpu")
+        classes = match_classes(images.class_names, class_names(loaded.model))
+        runs.append((loaded.model, DistractorPictures(images, loaded.processor, layout), classes))
     output_dir = _output_folder(output_dir)
     example(runs[0][1], row=0).save(output_dir / EXAMPLE_FILE)
     figures = []

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModelForImageClassification, EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
 from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
-from ..data.images import ImageProcessor, torch_dataset
+from ..data.images import torch_dataset
 from ..data.provenance import provenance
 from ..data.sources import load_split
+from ..kinds import IMAGE, load
 from ..records.checkpoint_records import Measurement, record_measurement
 from ..records.digest import weights_digest
 from ..records.stamp import stamp
@@ -63,33 +64,6 @@ def top_k_metrics(prediction: EvalPrediction) -> dict[str, float]:
     }
 
 
-def load_classifier(
-    checkpoint: str, device: str | None = None, revision: str | None = None
-) -> tuple[PreTrainedModel, ImageProcessor]:
-    """Load a checkpoint (folder or Hub name) and its image processor for inference.
-
-    Args:
-        checkpoint: where `save_pretrained` wrote, or a name on the Hub.
-        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
-        revision: commit, tag or branch on the Hub.
-
-    Raises:
-        DataError: if there is no such checkpoint, or it is no image classifier.
-    """
-    try:
-        processor = AutoImageProcessor.from_pretrained(checkpoint, revision=revision)
-        model = AutoModelForImageClassification.from_pretrained(checkpoint, revision=revision)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"cannot load an image classifier from {checkpoint!r}: {reason}") from error
-    return model.to(inference_device(device)).eval(), processor
-
-
-def inference_device(device: str | None) -> str:
-    """The device to run on: what was asked for, by default the first GPU, else the CPU."""
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def evaluate_checkpoint(
     checkpoint: str,
     arguments: ImageDataArguments,
@@ -107,8 +81,8 @@ def evaluate_checkpoint(
         arguments: the data.
         split: which part of it.
         batch_size: images that go through the model together.
-        device: as of [`load_classifier`].
-        revision: the same.
+        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        revision: commit, tag or branch on the Hub.
         slices: column of the data; accuracies are also stated by its values, see [`~dna_hf.evaluation.slices`].
 
     Raises:
@@ -117,7 +91,8 @@ def evaluate_checkpoint(
     """
     if slices is not None and arguments.streaming:
         raise DataError("slices need random access to the data: leave out --streaming.")
-    model, processor = load_classifier(checkpoint, device, revision)
+    loaded = load(checkpoint, wanted=(IMAGE,), device=device, revision=revision)
+    model, processor = loaded.model, loaded.processor
     images = load_split(arguments, split)
     # before the model runs, so that a wrong column costs nothing
     rows_of_slices = None if slices is None else slice_rows(images, slices)

@@ -19,7 +19,9 @@ try:
 except ImportError as error:
     raise ImportError("this module is a plug-in of lmms_eval 0.7 or newer: pip install lmms_eval.") from error
 
-from .video_llm import encode, generate, inference_processor, load_video_llm
+from ..data.inputs import encode, inference_processor
+from ..kinds import VIDEO_LLM, load
+from .video_llm import generate
 
 
 MODEL_ID = "dna_video_llama3"
@@ -82,7 +84,8 @@ class DnAVideoLlama3(lmms):
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         if self.world_size > 1:
             device = str(self.accelerator.device)
-        self.model, processor = load_video_llm(pretrained, device, revision, dtype)
+        loaded = load(pretrained, wanted=(VIDEO_LLM,), device=device, revision=revision, dtype=dtype)
+        self.model, processor = loaded.model, loaded.processor
         self.processor = inference_processor(
             processor, fps=fps, max_frames=max_frames, max_visual_tokens=max_visual_tokens
         )

@@ -20,11 +20,12 @@ from tqdm.auto import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from ..data.errors import DataError
+from ..data.inputs import encode, inference_processor, user_turn
 from ..data.multiple_choice import Question, check_on_error
 from ..records.digest import weights_digest
 from .answers import parse_answer
 from .intervals import wilson_interval
-from .video_llm import encode, generate, inference_processor, user_turn
+from .video_llm import generate
 
 
 # of PerceptionMCQ, word for word
@@ -129,7 +130,7 @@ def evaluate_questions(
     """Ask a model questions. It is left in the mode, of training or evaluation, that it was in.
 
     Args:
-        model: a video LLM, as [`~dna_hf.evaluation.video_llm.load_video_llm`] returns it, or one in training.
+        model: a video LLM, as [`~dna_hf.kinds.load`] returns it, or one in training.
         processor: its processor.
         questions: with different ids.
         settings: how to ask them.

@@ -1,57 +1,60 @@
-"""Classify image files."""
+"""Classify files of images or videos."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
+from ..data.clips import Clip
 from ..data.errors import DataError
 from ..data.images import ImageProcessor, read_image_file
+from ..data.inputs import TIMEOUT
+from ..data.videos import VideoReader
+from ..kinds import IMAGE, Loaded
 from .image_classification import class_names
+from .video_classification import view_scores
 
 
 @dataclass
 class Prediction:
-    """The classes of the highest probability for one image, best first; or why it could not be read."""
+    """The classes of the highest probability for one file, best first; or why it could not be read."""
 
     path: Path
     classes: list[tuple[str, float]]
     error: str | None = None
 
 
-def image_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Files as given, and all images inside folders, sorted.
+def classify(loaded: Loaded, files: Iterable[Path], *, top_k: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+    """Classify files by a classifier of images or videos.
 
-    Raises:
-        DataError: if a path does not exist, or a folder holds no image.
+    Args:
+        loaded: the classifier.
+        files: images or videos. One that cannot be read yields a prediction with an `error` and costs the others
+            nothing.
+        top_k: how many classes to return.
+        batch_size: images that go through the model together; videos go one by one, with all their views.
+
+    Yields:
+        One prediction for each file, in order.
     """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            known = Image.registered_extensions()
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in known and file.is_file())
-            if not found:
-                raise DataError(f"folder {str(path)!r} holds no image.")
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise DataError(f"image {str(path)!r} does not exist.")
-    return files
+    if loaded.kind is IMAGE:
+        return classify_images(loaded.model, loaded.processor, files, top_k=top_k, batch_size=batch_size)
+    return classify_videos(loaded.model, loaded.processor, files, top_k=top_k)
 
 
 @torch.no_grad()
-def classify(
+def classify_images(
     model: PreTrainedModel, processor: ImageProcessor, files: Iterable[Path], *, top_k: int = 5, batch_size: int = 32
 ) -> Iterator[Prediction]:
     """Classify image files in batches.
 
     Args:
-        model: an image classifier, as [`~dna_hf.evaluation.image_classification.load_classifier`] returns it.
+        model: an image classifier, as [`~dna_hf.kinds.load`] returns it.
         processor: its image processor.
         files: the images. One that cannot be read yields a prediction with an `error` and costs the others nothing.
         top_k: how many classes to return.
@@ -79,3 +82,37 @@ def classify(
                 best[path] = [(names[index], score) for index, score in zip(classes, scores, strict=True)]
         for path in batch:
             yield Prediction(path, best.get(path, []), errors.get(path))
+
+
+def classify_videos(
+    model: PreTrainedModel, processor: Any, files: Iterable[Path], *, top_k: int = 5, timeout: float = TIMEOUT
+) -> Iterator[Prediction]:
+    """Classify video files.
+
+    Args:
+        model: a video classifier, as [`~dna_hf.kinds.load`] returns it.
+        processor: its video processor.
+        files: the videos. One that cannot be read yields a prediction with an `error` and costs the others nothing.
+        top_k: how many classes to return.
+        timeout: seconds after which a video counts as one that cannot be read.
+
+    Yields:
+        One prediction for each file, in order.
+    """
+    names = class_names(model)
+    reader = VideoReader(timeout)
+    try:
+        for path in files:
+            try:
+                frames = [reader.read(Clip(str(path), 0), sampling) for sampling in processor.samplings()]
+            except DataError as error:
+                yield Prediction(path, [], str(error))
+                continue
+            views = torch.stack([view for clip in frames for view in processor.crops(clip)])
+            scores = torch.from_numpy(view_scores(model, views[None], "softmax"))[0].exp()
+            values, indices = scores.topk(min(top_k, len(scores)))
+            yield Prediction(
+                path, [(names[index], value) for index, value in zip(indices.tolist(), values.tolist(), strict=True)]
+            )
+    finally:
+        reader.close()

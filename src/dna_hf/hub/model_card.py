@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..kinds import IMAGE, VIDEO, VIDEO_LLM, Kind, kind_of_config
 from ..models import DnATimesformerConfig, DnAVideoLlama3Config
 from ..records.checkpoint_records import Measurement, RecordError, TrainingRun
 from ..records.complexity import count_macs
@@ -32,8 +33,6 @@ TASKS = {
     "TimesformerModel": (None, "AutoModel"),
     "Model": ("image-feature-extraction", "AutoModel"),
 }
-# what a model takes, by its type; images if it is not named
-KINDS = {DnATimesformerConfig.model_type: "video", DnAVideoLlama3Config.model_type: "language"}
 METRIC_NAMES = {
     "top1": ("accuracy", "Top-1 accuracy"),
     "top5": ("accuracy", "Top-5 accuracy"),
@@ -112,9 +111,9 @@ def model_card(
         record.verify(digest)
     task, auto_class = task_of(type(model))
     name = repo_id.rpartition("/")[2]
-    kind = KINDS.get(model.config.model_type, "image")
+    kind = kind_of_config(model.config) or IMAGE
     # what has the attention
-    config = model.config.vision_config if kind == "language" else model.config
+    config = model.config.vision_config if kind is VIDEO_LLM else model.config
     origin = training.started_from if training and training.started_from else converted_from
     data = ModelCardData(
         license=licence,
@@ -122,7 +121,7 @@ def model_card(
         pipeline_tag=task,
         tags=[
             "denoising-attention",
-            "vision" if kind == "image" else "video",
+            "vision" if kind is IMAGE else "video",
             "custom_code",
             *([task] if task else []),
         ],
@@ -138,8 +137,8 @@ def model_card(
         repo_id=repo_id,
         revision=revision,
         auto_class=auto_class,
-        kind=kind,
-        takes_videos=kind == "video",
+        unit=kind.unit,
+        takes_videos=kind is VIDEO,
         preprocessing=_preprocessing(kind, processor),
         model_class=type(model).__name__,
         config=model.config,
@@ -147,7 +146,7 @@ def model_card(
         variant_name=VARIANT_NAMES[config.attention_variant],
         formula=FORMULAS[config.attention_variant],
         parameters=model.num_parameters(),
-        macs=None if kind == "language" else _count(count_macs(type(model), model.config)),
+        macs=None if kind is VIDEO_LLM else _count(count_macs(type(model), model.config)),
         scales=scale_statistics(model),
         has_scales=config.attention_variant in ("dna", "dna_shared_value"),
         has_weights=has_weights,
@@ -212,11 +211,11 @@ def _metric_rows(measurement: Measurement) -> list[tuple[str, str]]:
     ]
 
 
-def _preprocessing(kind: str, processor: Any) -> dict[str, str]:
+def _preprocessing(kind: Kind, processor: Any) -> dict[str, str]:
     """What is made of a video, in words."""
-    if processor is None or kind == "image":
+    if processor is None or kind is IMAGE:
         return {}
-    if kind == "video":
+    if kind is VIDEO:
         return processor.describe()
     videos = processor.video_processor
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (videos.image_mean, videos.image_std))

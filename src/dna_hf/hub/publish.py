@@ -13,18 +13,17 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, constants, get_token
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, PreTrainedModel
-
-# from its module, which is there without torchvision; the name at the top level is not
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
 from ..errors import first_line
+from ..kinds import kind_of, kind_of_config, load_processor
+from ..models import DnAVideoLlama3VisionConfig
+from ..pretrained import load_whole, read_config
 from ..records.checkpoint_records import (
     MEASUREMENTS_FILE,
     TRAINING_FILE,
@@ -43,12 +42,6 @@ from .upload import sign_in, upload
 
 
 CARD = "README.md"
-# model type -> Auto class of its processor, what to call it, and the file that says what it does
-PROCESSORS: dict[str, tuple[Any, str, str]] = {
-    "dna_vit": (AutoImageProcessor, "image processor", "preprocessor_config.json"),
-    "dna_timesformer": (AutoVideoProcessor, "video processor", "video_preprocessor_config.json"),
-    "dna_video_llama3": (AutoProcessor, "processor", "processor_config.json"),
-}
 # files of a checkpoint folder that go along as they are
 EXTRA_FILES = (MEASUREMENTS_FILE, TRAINING_FILE, CONVERSION_FILE)
 LOGITS_TOLERANCE = 1e-5
@@ -167,39 +160,20 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     """
     if not folder.is_dir():
         raise PublishError(f"checkpoint folder {str(folder)!r} does not exist.")
-    if not (folder / "config.json").is_file():
-        raise PublishError(f"{str(folder)!r} has no config.json: it is no checkpoint folder.")
+    described = read_config(folder, error_class=PublishError)
     if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         raise PublishError(f"{str(folder)!r} has no {SAFE_WEIGHTS_NAME}: it holds no weights to publish.")
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        architecture = (config.architectures or [""])[0]
-        model_class = getattr(models, architecture, None)
-        if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
-            raise PublishError(f"{str(folder)!r} holds a {architecture or config.model_type}, no DnA model.")
-        if config.model_type not in PROCESSORS:
-            raise PublishError(
-                f"{str(folder)!r} holds a {architecture}, a part of a model that has no processor of its own: publish "
-                "the whole model."
-            )
-        auto_processor, what, file = PROCESSORS[config.model_type]
-        if not (folder / file).is_file():
-            raise PublishError(f"{str(folder)!r} has no {file}: save the {what} of the model in it.")
-        # misshaped tensors are refused below, by name
-        loaded: Any = model_class.from_pretrained(folder, output_loading_info=True, ignore_mismatched_sizes=True)
-        model, info = loaded
-        processor = auto_processor.from_pretrained(folder, trust_remote_code=False)
-    except StrictDataclassError as error:
-        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
-        raise PublishError(f"config.json in {str(folder)!r} is wrong: {reason}.") from error
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        raise PublishError(f"cannot load {str(folder)!r}: {first_line(error)}.") from error
-    wrong = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    if wrong:
+    architecture = (described.get("architectures") or [""])[0]
+    model_class = getattr(models, architecture, None)
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
+        raise PublishError(f"{str(folder)!r} holds a {architecture or described.get('model_type')}, no DnA model.")
+    if described.get("model_type") == DnAVideoLlama3VisionConfig.model_type:
         raise PublishError(
-            f"the weights in {str(folder)!r} are not those of its config.json: {len(wrong)} tensors differ, first "
-            f"{sorted(wrong)[0]!r}."
+            f"{str(folder)!r} holds a {architecture}, a part of a model that has no processor of its own: publish "
+            "the whole model."
         )
+    processor = load_processor(folder, kind_of(folder, error_class=PublishError), error_class=PublishError)
+    model = load_whole(model_class, folder, error_class=PublishError)
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise PublishError(f"tensor {name!r} in {str(folder)!r} holds a number that is not finite.")
@@ -279,8 +253,9 @@ def _verify(repo_id: str, commit: str, model: PreTrainedModel, folder: Path, tok
         PublishError: if it does not load, has other weights, or computes something else.
     """
     folder.mkdir()
-    config = model.config
-    inputs = random_inputs(config)
+    kind = kind_of_config(model.config)
+    assert kind is not None  # or it would not have been loaded
+    inputs = random_inputs(model.config)
     save_file(inputs, folder / "input.safetensors")
     environment = os.environ | {
         "HF_ENDPOINT": constants.ENDPOINT,
@@ -293,7 +268,7 @@ def _verify(repo_id: str, commit: str, model: PreTrainedModel, folder: Path, tok
         repo_id,
         commit,
         task_of(type(model))[1],
-        PROCESSORS[config.model_type][0].__name__,
+        kind.auto_processor.__name__,
         str(folder / "input.safetensors"),
         str(folder / "output.safetensors"),
     ]

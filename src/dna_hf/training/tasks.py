@@ -19,7 +19,8 @@ from ..data.sources import load_train_and_eval
 from ..data.video_sources import load_train_and_eval as load_videos
 from ..data.videos import VideoAugmentation, VideoDataset, video_processor, with_given
 from ..evaluation.image_classification import top_k_metrics
-from ..evaluation.video_classification import load_video_processor, video_metrics
+from ..evaluation.video_classification import video_metrics
+from ..kinds import VIDEO, load_processor
 from .config_file import RunConfig
 from .errors import ConfigurationError
 
@@ -107,7 +108,7 @@ class VideoTask:
                 f"{source!r} has no video processor: section 'data' says how frames are chosen and normalised."
             )
             return self.fresh_processor(run, config)
-        processor = with_given(load_video_processor(source, revision), run.data)
+        processor = with_given(load_processor(source, VIDEO, revision, ConfigurationError), run.data)
         if "num_frames" in run.model:
             processor.num_frames = config.num_frames
         return processor

@@ -1,0 +1,314 @@
+"""What a checkpoint is: a classifier of images, a classifier of videos, or a video language model.
+
+This is the one place that asks, and the one strict way to load a checkpoint for inference. Everything that differs by
+kind asks a [`Kind`] for it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForImageTextToText,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+# from its module, which is there without torchvision; the name at the top level is not
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+from . import models  # noqa: F401 - registers them with the Auto classes
+from .data.arguments import ImageDataArguments, VideoDataArguments
+from .data.conversation_arguments import ConversationDataArguments, QuestionDataArguments
+from .data.errors import DataError
+from .data.files import image_files, media_files, video_files
+from .data.inputs import read_image_input, read_question_input, read_video_input
+from .errors import DnaError, told_as
+from .pretrained import load_whole, read_config, tensor_shapes
+from .records.names import checkpoint_labels
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What models of one kind take and give.
+
+    Args:
+        model_type: `model_type` in their `config.json`.
+        name: what such a model is called in messages.
+        unit: what they are given, in the plural: `"images"`, `"videos"` or `"questions"`.
+        task: name of the task on the Hub.
+        auto_model: transformers' Auto class of the whole model.
+        auto_processor: transformers' Auto class of its processor.
+        processor_file: file of a checkpoint folder that says what the processor does.
+        head: what the names of the head's tensors begin with; empty where there is no head to miss.
+        data: keys of the data that such models are evaluated and analysed on.
+        training_data: keys of the data that such models are trained on.
+        files: `files(paths)`: the files among paths and in folders that such models take.
+        read: `read(path, processor, ...)`: one file as arguments of the model, in a batch of its own.
+        hint: the verbs that such a model is for.
+    """
+
+    model_type: str
+    name: str
+    unit: str
+    task: str
+    auto_model: Any
+    auto_processor: Any
+    processor_file: str
+    head: str
+    data: type
+    training_data: type
+    files: Callable[[Iterable[str | Path]], list[Path]]
+    read: Callable[..., dict[str, Any]]
+    hint: str
+
+    @property
+    def with_article(self) -> str:
+        """Its name in a sentence: "an image classifier"."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
+
+IMAGE = Kind(
+    model_type="dna_vit",
+    name="image classifier",
+    unit="images",
+    task="image-classification",
+    auto_model=AutoModelForImageClassification,
+    auto_processor=AutoImageProcessor,
+    processor_file="preprocessor_config.json",
+    head="classifier.",
+    data=ImageDataArguments,
+    training_data=ImageDataArguments,
+    files=image_files,
+    read=read_image_input,
+    hint="dna-hf evaluate or dna-hf predict",
+)
+VIDEO = Kind(
+    model_type="dna_timesformer",
+    name="video classifier",
+    unit="videos",
+    task="video-classification",
+    auto_model=AutoModelForVideoClassification,
+    auto_processor=AutoVideoProcessor,
+    processor_file="video_preprocessor_config.json",
+    head="classifier.",
+    data=VideoDataArguments,
+    training_data=VideoDataArguments,
+    files=video_files,
+    read=read_video_input,
+    hint="dna-hf evaluate or dna-hf predict",
+)
+VIDEO_LLM = Kind(
+    model_type="dna_video_llama3",
+    name="video language model",
+    unit="questions",
+    task="video-text-to-text",
+    auto_model=AutoModelForImageTextToText,
+    auto_processor=AutoProcessor,
+    processor_file="processor_config.json",
+    head="",
+    data=QuestionDataArguments,
+    training_data=ConversationDataArguments,
+    files=media_files,
+    read=read_question_input,
+    hint="dna-hf answer or dna-hf chat",
+)
+KINDS = (IMAGE, VIDEO, VIDEO_LLM)
+CLASSIFIERS = (IMAGE, VIDEO)
+
+
+@dataclass
+class Loaded:
+    """A model that was loaded whole, and what it needs.
+
+    Args:
+        label: what it is called beside others: the last part of its path, with more parts where these are the same.
+        model: in evaluation mode, on its device; the body alone if `has_head` is false.
+        processor: turns files into what the model takes.
+        kind: what it is.
+        has_head: whether it can name classes.
+    """
+
+    label: str
+    model: PreTrainedModel
+    processor: Any
+    kind: Kind
+    has_head: bool = True
+
+
+def kind_of_config(config: PreTrainedConfig) -> Kind | None:
+    """Which kind a configuration is of, `None` for one of another model."""
+    return next((kind for kind in KINDS if kind.model_type == config.model_type), None)
+
+
+def kind_of(
+    checkpoint: str | Path,
+    revision: str | None = None,
+    *,
+    wanted: Sequence[Kind] = KINDS,
+    error_class: type[DnaError] = DataError,
+) -> Kind:
+    """Which kind a checkpoint is of.
+
+    Args:
+        checkpoint: folder, or name on the Hub.
+        revision: commit, tag or branch on the Hub.
+        wanted: kinds that will do.
+        error_class: class of the error.
+
+    Raises:
+        DnaError: of class `error_class`, if the checkpoint is not there, the Hub cannot be reached, or it is of
+            another kind.
+    """
+    model_type = read_config(checkpoint, revision, error_class).get("model_type")
+    found = next((kind for kind in KINDS if kind.model_type == model_type), None)
+    if found is None:
+        raise error_class(
+            f"{str(checkpoint)!r} holds a {model_type or 'nameless'} model, but {_one_of(wanted)} is needed: make one "
+            "of it with dna-hf convert, or give another checkpoint."
+        )
+    if found not in wanted:
+        raise error_class(
+            f"{str(checkpoint)!r} holds {found.with_article}, but {_one_of(wanted)} is needed: that one is for "
+            f"{found.hint}."
+        )
+    return found
+
+
+def _one_of(kinds: Sequence[Kind]) -> str:
+    return " or ".join(f"{kind.with_article} ({kind.model_type})" for kind in kinds)
+
+
+def common_kind(checkpoints: Sequence[str], revision: str | None = None, *, wanted: Sequence[Kind] = KINDS) -> Kind:
+    """Which kind all checkpoints are of; see [`kind_of`].
+
+    Raises:
+        DataError: if they are of several kinds.
+    """
+    kinds = {checkpoint: kind_of(checkpoint, revision, wanted=wanted) for checkpoint in checkpoints}
+    if len(set(kinds.values())) > 1:
+        pairs = ", ".join(f"{checkpoint!r} is {kind.with_article}" for checkpoint, kind in kinds.items())
+        raise DataError(f"models of one kind are needed side by side, but {pairs}.")
+    return kinds[checkpoints[0]]
+
+
+def load(
+    checkpoint: str | Path,
+    *,
+    wanted: Sequence[Kind] = KINDS,
+    device: str | None = None,
+    revision: str | None = None,
+    dtype: str | None = None,
+    needs_head: bool = True,
+    label: str | None = None,
+) -> Loaded:
+    """Load a checkpoint and its processor for inference, insisting that it is whole.
+
+    Args:
+        checkpoint: folder, or name on the Hub.
+        wanted: kinds that will do.
+        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        revision: commit, tag or branch on the Hub.
+        dtype: of the weights, e.g. `"bfloat16"`; by default as they were saved.
+        needs_head: whether a checkpoint without its head is an error; else the body alone is loaded.
+        label: what to call the model; by default the last part of `checkpoint`.
+
+    Raises:
+        DataError: if there is no such checkpoint or device, it is of another kind, has no head, or its tensors are
+            not those of its configuration.
+    """
+    name = str(checkpoint)
+    kind = kind_of(name, revision, wanted=wanted)
+    target = inference_device(device)
+    has_head = _has_head(name, revision, kind)
+    if needs_head and not has_head:
+        raise DataError(
+            f"{name!r} has no classifier, which was never trained or was left out: train it with dna-hf train "
+            f"--checkpoint {name}, or convert a checkpoint that has one."
+        )
+    processor = load_processor(name, kind, revision)
+    model = load_whole(kind.auto_model if has_head else AutoModel, name, revision=revision, dtype=dtype or "auto")
+    with told_as(DataError, f"{name!r} does not fit on device {target!r}"):
+        model = model.to(target).eval()  # type: ignore[arg-type]
+    return Loaded(checkpoint_labels([name])[0] if label is None else label, model, processor, kind, has_head)
+
+
+def load_all(
+    checkpoints: Sequence[str],
+    *,
+    wanted: Sequence[Kind] = KINDS,
+    device: str | None = None,
+    revision: str | None = None,
+    needs_head: bool = True,
+) -> list[Loaded]:
+    """Load checkpoints of one kind, each with a label of its own; see [`load`].
+
+    Raises:
+        DataError: if they are of several kinds, or one is given twice.
+    """
+    kind = common_kind(checkpoints, revision, wanted=wanted)
+    return [
+        load(name, wanted=(kind,), device=device, revision=revision, needs_head=needs_head, label=label)
+        for name, label in zip(checkpoints, checkpoint_labels(checkpoints), strict=True)
+    ]
+
+
+def _has_head(name: str, revision: str | None, kind: Kind) -> bool:
+    if not kind.head:
+        return True
+    return any(tensor.startswith(kind.head) for tensor in tensor_shapes(name, revision))
+
+
+def load_processor(
+    checkpoint: str | Path, kind: Kind, revision: str | None = None, error_class: type[DnaError] = DataError
+) -> Any:
+    """The processor of a checkpoint, with or without torchvision.
+
+    Raises:
+        DnaError: of class `error_class`, if its file is missing or damaged, or normalises by no positive number.
+    """
+    name = str(checkpoint)
+    if Path(name).is_dir() and not Path(name, kind.processor_file).is_file():
+        raise error_class(f"{name!r} has no {kind.processor_file}: save the processor of the {kind.name} in it.")
+    with told_as(error_class, f"{kind.processor_file} of {name!r} cannot be used"):
+        processor = kind.auto_processor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
+    for part in (processor, *(getattr(processor, each, None) for each in ("image_processor", "video_processor"))):
+        _check_normalisation(part, f"{kind.processor_file} of {name!r}", error_class)
+    return processor
+
+
+def _check_normalisation(processor: Any, where: str, error_class: type[DnaError]) -> None:
+    for field in ("image_mean", "image_std"):
+        values = getattr(processor, field, None)
+        if values is None:
+            continue
+        with told_as(error_class, f"{where}: {field} is {values!r}"):
+            numbers = torch.tensor(values, dtype=torch.float64)
+        if not numbers.isfinite().all() or (field == "image_std" and not (numbers > 0).all()):
+            wanted = "finite numbers above 0" if field == "image_std" else "finite numbers"
+            raise error_class(f"{where}: {field} must be {wanted}, got {values!r}.")
+
+
+def inference_device(device: str | None) -> str:
+    """The device to run on: what was asked for, by default the first GPU, else the CPU.
+
+    Raises:
+        DataError: for a device that torch does not know, or that this machine does not have.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    fix = "choose cpu, cuda or cuda:N"
+    with told_as(DataError, f"there is no device {device!r}", fix):
+        chosen = torch.device(device)
+    if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
+        raise DataError(f"there is no device {device!r}: this machine has {torch.cuda.device_count()} GPUs; {fix}.")
+    with told_as(DataError, f"device {device!r} cannot be used", fix):
+        torch.empty(0, device=chosen)
+    return device

@@ -1,0 +1,273 @@
+"""The files of a checkpoint, and the one strict way to make a model of them.
+
+A checkpoint is a folder that `save_pretrained` wrote, or the name of a repository on the Hub. What `from_pretrained`
+only reports is an error here: missing and misshaped tensors, for which it draws random numbers, and unexpected ones.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import safe_open
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import (
+    CONFIG_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+    logging,
+)
+
+from .data.errors import DataError
+from .errors import DnaError, first_line, told_as
+
+
+# that training a video LLM writes beside an adapter
+ADAPTER_FILE = "dna_adapter.json"
+# seconds that the Hub has for saying whether a repository is there
+HUB_TIMEOUT = 2.0
+# in the order in which transformers looks for them
+WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+# a configuration that describes this many times the numbers that are stored belongs to other weights
+TOO_LARGE = 4
+Shapes = dict[str, tuple[int, ...]]
+
+
+def read_config(
+    checkpoint: str | Path, revision: str | None = None, error_class: type[DnaError] = DataError
+) -> dict[str, Any]:
+    """Read `config.json` of a checkpoint as it stands there.
+
+    Args:
+        checkpoint: folder, or name on the Hub.
+        revision: commit, tag or branch on the Hub.
+        error_class: class of the errors.
+
+    Raises:
+        DnaError: if the checkpoint is not there, the Hub cannot be reached, or the file is damaged.
+    """
+    name = str(checkpoint)
+    path = _local_config(Path(name), error_class) if Path(name).exists() else None
+    if path is None:
+        _look_on_hub(name, revision, error_class)
+        with told_as(error_class, f"cannot read {CONFIG_NAME} of {name!r}"):
+            path = cached_file(name, CONFIG_NAME, revision=revision)
+    with told_as(error_class, f"{CONFIG_NAME} in {name!r} is damaged"):
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise error_class(f"{CONFIG_NAME} in {name!r} is damaged: it holds no object.")
+    return config
+
+
+def _local_config(folder: Path, error_class: type[DnaError]) -> Path:
+    if not folder.is_dir():
+        raise error_class(f"checkpoint {str(folder)!r} is a file: name the folder it lies in.")
+    if (folder / ADAPTER_FILE).exists():
+        raise error_class(f"{str(folder)!r} holds an adapter, no whole model: make one of it with dna-hf merge.")
+    if not (folder / CONFIG_NAME).is_file():
+        raise error_class(f"{str(folder)!r} has no {CONFIG_NAME}: it is no checkpoint folder.")
+    return folder / CONFIG_NAME
+
+
+def _look_on_hub(name: str, revision: str | None, error_class: type[DnaError]) -> None:
+    """See that a repository is in the cache or on the Hub, by one short question: transformers asks for a minute.
+
+    Raises:
+        DnaError: if it is not, saying why.
+    """
+    not_there = f"checkpoint {name!r} is not there: there is no such folder"
+    try:
+        if isinstance(try_to_load_from_cache(name, CONFIG_NAME, revision=revision), str):
+            return
+        get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME, revision=revision), timeout=HUB_TIMEOUT)
+    except HFValidationError as error:
+        raise error_class(f"{not_there}.") from error
+    except GatedRepoError as error:
+        raise error_class(
+            f"checkpoint {name!r} is gated on the Hub: ask for access, then run hf auth login."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise error_class(f"checkpoint {name!r} has no revision {revision!r} on the Hub.") from error
+    except RepositoryNotFoundError as error:
+        raise error_class(
+            f"{not_there}, and no repository of that name on the Hub (a private one needs hf auth login)."
+        ) from error
+    except EntryNotFoundError as error:
+        raise error_class(f"{name!r} on the Hub has no {CONFIG_NAME}: it is no checkpoint of transformers.") from error
+    except OfflineModeIsEnabled as error:
+        raise error_class(f"{not_there}, it is not in the cache, and HF_HUB_OFFLINE is set.") from error
+    except Exception as error:
+        # the client's own errors of networks, which differ from one version to the next
+        if not _is_network_error(error):
+            raise
+        raise error_class(
+            f"{not_there}, and the Hub ({constants.ENDPOINT}) cannot be reached: {first_line(error)}."
+        ) from error
+
+
+def _is_network_error(error: Exception) -> bool:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return isinstance(error, OSError) or not names.isdisjoint({"RequestError", "HTTPError", "HTTPStatusError"})
+
+
+def tensor_shapes(
+    checkpoint: str | Path, revision: str | None = None, error_class: type[DnaError] = DataError
+) -> Shapes:
+    """Names and shapes of the tensors of a checkpoint; weights as safetensors are not read for it.
+
+    Raises:
+        DnaError: of class `error_class`, if there are no weights, or a file is missing or damaged.
+    """
+    name = str(checkpoint)
+    shapes: Shapes = {}
+    for path in _weight_files(name, revision, error_class):
+        with told_as(error_class, f"the weights of {name!r} cannot be read: {path.name!r} is damaged or cut off"):
+            shapes |= _shapes_in(path)
+    return shapes
+
+
+def _weight_files(name: str, revision: str | None, error_class: type[DnaError]) -> list[Path]:
+    for file in WEIGHT_FILES:
+        with told_as(error_class, f"cannot read the weights of {name!r}"):
+            found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+        if found is None:
+            continue
+        if not file.endswith(".index.json"):
+            return [Path(found)]
+        with told_as(error_class, f"{file} of {name!r} is damaged"):
+            shards = sorted(set(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values()))
+        with told_as(error_class, f"the weights of {name!r} are not whole"):
+            return [Path(cached_file(name, shard, revision=revision)) for shard in shards]
+    raise error_class(f"{name!r} holds no weights: it has no {SAFE_WEIGHTS_NAME}.")
+
+
+def _shapes_in(path: Path) -> Shapes:
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    tensors = torch.load(path, map_location="meta", weights_only=True)
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if torch.is_tensor(tensor)}
+
+
+def check_size(checkpoint: str | Path, config: dict[str, Any], shapes: Shapes, error_class: type[DnaError]) -> None:
+    """See that a configuration has no more layers than there are tensors, before any are made.
+
+    Args:
+        checkpoint: for the message.
+        config: as [`read_config`] returns it.
+        shapes: as [`tensor_shapes`] returns them.
+        error_class: class of the error.
+    """
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        layers = part.get("num_hidden_layers", 0)
+        if isinstance(layers, int) and layers > len(shapes):
+            raise error_class(
+                f"{CONFIG_NAME} in {str(checkpoint)!r} describes {layers:,} layers, but its weights are "
+                f"{len(shapes):,} tensors: they do not belong together."
+            )
+
+
+def load_config(
+    checkpoint: str | Path, revision: str | None = None, error_class: type[DnaError] = DataError, **fields: Any
+) -> PreTrainedConfig:
+    """The configuration of a checkpoint, with some fields replaced.
+
+    Raises:
+        DnaError: of class `error_class`, for a field that the configuration refuses, in its own words.
+    """
+    from transformers import AutoConfig
+
+    with told_as(error_class, f"{CONFIG_NAME} in {str(checkpoint)!r} is wrong"):
+        return AutoConfig.from_pretrained(checkpoint, revision=revision, trust_remote_code=False, **fields)
+
+
+def load_whole(
+    model_class: Any,
+    checkpoint: str | Path,
+    *,
+    revision: str | None = None,
+    config: PreTrainedConfig | None = None,
+    dtype: Any = "auto",
+    new: Iterable[str] = (),
+    error_class: type[DnaError] = DataError,
+) -> PreTrainedModel:
+    """Load a model, insisting that each of its tensors comes from the checkpoint and each of these has its place.
+
+    Args:
+        model_class: class of the model, or an Auto class.
+        checkpoint: folder, or name on the Hub.
+        revision: commit, tag or branch on the Hub.
+        config: configuration in place of the checkpoint's own.
+        dtype: of the weights; by default as they were saved.
+        new: beginnings of names of tensors that may be fresh, such as the head where training starts.
+        error_class: class of the errors.
+
+    Raises:
+        DnaError: of class `error_class`, naming the first tensor that is missing, unexpected or misshaped.
+    """
+    name = str(checkpoint)
+    if config is None:
+        shapes = tensor_shapes(name, revision, error_class)
+        check_size(name, read_config(name, revision, error_class), shapes, error_class)
+        config = load_config(name, revision, error_class)
+        _check_numbers(model_class, name, config, shapes, error_class)
+    with told_as(error_class, f"cannot load {name!r}"), _silent():
+        model, info = model_class.from_pretrained(
+            name,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    wrong = {
+        "missing": info["missing_keys"],
+        "unexpected": info["unexpected_keys"],
+        "of another shape": [key for key, *_ in info["mismatched_keys"]],
+    }
+    wrong = {how: sorted(key for key in keys if not key.startswith(tuple(new))) for how, keys in wrong.items()}
+    if any(wrong.values()):
+        counts = ", ".join(f"{len(keys)} {how} (first {keys[0]!r})" for how, keys in wrong.items() if keys)
+        raise error_class(f"the weights in {name!r} are not those of its configuration: tensors are {counts}.")
+    return model
+
+
+def _check_numbers(
+    model_class: Any, name: str, config: PreTrainedConfig, shapes: Shapes, error_class: type[DnaError]
+) -> None:
+    """See that a model does not need many times the memory of what is stored."""
+    build: Callable = getattr(model_class, "_from_config", None) or model_class.from_config
+    with told_as(error_class, f"{CONFIG_NAME} in {name!r} describes no model"), torch.device("meta"):
+        wanted = build(config).num_parameters()
+    stored = sum(torch.Size(shape).numel() for shape in shapes.values())
+    if wanted > TOO_LARGE * stored:
+        raise error_class(
+            f"{CONFIG_NAME} in {name!r} describes a model of {wanted:,} parameters, but its weights hold {stored:,} "
+            "numbers: they do not belong together."
+        )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without transformers' report of tensors that differ: they are an error, which names them."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
