@@ -34,7 +34,8 @@ def sentence(error: BaseException) -> str:
     from huggingface_hub.errors import StrictDataclassError
 
     if isinstance(error, StrictDataclassError):
-        return re.sub(r"\s+", " ", str(error).strip().splitlines()[-1]).strip().rstrip(".")
+        last = re.sub(r"\s+", " ", str(error).strip().splitlines()[-1]).strip().rstrip(".")
+        return re.sub(r"^(Type|Value)Error: ", "", last)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, RecursionError):

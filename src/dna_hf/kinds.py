@@ -183,7 +183,8 @@ def kind_of(
 
 
 def _one_of(kinds: Sequence[Kind]) -> str:
-    return " or ".join(f"{kind.with_article} ({kind.model_type})" for kind in kinds)
+    names = [f"{kind.with_article} ({kind.model_type})" for kind in kinds]
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def common_kind(checkpoints: Sequence[str], revision: str | None = None, *, wanted: Sequence[Kind] = KINDS) -> Kind:
@@ -231,7 +232,7 @@ def load(
     if needs_head and not has_head:
         raise DataError(
             f"{name!r} has no classifier, which was never trained or was left out: train it with dna-hf train "
-            f"--checkpoint {name}, or convert a checkpoint that has one."
+            f"CONFIG.yaml --checkpoint {name}, or convert a checkpoint that has one."
         )
     processor = load_processor(name, kind, revision)
     model = load_whole(kind.auto_model if has_head else AutoModel, name, revision=revision, dtype=dtype or "auto")
@@ -305,8 +306,10 @@ def inference_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     fix = "choose cpu, cuda or cuda:N"
-    with told_as(DataError, f"there is no device {device!r}", fix):
+    try:
         chosen = torch.device(device)
+    except RuntimeError as error:
+        raise DataError(f"there is no device {device!r}: {fix}.") from error
     if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
         raise DataError(f"there is no device {device!r}: this machine has {torch.cuda.device_count()} GPUs; {fix}.")
     with told_as(DataError, f"device {device!r} cannot be used", fix):
