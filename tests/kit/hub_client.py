@@ -38,6 +38,7 @@ def client_of(hub, folder, monkeypatch=None):
             patch.setenv(name, value)
         for name, value in {
             "ENDPOINT": hub.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
             "HF_HUB_OFFLINE": False,
             "HF_HUB_DISABLE_XET": True,
             "HF_TOKEN_PATH": str(folder / "token"),
