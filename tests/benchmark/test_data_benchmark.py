@@ -152,7 +152,7 @@ def test_epochs_follow_each_other():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["missing.yaml"], "cannot read configuration 'missing.yaml'"),
+        (["missing.yaml"], "'missing.yaml' is no file and not the name of a recipe"),
         (["run.yaml", "--dataset", "/nowhere"], "nowhere"),
         (["run.yaml", "--video_rot", "x"], "did you mean 'video_root'?"),
         (["run.yaml", "--on_error", "raise"], "broken.mp4"),

@@ -1,6 +1,7 @@
 """The shipped configurations of accelerate are what accelerate reads, and start what they say."""
 
 import os
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 
 from dna_hf.models import modeling_dna_vit
+from dna_hf.recipes import read_header
 from tests.kit.paths import ROOT
 
 
@@ -25,7 +27,13 @@ def test_accelerate_reads_it(path):
     assert config.num_processes == content["num_processes"]
     assert config.mixed_precision == content["mixed_precision"]
     assert config.distributed_type.value == content["distributed_type"]
-    assert str(path.relative_to(ROOT)) in path.read_text(), "the header has the command"
+    header = read_header(path)
+    command = shlex.split("\n".join(header["Command"]).replace("\\\n", " "))
+    assert list(header) == ["Purpose", "Command"]
+    assert command[:2] == ["accelerate", "launch"]
+    parsed = launch_command_parser().parse_args(command[2:])
+    assert (parsed.config_file, parsed.module, parsed.training_script) == (path.name, True, "dna_hf")
+    assert parsed.training_script_args == ["train", "CONFIG"]
 
 
 def test_sharding_wraps_a_class_that_exists():
@@ -61,8 +69,8 @@ def test_without_deepspeed_the_launcher_says_so():
 
 def test_launch_on_the_cpu(tmp_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    command += [str(ROOT / "configs" / "accelerate" / "cpu.yaml"), str(ROOT / "scripts" / "train.py")]
-    command += [str(ROOT / "configs" / "vit_tiny_fashion_mnist.yaml"), "--max_steps", "1", "--max_eval_samples", "20"]
+    command += [str(ROOT / "configs" / "accelerate" / "cpu.yaml"), "-m", "dna_hf", "train"]
+    command += ["vit_tiny_fashion_mnist", "--max_steps", "1", "--max_eval_samples", "20"]
     command += ["--max_train_samples", "40", "--output_dir", str(tmp_path / "run"), "--save_strategy", "no"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]

@@ -8,17 +8,19 @@ import yaml
 
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.data.images import image_processor
+from dna_hf.recipes import default_output_dir, read_header
 from dna_hf.training.classification import build_model, train_classifier
 from dna_hf.training.config_file import read_sections, run_config
 from dna_hf.training.optimizer import decay_parameter_names
 from dna_hf.training.schedule import epoch_cosine
+from tests.kit.headers import commands, figures, runs
 from tests.kit.paths import ROOT
 
 
 ALL_CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 # those of videos: test_video_recipes.py, of video LLMs: test_video_llm.py
 CONFIGS = [path for path in ALL_CONFIGS if read_sections(path)["model"].get("model_type", "dna_vit") == "dna_vit"]
-IMAGENET = {path.stem.removeprefix("vit_base_imagenet1k_"): path for path in CONFIGS if "imagenet1k" in path.stem}
+IMAGENET = ROOT / "configs" / "vit_base_imagenet1k.yaml"
 PARAMETERS = {
     "softmax": 86_566_888,
     "dna": 100_741_240,
@@ -79,17 +81,35 @@ RECIPE = {
 }
 
 
-def parsed(path):
-    return run_config(read_sections(path), {"output_dir": "unused"})
+# top-1 and top-5 in percent, as the paper reports them
+FIGURES = {
+    "softmax": ("81.1", "95.6"),
+    "differential": ("81.4", "95.7"),
+    "cog": ("81.4", "95.7"),
+    "dna": ("81.9", "95.9"),
+    "dna_shared_value": ("-", "-"),
+}
 
 
-def test_there_is_a_recipe_for_every_variant():
-    assert IMAGENET.keys() == PARAMETERS.keys()
+def imagenet(variant):
+    """The run that the command of the recipe for this variant makes."""
+    (run,) = [run for run in runs(IMAGENET) if run[1].get("attention_variant", "dna") == variant]
+    return run_config(read_sections(run[0]), run[1] | {"output_dir": "unused"})
+
+
+def test_there_is_a_command_and_a_figure_for_every_variant():
+    assert sorted(given.get("attention_variant", "dna") for _, given in runs(IMAGENET)) == sorted(PARAMETERS)
+    assert all(len(given) <= 1 for _, given in runs(IMAGENET))
+    rows = figures(IMAGENET)
+    assert {row["attention_variant"]: (row["top-1, %"], row["top-5, %"]) for row in rows} == FIGURES
+    for row in rows:
+        reported = "no figure reported, none measured" if row["top-1, %"] == "-" else "reported in the paper"
+        assert row["source"] == reported
 
 
 @pytest.mark.parametrize("variant", PARAMETERS)
 def test_the_recipe_is_the_papers(variant):
-    run = parsed(IMAGENET[variant])
+    run = imagenet(variant)
     for name, value in RECIPE["model"].items():
         assert run.model[name] == value, name
     for section, arguments in (("data", run.data), ("training", run.training)):
@@ -100,17 +120,23 @@ def test_the_recipe_is_the_papers(variant):
     assert (run.data.train_split, run.data.eval_split) == ("train", "validation")
 
 
-def test_the_recipes_differ_in_the_variant_alone():
-    contents = {variant: yaml.safe_load(path.read_text(encoding="utf-8")) for variant, path in IMAGENET.items()}
-    for variant, content in contents.items():
+def test_the_variants_differ_in_the_variant_alone():
+    sections = {variant: imagenet(variant).sections for variant in PARAMETERS}
+    for variant, content in sections.items():
         assert content["model"].pop("attention_variant") == variant
-        assert content["training"].pop("output_dir") == f"runs/vit_base_imagenet1k_{variant}"
-    assert all(content == contents["dna"] for content in contents.values())
+    assert all(content == sections["dna"] for content in sections.values())
+
+
+def test_the_variants_write_to_folders_of_their_own():
+    folders = [default_output_dir(*run) for run in runs(IMAGENET)]
+    assert folders[0] == Path("runs/vit_base_imagenet1k")
+    assert len(set(folders)) == len(PARAMETERS)
+    assert Path("runs/vit_base_imagenet1k_softmax") in folders
 
 
 @pytest.mark.parametrize("variant", PARAMETERS)
 def test_the_recipe_builds_the_papers_model(variant):
-    run = parsed(IMAGENET[variant])
+    run = imagenet(variant)
     with torch.device("meta"):
         model, processor = build_model(run, [str(number) for number in range(1000)])
     assert model.num_parameters() == PARAMETERS[variant]
@@ -119,7 +145,7 @@ def test_the_recipe_builds_the_papers_model(variant):
 
 
 def test_the_recipe_has_the_papers_learning_rates():
-    training = parsed(IMAGENET["dna"]).training
+    training = imagenet("dna").training
     options = training.lr_scheduler_kwargs
     rates = [
         training.learning_rate
@@ -191,4 +217,7 @@ def test_every_configuration_says_what_it_is(path):
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
     for word in ("Purpose:", "Data:", "Expect:", "Time:", "Command:"):
         assert any(line.startswith(f"# {word}") for line in header), word
-    assert any(f"configs/{path.name}" in line for line in header)
+    assert list(read_header(path)) == ["Purpose", "Data", "Expect", "Time", "Command"]
+    assert any(
+        words[:3] in (["dna-hf", "train", path.stem], ["dna-hf", "compare", path.stem]) for words in commands(path)
+    )

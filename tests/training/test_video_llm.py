@@ -39,6 +39,7 @@ from dna_hf.training.errors import ConfigurationError
 from dna_hf.training.memory import estimate_memory
 from dna_hf.training.parameter_groups import add_lora, check_optimizer, freeze_all_but, group_of
 from dna_hf.training.video_llm import build_trainer, load_conversations, train_video_llm
+from tests.kit import headers
 from tests.kit.paths import ROOT
 from tests.kit.video_llm_training import (
     RATES,
@@ -54,8 +55,7 @@ from tests.kit.video_llm_training import (
 )
 
 
-RECIPE = ROOT / "configs" / "video_llm_viscop_dna.yaml"
-CONFIGS = sorted((ROOT / "configs").glob("video_llm_*.yaml"))
+RECIPE = ROOT / "configs" / "video_llm_viscop.yaml"
 
 
 # how the run goes that most tests look at: its loss falls, so that by what is turned around here step 3 is the best
@@ -741,14 +741,51 @@ def test_adapters_that_do_not_fit(base, trained, tmp_path):
 # configurations
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_the_shipped_configurations_parse_and_say_what_to_run(path):
-    run = run_config(read_sections(path), {"output_dir": "unused", "use_cpu": True})
-    assert isinstance(run.training, VideoLLMTrainingArguments)
-    text = path.read_text()
-    assert f"dna-hf train configs/{path.name}" in text
-    for word in ("# Purpose:", "# Data:", "# Expect:", "# Time:", "# Command:"):
-        assert word in text
+def recipes():
+    """The runs that the commands of the recipe make: Denoising Attention, softmax, no probes, DeepSpeed."""
+    return [
+        run_config(read_sections(name), {"output_dir": "unused", "use_cpu": True} | given)
+        for name, given in headers.runs(RECIPE)
+    ]
+
+
+def test_the_commands_of_the_recipe_make_what_is_compared():
+    runs = recipes()
+    assert all(isinstance(run.training, VideoLLMTrainingArguments) for run in runs)
+    dna, softmax, plain, launched = (run.sections for run in runs)
+    assert launched == dna
+    for content in (dna, softmax, plain):
+        content["training"].pop("output_dir")
+    assert dna["model"] == {
+        "model_type": "dna_video_llama3",
+        "checkpoint": "runs/videollama3_7b",
+        "vision_config": {"attention_variant": "dna"},
+    }
+    other = {"checkpoint": "runs/videollama3_7b_softmax", "vision_config": {"attention_variant": "softmax"}}
+    assert softmax["model"] == dna["model"] | other
+    assert plain["model"] == dna["model"] | {"include_visual_probes": False}
+    assert dna["data"] == softmax["data"] == plain["data"]
+    assert dna["training"] == softmax["training"]
+    rates = dna["training"].pop("learning_rates")
+    assert plain["training"].pop("learning_rates") == {name: rates[name] for name in ("lora", "projector")}
+    assert dna["training"] == plain["training"]
+
+
+def test_the_recipe_has_the_figures_of_the_paper():
+    rows = headers.figures(RECIPE)
+    assert {row["attention_variant"]: (row["PerceptionMCQ, %"], row["source of the accuracy"]) for row in rows} == {
+        "dna": ("78.6", "reported in the paper"),
+        "softmax": ("78.1", "reported in the paper"),
+        "no probes": ("72.8", "reported in the paper, perhaps without adaptation"),
+    }
+
+
+def test_the_variant_is_given_once():
+    sections = {"model": {"model_type": "dna_video_llama3", "vision_config": {"attention_variant": "dna", "depth": 2}}}
+    run = run_config(sections | {"data": {}, "training": {}}, {"attention_variant": "dna", "use_cpu": True})
+    assert run.model["vision_config"] == {"attention_variant": "dna", "depth": 2}
+    with pytest.raises(ConfigurationError, match="attention_variant is 'softmax', but vision_config has 'dna'"):
+        run_config(sections | {"data": {}, "training": {}}, {"attention_variant": "softmax", "use_cpu": True})
 
 
 def test_the_recipe_is_the_released_one():
@@ -760,18 +797,6 @@ def test_the_recipe_is_the_released_one():
     assert 2 * training.per_device_train_batch_size * training.gradient_accumulation_steps == 128
     assert training.bf16 and training.gradient_checkpointing
     assert (data.model_max_length, data.max_visual_tokens, data.fps, data.max_frames) == (16384, 10240, 1, 40)
-
-
-def test_recipes_differ_in_what_is_compared():
-    contents = {path.stem.removeprefix("video_llm_"): yaml.safe_load(path.read_text()) for path in CONFIGS}
-    dna, softmax, plain = (contents[name] for name in ("viscop_dna", "viscop_softmax", "baseline"))
-    assert dna["data"] == softmax["data"] == plain["data"]
-    for content in (dna, softmax, plain):
-        content["training"].pop("output_dir")
-    assert dna["training"] == softmax["training"]
-    rates = dna["training"].pop("learning_rates")
-    assert plain["training"].pop("learning_rates") == {name: rates[name] for name in ("lora", "projector")}
-    assert dna["training"] == plain["training"]
 
 
 def test_the_launchers_configurations_fit():

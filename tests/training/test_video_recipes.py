@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,18 +16,21 @@ from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.cli import build_parser, main, parse_overrides
 from dna_hf.data.arguments import VideoDataArguments
 from dna_hf.data.video_protocols import PROTOCOLS
+from dna_hf.data.video_sources import load_train_and_eval
+from dna_hf.recipes import default_output_dir, read_header
 from dna_hf.records.checkpoint_records import read_training
 from dna_hf.training.classification import build_model, train_classifier
 from dna_hf.training.config_file import data_arguments, parse_value, read_sections, run_config
 from dna_hf.training.errors import ConfigurationError
 from dna_hf.training.optimizer import decay_parameter_names
+from tests.kit import headers
 from tests.kit.paths import ROOT
 from tests.kit.videos import write_video
 
 
 DOCUMENT = (ROOT / "docs" / "video_recipe.md").read_text(encoding="utf-8")
 VARIANTS = ("softmax", "differential", "dna")
-# benchmark -> protocol, split that is evaluated in training, metric, classes, and the paper's figures in percent
+# cell -> protocol, split that is evaluated in training, metric, classes, and the paper's figures in percent
 CELLS = {
     "kinetics400": (None, "validation", "top1", 400, None),
     "smarthome_cs": ("smarthome-cs", "test", "mean_class_accuracy", 31, (67.5, 66.6, 68.8)),
@@ -36,7 +40,10 @@ CELLS = {
     "ntu60_xview": ("ntu60-xview", "test", "top1", 60, (88.6, 89.1, 89.2)),
 }
 RECIPES = [(cell, variant) for cell in CELLS for variant in VARIANTS]
-ADAMW = "timesformer_base_smarthome_cs_dna_adamw"
+ADAMW = "timesformer_base_smarthome_adamw"
+# the protocols that the configurations name; for others it is an option
+DEFAULT_PROTOCOLS = (None, "smarthome-cs", "ntu60-xsub")
+FIRST_WEIGHTS = {"kinetics400": "image", "smarthome": "kinetics400", "ntu60": "kinetics400"}
 # counted from the released code
 PARAMETERS = {
     ("softmax", 400): 121_566_352,
@@ -50,12 +57,27 @@ PARAMETERS = {
 }
 
 
-def path_of(cell, variant):
-    return ROOT / "configs" / f"timesformer_base_{cell}_{variant}.yaml"
+def recipe_of(cell):
+    return f"timesformer_base_{cell.split('_')[0]}"
+
+
+def options_of(cell, variant):
+    """What is given beside the configuration for a cell and a variant, as its header says."""
+    benchmark, protocol = cell.split("_")[0], CELLS[cell][0]
+    options = {} if protocol in DEFAULT_PROTOCOLS else {"protocol": protocol}
+    if variant != "dna":
+        checkpoint = f"runs/timesformer_base_{FIRST_WEIGHTS[benchmark]}_{variant}"
+        options |= {"attention_variant": variant, "checkpoint": checkpoint}
+    return options
 
 
 def sections_of(cell, variant):
-    return read_sections(path_of(cell, variant))
+    """The sections of a run, as `dna-hf train` checks them."""
+    return run_config(read_sections(recipe_of(cell)), options_of(cell, variant) | {"use_cpu": True}).sections
+
+
+def path_of(cell):
+    return ROOT / "configs" / f"{recipe_of(cell)}.yaml"
 
 
 # --- the configurations and the document ----------------------------------------------------------------------------
@@ -67,9 +89,9 @@ def table(first_cell):
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_there_is_a_configuration_for_every_cell():
+def test_there_is_a_configuration_for_every_benchmark():
     found = {path.stem for path in (ROOT / "configs").glob("timesformer_base_*.yaml")}
-    assert found == {path_of(*recipe).stem for recipe in RECIPES} | {ADAMW}
+    assert found == {recipe_of(cell) for cell in CELLS} | {ADAMW}
 
 
 @pytest.mark.parametrize(("cell", "variant"), RECIPES)
@@ -80,18 +102,19 @@ def test_a_configuration_has_the_values_of_the_document(cell, variant):
     for section, key, value in values:
         assert sections[section].pop(key) == parse_value(value), key
     protocol, split, metric, *_ = CELLS[cell]
-    start = f"timesformer_base_{'image' if cell == 'kinetics400' else 'kinetics400'}_{variant}"
+    benchmark = cell.split("_")[0]
+    start = f"timesformer_base_{FIRST_WEIGHTS[benchmark]}"
     # what else there is: nothing that changes the result
     assert sections["model"] == {
         "model_type": "dna_timesformer",
-        "checkpoint": f"runs/{start}",
+        "checkpoint": f"runs/{start}" + ("" if variant == "dna" else f"_{variant}"),
         "attention_variant": variant,
     }
-    assert sections["data"].pop("dataset") == f"data/{cell.split('_')[0]}"
-    expected = {"train_split": "train", "eval_split": split}
-    assert sections["data"] == expected | ({"protocol": protocol} if protocol else {"on_error": "skip"})
-    assert sections["training"].pop("output_dir") == f"runs/timesformer_base_{cell}_{variant}"
-    assert sections["training"].pop("metric_for_best_model") == metric
+    assert sections["data"].pop("dataset") == f"data/{benchmark}"
+    # by default validation clips are evaluated in training, or test clips where a protocol has no others
+    expected = {"protocol": protocol} if protocol else {"on_error": "skip", "eval_split": split}
+    assert sections["data"] == {"train_split": "train"} | expected
+    assert sections["training"].pop("use_cpu") and sections["training"].pop("metric_for_best_model") == metric
     assert sections["training"].keys() == {
         *("per_device_eval_batch_size", "dataloader_num_workers", "dataloader_persistent_workers", "eval_strategy"),
         *("logging_strategy", "logging_steps", "save_strategy", "save_total_limit", "greater_is_better"),
@@ -103,39 +126,57 @@ def test_the_benchmarks_of_the_document():
     assert len(rows) == len(CELLS)
     for row, (cell, (protocol, split, metric, classes, figures)) in zip(rows, CELLS.items(), strict=True):
         shown = [str(figure) for figure in figures] if figures else ["–"] * 3
-        assert row[1:] == [f"`timesformer_base_{cell}_*`", str(classes), split, f"`{metric}`", *shown]
+        option = "" if protocol in DEFAULT_PROTOCOLS else f" `--protocol {protocol}`"
+        assert row[1:] == [f"`{recipe_of(cell)}`{option}", str(classes), split, f"`{metric}`", *shown]
         assert protocol is None or classes == len(PROTOCOLS[protocol].class_names)
         assert protocol is None or split in PROTOCOLS[protocol].splits
 
 
 @pytest.mark.parametrize(("cell", "variant"), RECIPES)
 def test_a_header_has_the_figure_of_the_paper(cell, variant):
-    header = path_of(cell, variant).read_text(encoding="utf-8").split("\nmodel:")[0]
-    expected = re.search(r"# Expect: +(.*)", header)[1]
-    figures = CELLS[cell][-1]
+    protocol, _, metric, _, figures = CELLS[cell]
+    key = {"protocol": protocol, "attention_variant": variant} if protocol else {"attention_variant": variant}
+    (row,) = [row for row in headers.figures(path_of(cell)) if row.items() >= key.items()]
+    figure = {"top1": "top-1, %", "mean_class_accuracy": "mean class accuracy, %"}[metric]
     if figures is None:
-        assert expected == "the paper reports no figure, and none was measured here."
+        assert row == key | {figure: "-", "source": "no figure reported, none measured"}
     else:
-        assert expected.startswith(f"{figures[VARIANTS.index(variant)]} % ")
-        assert expected.endswith("(reported in the paper, not measured here).")
-    model = sections_of(cell, variant)["model"]["checkpoint"].partition("/")[2]
-    source = f"dna-hf convert runs/vit_base_imagenet1k_{variant} runs/{model} --num-frames 8"
-    assert (source if cell == "kinetics400" else f"configs/{model}.yaml") in header
+        assert row == key | {figure: str(figures[VARIANTS.index(variant)]), "source": "reported in the paper"}
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_configurations_of_a_benchmark_differ_in_the_variant_alone(cell):
-    texts = {}
-    for variant in VARIANTS:
-        body = path_of(cell, variant).read_text(encoding="utf-8").partition("\nmodel:")[2]
-        assert len(re.findall(rf"{variant}$", body, flags=re.MULTILINE)) == 3
-        texts[variant] = re.sub(rf"{variant}$", "*", body, flags=re.MULTILINE)
-    assert len(set(texts.values())) == 1
+@pytest.mark.parametrize(("cell", "variant"), RECIPES)
+def test_a_header_has_the_command(cell, variant):
+    """The run whose values are tested above; another protocol is an option for each of the variants."""
+    options = options_of(cell, variant)
+    protocol = options.pop("protocol", None)
+    assert (recipe_of(cell), options) in headers.runs(path_of(cell))
+    lines = read_header(path_of(cell))["Command"]
+    assert protocol is None or (lines[-1].startswith("each also with") and f"--protocol {protocol}" in lines[-1])
+
+
+def test_the_header_has_the_conversion_of_the_first_weights():
+    lines = read_header(path_of("kinetics400"))["Data"]
+    (convert,) = [line.split() for line in lines if line.startswith("dna-hf convert ")]
+    source, out = (
+        default_output_dir("vit_base_imagenet1k", {}),
+        sections_of("kinetics400", "dna")["model"]["checkpoint"],
+    )
+    assert convert[2:] == [str(source), out, "--num-frames", "8"]
+
+
+def test_runs_of_all_recipes_write_to_folders_of_their_own():
+    folders = {default_output_dir(recipe_of(cell), options_of(cell, variant)) for cell, variant in RECIPES}
+    assert len(folders) == len(RECIPES)
+    # where the commands of the next step look for their first weights
+    for cell, variant in RECIPES:
+        checkpoint = sections_of(cell, variant)["model"]["checkpoint"]
+        made = default_output_dir(recipe_of("kinetics400"), options_of("kinetics400", variant))
+        assert cell == "kinetics400" or checkpoint == str(made)
 
 
 @pytest.mark.parametrize(("cell", "variant"), RECIPES)
 def test_a_configuration_builds_the_papers_model(cell, variant):
-    run = run_config(sections_of(cell, variant), {"output_dir": "unused"})
+    run = run_config(sections_of(cell, variant))
     classes = CELLS[cell][3]
     config = AutoConfig.for_model(run.model_arguments.model_type, **run.model, num_labels=classes)
     with torch.device("meta"):
@@ -155,13 +196,13 @@ def commands():
 
 
 def test_the_commands_of_the_document_are_understood():
-    train = [words for words in commands() if any(word.endswith(".yaml") for word in words[2:])]
-    assert len(train) == 5
+    train = [words for words in commands() if "train" in words]
+    assert len(train) == 7
     for words in train:
-        place = max(index for index, word in enumerate(words) if word.startswith("configs/"))
-        run = run_config(read_sections(ROOT / words[place]), parse_overrides(words[place + 1 :]) | {"use_cpu": True})
+        place = words.index("train") + 1
+        run = run_config(read_sections(words[place]), parse_overrides(words[place + 1 :]) | {"use_cpu": True})
         assert run.training.world_size == 1
-    others = [words for words in commands() if words[0] == "dna-hf" and words[1] != "train"]
+    others = [words for words in commands() if words[0] == "dna-hf" and words[1] not in ("train", "recipes")]
     assert [words[1] for words in others] == ["convert", *["evaluate"] * 4]
     for words in others:
         _, rest = build_parser().parse_known_args(words[1:])
@@ -178,7 +219,7 @@ def test_the_recipe_with_adamw_is_what_the_options_of_the_document_make_of_anoth
     (words,) = [words for words in commands() if "adamw_torch" in words]
     overrides = parse_overrides(words[3:]) | {"output_dir": f"runs/{ADAMW}", "use_cpu": True}
     made = run_config(sections_of("smarthome_cs", "dna"), overrides)
-    shipped = run_config(read_sections(ROOT / "configs" / f"{ADAMW}.yaml"), {"use_cpu": True})
+    shipped = run_config(read_sections(ADAMW), {"output_dir": f"runs/{ADAMW}", "use_cpu": True})
     assert (made.model, made.model_arguments, made.data) == (shipped.model, shipped.model_arguments, shipped.data)
     ours, theirs = made.training.to_dict(), shipped.training.to_dict()
     assert ours.pop("logging_dir", None) == theirs.pop("logging_dir", None)
@@ -232,15 +273,23 @@ def data(tmp_path_factory):
     return root
 
 
-def run_of(name, data, runs, **options):
-    """A configuration that reads and writes in folders of the test, and is scaled down."""
-    sections = read_sections(ROOT / "configs" / f"{name}.yaml")
-    options = SMALL | {"dataset": str(data / sections["data"]["dataset"].partition("/")[2])} | options
+def run_of(cell, variant, data, runs, recipe=None, **options):
+    """The run of a cell and a variant that reads and writes in folders of the test, and is scaled down."""
+    recipe, given = recipe or recipe_of(cell), options_of(cell, variant)
+    sections = read_sections(recipe)
+    options = SMALL | given | {"dataset": str(data / sections["data"]["dataset"].partition("/")[2])} | options
     if not sections["training"].get("epoch_steps"):
         options.pop("lr_scheduler_kwargs")
-    for section, key in (("training", "output_dir"), ("model", "checkpoint")):
-        options.setdefault(key, str(runs / sections[section][key].partition("/")[2]))
+    if "checkpoint" not in options or "checkpoint" in given:
+        folder = Path(given.get("checkpoint", sections["model"]["checkpoint"])).name
+        options["checkpoint"] = str(runs / folder)
+    options.setdefault("output_dir", str(runs / default_output_dir(recipe, given).name))
     return run_config(sections, options)
+
+
+def folder_of(runs, cell, variant):
+    """Where the run of a cell and a variant wrote."""
+    return runs / default_output_dir(recipe_of(cell), options_of(cell, variant)).name
 
 
 @pytest.fixture(scope="module")
@@ -250,16 +299,17 @@ def runs(data, tmp_path_factory):
     for variant in VARIANTS:
         torch.manual_seed(0)
         image = DnAViTForImageClassification(DnAViTConfig(attention_variant=variant, **SMALL_IMAGE_MODEL))
-        image.save_pretrained(root / f"vit_base_imagenet1k_{variant}")
-        folders = [str(root / f"{name}_{variant}") for name in ("vit_base_imagenet1k", "timesformer_base_image")]
+        ending = "" if variant == "dna" else f"_{variant}"
+        image.save_pretrained(root / f"vit_base_imagenet1k{ending}")
+        folders = [str(root / f"{name}{ending}") for name in ("vit_base_imagenet1k", "timesformer_base_image")]
         assert main(["convert", *folders, "--num-frames", "2"]) == 0
-        train_classifier(run_of(f"timesformer_base_kinetics400_{variant}", data, root))
+        train_classifier(run_of("kinetics400", variant, data, root))
     return root
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_kinetics_from_an_image_model(runs, variant):
-    folder = runs / f"timesformer_base_kinetics400_{variant}"
+    folder = folder_of(runs, "kinetics400", variant)
     config = json.loads((folder / "config.json").read_text())
     assert (config["attention_variant"], config["num_frames"], len(config["id2label"])) == (variant, 2, 3)
     assert (config["drop_path_rate"], config["drop_path_schedule"]) == (0.1, "linear")
@@ -277,15 +327,16 @@ def rates(folder):
     return [entry["learning_rate"] for entry in history if "learning_rate" in entry]
 
 
-CHAINS = [(cell, "dna") for cell in CELLS if cell != "kinetics400"]
-CHAINS += [("smarthome_cs", "softmax"), ("smarthome_cs", "differential"), ("smarthome_cs", "dna_adamw")]
+CHAINS = [(cell, "dna", None) for cell in CELLS if cell != "kinetics400"]
+CHAINS += [("smarthome_cs", "softmax", None), ("smarthome_cs", "differential", None), ("smarthome_cs", "dna", ADAMW)]
 
 
-@pytest.mark.parametrize(("cell", "variant"), CHAINS)
-def test_a_benchmark_from_kinetics(data, runs, capsys, tmp_path, cell, variant):
+@pytest.mark.parametrize(("cell", "variant", "recipe"), CHAINS)
+def test_a_benchmark_from_kinetics(data, runs, capsys, tmp_path, cell, variant, recipe):
     """The head is new and has the classes of the benchmark; all else begins where the Kinetics model ended."""
-    run = run_of(f"timesformer_base_{cell}_{variant}", data, runs)
-    protocol, _, metric, classes, _ = CELLS[cell]
+    run = run_of(cell, variant, data, runs, recipe)
+    protocol, split, metric, classes, _ = CELLS[cell]
+    assert load_train_and_eval(run.data, seed=0)[1].name == split
     names = list(PROTOCOLS[protocol].class_names)
     before, processor = build_model(run, names)
     start = AutoModelForVideoClassification.from_pretrained(run.model_arguments.checkpoint)
@@ -308,8 +359,8 @@ def test_a_benchmark_from_kinetics(data, runs, capsys, tmp_path, cell, variant):
 
 
 def test_a_run_of_the_recipe_continues_exactly(data, runs, tmp_path):
-    name = "timesformer_base_smarthome_cs_dna"
-    straight = train_classifier(run_of(name, data, runs, output_dir=str(tmp_path / "straight"))).output_dir
+    recipe = ("smarthome_cs", "dna", data, runs)
+    straight = train_classifier(run_of(*recipe, output_dir=str(tmp_path / "straight"))).output_dir
     resumed = shutil.copytree(straight, tmp_path / "resumed")
     first, last = sorted(resumed.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
     shutil.rmtree(last)
@@ -318,14 +369,14 @@ def test_a_run_of_the_recipe_continues_exactly(data, runs, tmp_path):
     assert {(group["momentum"], group["nesterov"]) for group in state["param_groups"]} == {(0.9, True)}
     for file in ("model.safetensors", "training.json", "measurements.json"):
         (resumed / file).unlink()
-    train_classifier(run_of(name, data, runs, output_dir=str(resumed)), resume=True)
+    train_classifier(run_of(*recipe, output_dir=str(resumed)), resume=True)
     assert (resumed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     assert rates(resumed) == rates(straight)
 
 
 def test_a_model_of_another_variant_is_refused(data, runs, tmp_path):
-    other = str(runs / "timesformer_base_kinetics400_softmax")
-    run = run_of("timesformer_base_smarthome_cs_dna", data, runs, checkpoint=other, output_dir=str(tmp_path / "out"))
+    other = str(folder_of(runs, "kinetics400", "softmax"))
+    run = run_of("smarthome_cs", "dna", data, runs, checkpoint=other, output_dir=str(tmp_path / "out"))
     with pytest.raises(ConfigurationError, match="does not fit section 'model'"):
         train_classifier(run)
     assert not (tmp_path / "out").exists()

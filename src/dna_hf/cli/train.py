@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from .keys import data_help, parse_overrides, video_llm_help
@@ -37,12 +36,13 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf train CONFIG.yaml [--key value ...]`."""
+    from ..recipes import default_output_dir
     from ..training.config_file import read_sections, run_config
     from ..training.errors import ConfigurationError
 
     overrides = parse_overrides(rest)
     sections = read_sections(arguments.config)
-    sections["training"].setdefault("output_dir", str(Path("runs") / Path(arguments.config).stem))
+    sections["training"].setdefault("output_dir", str(default_output_dir(arguments.config, overrides)))
     run = run_config(sections, overrides)
     if run.model_arguments.model_type == VIDEO_LLM:
         return _train_video_llm(run, arguments.resume)

@@ -23,6 +23,7 @@ from transformers import AutoConfig
 from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import ConversationDataArguments
 from ..errors import one_line
+from ..recipes import RecipeError, find
 from .arguments import DnATrainingArguments, VideoLLMTrainingArguments
 from .errors import ConfigurationError
 
@@ -117,14 +118,21 @@ def parse_value(text: str) -> Any:
         raise ConfigurationError(f"cannot read the value {text!r}: {_problem(error)}.") from error
 
 
-def read_sections(path: str | Path) -> dict[str, dict[str, Any]]:
+def read_sections(config: str | Path) -> dict[str, dict[str, Any]]:
     """Read the sections of a configuration file.
 
+    Args:
+        config: path of a file, or name of a recipe of this package (see [`~dna_hf.recipes.find`]).
+
     Raises:
-        ConfigurationError: if the file is missing, no YAML, or holds anything but the known sections.
+        ConfigurationError: if there is no such file and no such recipe, or it is no YAML, or it holds anything but the
+            known sections.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+        path = find(config)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except RecipeError as error:
+        raise ConfigurationError(str(error)) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(f"cannot read configuration {str(path)!r}: {reason}.") from error
@@ -148,7 +156,9 @@ def model_fields(model_type: str) -> dict[str, Any]:
     """
     if model_type not in MODEL_TYPES:
         raise ConfigurationError(f"unknown model_type {model_type!r}{_nearest(model_type, MODEL_TYPES)}.")
-    return _fields(type(AutoConfig.for_model(model_type)))
+    fields = _fields(type(AutoConfig.for_model(model_type)))
+    # short for that of vision_config, see _place_variant
+    return fields | {"attention_variant": str} if model_type == VIDEO_LLM else fields
 
 
 def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -171,6 +181,8 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
         "training": _fields(TRAINING_ARGUMENTS[model_type]),
     }
     _apply(sections, overrides or {}, known)
+    if model_type == VIDEO_LLM:
+        _place_variant(sections["model"])
     for key in POSITIVE_TRAINING_FIELDS:
         value = sections["training"].get(key)
         if value is not None and value <= 0:
@@ -199,6 +211,19 @@ def data_arguments(overrides: dict[str, Any], kind: type = ImageDataArguments) -
     sections: dict[str, dict[str, Any]] = {"data": {}}
     _apply(sections, overrides, {"data": _fields(kind)})
     return _build("data", kind, sections["data"])
+
+
+def _place_variant(model: dict[str, Any]) -> None:
+    """Move the `attention_variant` of a video LLM to where its configuration has it, the vision encoder."""
+    variant = model.pop("attention_variant", None)
+    if variant is None:
+        return
+    vision = model.get("vision_config") or {}
+    if vision.get("attention_variant", variant) != variant:
+        raise ConfigurationError(
+            f"attention_variant is {variant!r}, but vision_config has {vision['attention_variant']!r}: give one."
+        )
+    model["vision_config"] = vision | {"attention_variant": variant}
 
 
 def _apply(sections: dict[str, dict[str, Any]], overrides: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:
