@@ -49,12 +49,16 @@ setup(
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    package_dir={"": "src"},
-    packages=find_packages("src"),
+    # recipes and documents stay at the top of a clone and travel inside the package, see dna_hf/recipes.py
+    package_dir={"": "src", "dna_hf.configs": "configs", "dna_hf.docs": "docs"},
+    packages=[*find_packages("src"), "dna_hf.configs", "dna_hf.configs.accelerate", "dna_hf.docs"],
     package_data={
         "dna_hf": ["py.typed"],
         "dna_hf.analysis": ["report_template.html"],
+        "dna_hf.configs": ["*.yaml"],
+        "dna_hf.configs.accelerate": ["*.yaml"],
         "dna_hf.data": ["fashion_mnist_mini/*"],
+        "dna_hf.docs": ["*.md"],
         "dna_hf.hub": ["model_card_template.md"],
     },
     python_requires=">=3.10",

@@ -1,7 +1,8 @@
 """`dna-hf train` for launchers that want a script.
 
-torchrun --nproc_per_node 2 scripts/train.py configs/vit_tiny_fashion_mnist.yaml
-accelerate launch scripts/train.py configs/vit_tiny_fashion_mnist.yaml
+torchrun --nproc_per_node 2 scripts/train.py vit_tiny_fashion_mnist
+
+Most launchers take a module, too: torchrun --nproc_per_node 2 -m dna_hf train vit_tiny_fashion_mnist
 """
 
 import sys

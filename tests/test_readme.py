@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 
@@ -14,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Dinov2Config, Dinov2Model
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf import DnAViTConfig, DnAViTForImageClassification, recipes
+from dna_hf.recipes import find
 from tests.kit.fake_hub import FakeHub
 from tests.kit.fresh_process import run_fresh
 from tests.kit.paths import ROOT
@@ -105,7 +105,6 @@ def test_convert_train_publish_load(tmp_path, hub):
     commands[1] += [word for key, value in small.items() for word in (f"--{key}", str(value))]
     folder = tmp_path / "work"
     folder.mkdir()
-    shutil.copytree(ROOT / "configs", folder / "configs")
     for command in commands:
         run([sys.executable, "-m", "dna_hf", *command[1:]], folder, **hub.environment(tmp_path / "mine", hub.token))
 
@@ -124,3 +123,22 @@ def test_convert_train_publish_load(tmp_path, hub):
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"scripts/\w+\.(?:sh|py)|configs/\w+\.yaml", README))))
 def test_files_that_are_named_exist(command):
     assert (ROOT / command).is_file()
+
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMED = sorted(
+    {
+        (path.name, name)
+        for path in DOCUMENTS
+        for name in re.findall(r"(?:dna-hf|dna_hf) (?:train|compare|recipes) ([a-z][\w/.]*)", path.read_text())
+    }
+)
+
+
+@pytest.mark.parametrize(("document", "name"), NAMED)
+def test_recipes_that_are_named_exist(document, name):
+    assert find(name).is_relative_to(recipes.folder()), document
+
+
+def test_recipes_are_named():
+    assert len(NAMED) > 10

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
 
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "DnATimesformerConfig",

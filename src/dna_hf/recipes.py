@@ -42,13 +42,13 @@ class Recipe:
 
     @property
     def purpose(self) -> str:
-        """What the recipe is for, in one paragraph."""
-        return " ".join(self.header["Purpose"])
+        """What the recipe is for, in one sentence."""
+        return _first_sentence(self.header["Purpose"])
 
     @property
     def cost(self) -> str:
-        """How long a run takes, and on what, in one paragraph; empty for a file of `accelerate launch`."""
-        return " ".join(self.header.get("Time", []))
+        """How long a run takes, and on what, in one sentence; empty for a file of `accelerate launch`."""
+        return _first_sentence(self.header.get("Time", []))
 
     @property
     def is_launcher(self) -> bool:
@@ -114,6 +114,20 @@ def find(name_or_path: str | Path) -> Path:
     raise RecipeError(f"{str(name_or_path)!r} is {what} and not the name of a recipe: {hint}")
 
 
+def text(name_or_path: str | Path) -> str:
+    """The text of a configuration file.
+
+    Args:
+        name_or_path: which file, as for [`find`].
+
+    Raises:
+        RecipeError: if there is no such file, or it is no text.
+    """
+    path = find(name_or_path)
+    with told_as(RecipeError, f"cannot read {str(path)!r}"):
+        return path.read_text(encoding="utf-8")
+
+
 def copy(name_or_path: str | Path, file: str | Path) -> Path:
     """Copy a recipe to a file that does not exist yet, to be edited.
 
@@ -125,14 +139,14 @@ def copy(name_or_path: str | Path, file: str | Path) -> Path:
         The path of the copy.
 
     Raises:
-        RecipeError: if there is no such recipe, the file exists, or it cannot be written.
+        RecipeError: if there is no such recipe, or the file exists already or cannot be written.
     """
-    source = find(name_or_path)
+    content = text(name_or_path)
     target = must_be_file(file, RecipeError)
     if target.exists():
         raise RecipeError(f"{str(target)!r} exists: choose another file, or remove it.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(source.read_bytes())
+    target.write_text(content, encoding="utf-8")
     return target
 
 
@@ -148,6 +162,10 @@ def default_output_dir(config: str | Path, overrides: Mapping[str, Any]) -> Path
     given = {key.rpartition(".")[2]: value for key, value in overrides.items()}
     words = [Path(config).stem, *(str(given[key]) for key in VARIED if key in given)]
     return Path("runs") / "_".join(words)
+
+
+def _first_sentence(lines: list[str]) -> str:
+    return re.split(r"(?<=\.)\s", " ".join(lines), maxsplit=1)[0]
 
 
 def _files() -> list[Path]:

@@ -22,6 +22,7 @@ from . import (
     merge,
     predict,
     publish,
+    recipes,
     train,
     visualize,
 )
@@ -32,7 +33,7 @@ __all__ = ["build_parser", "main", "parse_overrides"]
 
 # in the order of the help
 VERBS = (
-    *(train, evaluate, predict, answer, chat, distractors, compare, benchmark),
+    *(train, recipes, evaluate, predict, answer, chat, distractors, compare, benchmark),
     *(convert, merge, publish, visualize, analyze, demo),
 )
 
