@@ -31,7 +31,7 @@ def test_accelerate_reads_it(path):
     command = shlex.split("\n".join(header["Command"]).replace("\\\n", " "))
     assert list(header) == ["Purpose", "Command"]
     assert command[:2] == ["accelerate", "launch"]
-    parsed = launch_command_parser().parse_args(command[2:])
+    parsed = launch_command_parser().parse_args(["0" if word == "RANK" else word for word in command[2:]])
     assert (parsed.config_file, parsed.module, parsed.training_script) == (path.name, True, "dna_hf")
     assert parsed.training_script_args == ["train", "CONFIG"]
 

@@ -781,11 +781,11 @@ def test_the_recipe_has_the_figures_of_the_paper():
 
 
 def test_the_variant_is_given_once():
-    sections = {"model": {"model_type": "dna_video_llama3", "vision_config": {"attention_variant": "dna", "depth": 2}}}
-    run = run_config(sections | {"data": {}, "training": {}}, {"attention_variant": "dna", "use_cpu": True})
-    assert run.model["vision_config"] == {"attention_variant": "dna", "depth": 2}
+    model = {"model_type": "dna_video_llama3", "vision_config": {"attention_variant": "dna", "depth": 2}}
+    sections = {"model": model, "training": {"learning_rates": {"lora": 1e-5}, "use_cpu": True}}
+    assert run_config(sections, {"attention_variant": "dna"}).model["vision_config"] == model["vision_config"]
     with pytest.raises(ConfigurationError, match="attention_variant is 'softmax', but vision_config has 'dna'"):
-        run_config(sections | {"data": {}, "training": {}}, {"attention_variant": "softmax", "use_cpu": True})
+        run_config(sections, {"attention_variant": "softmax"})
 
 
 def test_the_recipe_is_the_released_one():

@@ -37,7 +37,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         found = recipes.recipes()
         print("to train (dna-hf train NAME):\n")
         print("\n".join(map(_entry, (recipe for recipe in found if not recipe.is_launcher))))
-        print("to launch on several processes (dna-hf recipes NAME --copy FILE, accelerate launch --config_file FILE):\n")
+        print(
+            "to launch on several processes (dna-hf recipes NAME --copy FILE, accelerate launch --config_file FILE):\n"
+        )
         print("\n".join(map(_entry, (recipe for recipe in found if recipe.is_launcher))))
     return 0
 
