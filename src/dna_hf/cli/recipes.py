@@ -13,8 +13,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "recipes",
         help="list the configurations that come with the package, print one, or copy it to edit",
-        description="List the configurations that come with the package, with their purpose and cost; print one; or "
-        "copy it to a file to edit. train, compare and benchmark data take the name of a recipe or the path of a file.",
+        description="List the configurations that come with the package, with their purpose and cost; print one; "
+        "or copy it to a file to edit. train, compare and benchmark data take the name of a recipe, or the path of a "
+        "file.",
         epilog="example: dna-hf recipes vit_tiny_fashion_mnist --copy mine.yaml",
         allow_abbrev=False,
     )
