@@ -11,7 +11,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from dna_hf.cli import main, parse_overrides
+from dna_hf.cli import main
+from dna_hf.cli.overrides import parse_overrides
 from dna_hf.cli.table import table
 from dna_hf.records.checkpoint_records import read_measurements, read_training
 from dna_hf.records.digest import weights_digest

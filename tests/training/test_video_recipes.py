@@ -13,7 +13,9 @@ import yaml
 from transformers import AutoConfig, AutoModelForVideoClassification
 
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
-from dna_hf.cli import build_parser, main, parse_overrides
+from dna_hf.cli import main
+from dna_hf.cli.dispatch import build_parser
+from dna_hf.cli.overrides import parse_overrides
 from dna_hf.data.arguments import VideoDataArguments
 from dna_hf.data.video_protocols import PROTOCOLS
 from dna_hf.data.video_sources import load_train_and_eval

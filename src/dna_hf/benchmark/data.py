@@ -164,6 +164,31 @@ class Stopwatch:
         )
 
 
+def speed_rows(result: DataBenchmark) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The header and the rows of a table of the speeds."""
+    name = result.samples
+    speeds = [
+        (f"reading, {result.workers or 'no'} worker{'s' if result.workers != 1 else ''}", result.reading),
+        ("reading, one core", result.one_core),
+        (f"training, {result.device}", result.training),
+    ]
+    return (f"{name} of {result.batch_size} a batch", f"{name}/s", "spread", "measured on"), [
+        (what, f"{speed.per_second:.4g}", f"{speed.lowest:.4g} to {speed.highest:.4g}", str(speed.samples))
+        for what, speed in speeds
+    ]
+
+
+def fact_rows(result: DataBenchmark) -> list[tuple[str, str]]:
+    """What the speeds mean, and where they were measured: name and value, as text."""
+    facts = [("reading / training", f"{result.ratio:.2f}"), ("does the loader feed the model", result.verdict())]
+    if result.decoding is not None:
+        facts.append(("part of decoding in reading", f"{100 * result.decoding:.0f} %"))
+    return [
+        *facts,
+        ("processor", f"{result.processor}, {result.cores} cores, {result.threads} threads of torch"),
+    ]
+
+
 def benchmark_data(run: RunConfig, seconds: float) -> DataBenchmark:
     """Measure how fast a run reads and trains.
 

@@ -3,29 +3,32 @@
 import argparse
 from typing import Any
 
-from .options import add_checkpoint, add_device, add_dtype, add_max_new_tokens, add_reading, add_revision
+from .options import add_checkpoint, add_place, add_reading, add_seed
+from .parser import add_verb
+from .values import number
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "chat",
+        run,
         help="talk with a video LLM about videos and images",
         description="Talk with a video LLM about videos and images: a question a line; /help lists the commands.",
-        allow_abbrev=False,
+        example="chat runs/merged --video clip.mp4 --question 'What happens here?'",
+        go_on="nothing was written",
     )
     add_checkpoint(parser)
     parser.add_argument("--video", action="append", default=[], metavar="FILE", help="show this video first")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="show this image first")
     parser.add_argument("--question", metavar="TEXT", help="answer this question and end")
-    add_reading(parser)
-    add_max_new_tokens(parser, 512)
-    add_dtype(parser, "of the weights (default: as saved)")
-    add_device(parser)
-    add_revision(parser)
-    parser.add_argument("--temperature", type=float, help="draw answers at random (default: the most likely one)")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    parser.set_defaults(run=run)
+    add_reading(parser, max_new_tokens=512)
+    add_place(parser)
+    parser.add_argument(
+        "--temperature", type=number, metavar="NUMBER", help="draw answers at random (default: the most likely one)"
+    )
+    add_seed(parser, "of the draws")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -1,56 +1,69 @@
 """`dna-hf compare`."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from .keys import parse_overrides
-from .options import numbers, words
-from .table import NO_FIGURE
+from .options import add_config, add_output_dir
+from .overrides import parse_overrides
+from .parser import add_verb
+from .table import drawn
+from .values import numbers, words
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "compare",
+        run,
         help="train several attention variants under one recipe and several seeds",
         description="Train several attention variants with the same recipe, data order and augmentation under several "
         "seeds, and print a table of accuracies, paired differences to softmax, and costs. Any key of the file can be "
-        "overridden: --key value. A comparison that was stopped goes on when the command is repeated.",
-        allow_abbrev=False,
+        "overridden: --key value, see dna-hf train --help. A comparison that was stopped goes on when the command is "
+        "repeated.",
+        example="compare configs/vit_tiny_fashion_mnist.yaml --variants softmax,dna --seeds 0,1,2",
+        keys={},
+        go_on="repeat the command to go on",
     )
-    parser.add_argument("config", metavar="CONFIG.yaml", help="the recipe, as for train")
+    add_config(parser, "the recipe, as for train")
     parser.add_argument(
-        "--variants", type=words, default=["softmax", "dna"], metavar="A,B,...", help="default: softmax,dna"
+        "--variants",
+        type=words,
+        default=["softmax", "dna"],
+        metavar="NAME,...",
+        help="attention variants (default: softmax,dna)",
     )
-    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], metavar="0,1,...", help="default: 0,1,2")
+    parser.add_argument(
+        "--seeds",
+        type=numbers,
+        default=[0, 1, 2],
+        metavar="N,...",
+        help="a run of each variant for each (default: 0,1,2)",
+    )
     parser.add_argument(
         "--param-matched", action="store_true", help="also train softmax attention widened to DnA's parameters"
     )
-    parser.add_argument("--output_dir", "--output-dir", type=Path, help="default: runs/compare_ and the recipe's name")
-    parser.set_defaults(run=run, takes_keys=True)
+    add_output_dir(parser, required=False, help="folder to write to (default: runs/compare_ and the recipe's name)")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf compare CONFIG.yaml --variants ... --seeds ... [--key value ...]`."""
-    from ..experiments.compare import FIGURE_FILE, RUNS_FILE, SUMMARY_FILE, compare, draw, summary
+    overrides = parse_overrides(rest)
+    from ..experiments import compare
 
     output: Path = arguments.output_dir or Path("runs") / f"compare_{Path(arguments.config).stem}"
-    figures = compare(
+    figures = compare.compare(
         arguments.config,
         arguments.variants,
         arguments.seeds,
         output,
-        overrides=parse_overrides(rest),
+        overrides=overrides,
         param_matched=arguments.param_matched,
+        report=print,
     )
-    print("\n" + summary(figures) + "\n")
-    written = [output / RUNS_FILE, output / SUMMARY_FILE]
-    try:
-        draw(figures, output / FIGURE_FILE)
-        written.append(output / FIGURE_FILE)
-    except ImportError:
-        print(NO_FIGURE, file=sys.stderr)
+    print("\n" + compare.summary(figures) + "\n")
+    written = [output / compare.RUNS_FILE, output / compare.SUMMARY_FILE]
+    written += drawn(compare.draw, figures, output / compare.FIGURE_FILE)
     print("written: " + ", ".join(map(str, written)))
     return 0

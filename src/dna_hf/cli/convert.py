@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_dtype, add_revision, numbers, positive
+from .options import add_dtype, add_seed
+from .parser import add_verb
 from .table import table
+from .values import numbers, output_folder, positive, positive_number
 
 
 FAMILIES = (
@@ -17,9 +19,11 @@ ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "convert",
+        run,
         help="make a DnA model of a checkpoint you have",
         description="Make a DnA model of a vision transformer, video transformer or video language model "
         "(transformers' ViT, DeiT, DINOv2, TimeSformer or VideoLLaMA3, timm, a file of the authors' code) and write "
@@ -28,10 +32,11 @@ def add(commands: Any) -> None:
         "preprocessor_config.json; of a file of the authors' or of the original code with those of the file's cfg "
         "(else mean 0.45, standard deviation 0.225), and frames chosen as that code does; of an image model with "
         "those of its image processor. What it holds is printed.",
-        allow_abbrev=False,
+        example="convert facebook/dinov2-small runs/dinov2_dna --negative-init warm",
+        go_on="empty the output folder and repeat the command",
     )
     parser.add_argument("source", metavar="SOURCE", help="folder, file, name on the Hub, or name in timm")
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument("output", metavar="OUT", type=output_folder, help="empty folder to write")
     parser.add_argument("--from", dest="family", choices=FAMILIES, help="kind of source (default: found out)")
     parser.add_argument("--attention-variant", metavar="NAME", help="attention of the result (default: dna)")
     parser.add_argument(
@@ -40,7 +45,7 @@ def add(commands: Any) -> None:
         help="how the negative branch begins: warm: a small multiple of the positive one; zero: the result computes "
         "exactly what the source computes; random (default: warm)",
     )
-    parser.add_argument("--warm-scale", type=float, metavar="S", help="this multiple (default: 1e-4)")
+    parser.add_argument("--warm-scale", type=positive_number, metavar="NUMBER", help="this multiple (default: 1e-4)")
     parser.add_argument("--image-size", type=positive, metavar="N", help="resample positions for NxN pixels")
     parser.add_argument(
         "--num-attention-heads", type=positive, metavar="N", help="for a file that does not tell the number of heads"
@@ -53,7 +58,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--interaction-layers",
         type=numbers,
-        metavar="0,1,...",
+        metavar="N,...",
         help="layers that the visual probes of a video language model read (default: all)",
     )
     parser.add_argument(
@@ -76,21 +81,21 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="take the image processor of this folder or name on the Hub; a video model: its size and normalisation",
     )
-    add_dtype(parser, "of the result")
-    add_revision(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of new random weights (default: %(default)s)")
+    add_dtype(parser, "of the result (default: that of the source)")
+    parser.add_argument("--revision", metavar="NAME", help="commit, tag or branch on the Hub (default: main)")
+    add_seed(parser, "of new random weights")
     parser.add_argument("--dry-run", action="store_true", help="convert and report, write nothing")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf convert SOURCE OUT`."""
     from ..conversion.command import convert_source
     from ..conversion.errors import ConversionError
+    from ..errors import must_be_empty
 
     output: Path = arguments.output
-    if not arguments.dry_run and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConversionError(f"output folder {str(output)!r} is not empty: choose another one.")
+    if not arguments.dry_run:
+        must_be_empty(output, ConversionError)
     model, report = conversion = convert_source(
         arguments.source,
         family=arguments.family,

@@ -1,42 +1,55 @@
 """`dna-hf demo`."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from .options import add_checkpoint, add_compare, add_device, add_revision, positive
+from .options import add_checkpoint, add_compare, add_place
+from .parser import add_verb
+from .values import empty_folder, port
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "demo",
+        run,
         help="a page to drop images or videos on, and to ask where attention goes",
         description="Serve a page on this machine: drop an image (or a video), choose layer and head, click on a "
         "patch to ask what it attends to, turn the negative branch up, down or off. A video language model is asked a "
         "question as well, and shows what its probes look at. Nothing is sent anywhere.",
-        allow_abbrev=False,
+        example="demo runs/vit_tiny_fashion_mnist --compare runs/softmax",
+        go_on="repeat the command to serve the page again",
     )
     add_checkpoint(parser)
     add_compare(parser)
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)"
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: %(default)s, this machine)",
     )
-    parser.add_argument("--port", type=positive, help="port to listen on (default: the first free one from 7860 on)")
-    add_device(parser)
-    add_revision(parser)
     parser.add_argument(
-        "--export-space", metavar="DIR", type=Path, help="serve nothing: write the page as a Space of the Hub to DIR"
+        "--port", type=port, metavar="N", help="port to listen on (default: the first free one from 7860 on)"
     )
-    parser.set_defaults(run=run)
+    add_place(parser)
+    parser.add_argument(
+        "--export-space",
+        metavar="DIR",
+        type=empty_folder,
+        help="serve nothing: write the page as a Space of the Hub to this empty folder",
+    )
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf demo CHECKPOINT [--compare ...]`."""
+    from ..demo.address import check_address
     from ..demo.app import serve
     from ..demo.explore import load_explorer
     from ..demo.space import export_space
 
+    if arguments.export_space is None:
+        check_address(arguments.host, arguments.port)
     checkpoints = [arguments.checkpoint, *arguments.compare]
     explorer = load_explorer(checkpoints, arguments.device, arguments.revision)
     if arguments.export_space is not None:

@@ -1,32 +1,36 @@
 """`dna-hf distractors`."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from .keys import data_help, parse_overrides
-from .options import add_device, add_output_dir, add_split, positive
-from .table import NO_FIGURE, table
+from .keys import DISTRACTORS
+from .options import add_batch_size, add_checkpoint, add_device, add_output_dir, add_seed, add_split
+from .parser import add_verb
+from .table import drawn, table
+from .values import positive
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "distractors",
+        run,
         help="accuracy of checkpoints when images of other classes stand around the one that counts",
-        description="Put every image of a split into a cell of a grid and images of other classes into 0, 1, ... of\n"
-        "the other cells, and measure how the accuracy falls. All checkpoints see the same pictures.\n"
-        "A table, a figure and an example are written.",
-        epilog=data_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        description="Put every image of a split into a cell of a grid and images of other classes into 0, 1, ... of "
+        "the other cells, and measure how the accuracy falls. All checkpoints see the same pictures. A table, a "
+        "figure and an example are written.",
+        keys=DISTRACTORS.help(),
+        example="distractors runs/softmax runs/dna --dataset fashion-mnist-mini --grid 3 --output-dir distractors",
     )
-    parser.add_argument("checkpoints", metavar="CHECKPOINT", nargs="+", help="folder, or name on the Hub")
+    add_checkpoint(parser, several=True)
     add_split(parser, "split to take images from")
-    parser.add_argument("--grid", type=int, default=2, metavar="N", help="NxN cells (default: %(default)s)")
     parser.add_argument(
-        "--max-tiles", type=int, metavar="N", help="largest number of distractors (default: all cells but one)"
+        "--grid", type=positive, default=2, metavar="N", help="NxN cells, at least 2x2 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-tiles", type=positive, metavar="N", help="largest number of distractors (default: all cells but one)"
     )
     parser.add_argument(
         "--target-position",
@@ -34,30 +38,21 @@ def add(commands: Any) -> None:
         default="random",
         help="where the image stands that counts; center needs an odd grid (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of positions and distractors (default: %(default)s)")
-    parser.add_argument("--batch-size", type=positive, default=64, help="pictures at a time (default: %(default)s)")
+    add_seed(parser, "of positions and distractors")
+    add_batch_size(parser, 64, "pictures at a time")
     add_device(parser)
     add_output_dir(parser)
-    parser.set_defaults(run=run, takes_keys=True)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf distractors CHECKPOINT [CHECKPOINT ...] --dataset ... --output-dir DIR`."""
-    from ..evaluation.distractors import (
-        EXAMPLE_FILE,
-        FIGURE_FILE,
-        FIGURES_FILE,
-        SUMMARY_FILE,
-        distractor_test,
-        draw,
-        summary_rows,
-    )
-    from ..training.config_file import data_arguments
+    data = DISTRACTORS.section(DISTRACTORS.read(rest, arguments.parser.options))
+    from ..evaluation import distractors
 
     output: Path = arguments.output_dir
-    figures = distractor_test(
+    figures = distractors.distractor_test(
         arguments.checkpoints,
-        data_arguments(parse_overrides(rest)),
+        data,
         arguments.split,
         output,
         grid=arguments.grid,
@@ -67,12 +62,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         batch_size=arguments.batch_size,
         device=arguments.device,
     )
-    print(table(*summary_rows(figures)) + "\n")
-    written = [output / FIGURES_FILE, output / SUMMARY_FILE, output / EXAMPLE_FILE]
-    try:
-        draw(figures, output / FIGURE_FILE)
-        written.append(output / FIGURE_FILE)
-    except ImportError:
-        print(NO_FIGURE, file=sys.stderr)
+    written = [
+        output / name for name in (distractors.FIGURES_FILE, distractors.SUMMARY_FILE, distractors.EXAMPLE_FILE)
+    ]
+    written += drawn(distractors.draw, figures, output / distractors.FIGURE_FILE)
+    print(table(*distractors.summary_rows(figures)) + "\n")
     print("written: " + ", ".join(map(str, written)))
     return 0

@@ -7,29 +7,35 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .keys import data_help, parse_overrides
-from .options import add_checkpoint, add_device, add_output_file, add_revision, add_split, positive
+from .keys import EVALUATE
+from .options import add_batch_size, add_checkpoint, add_output, add_place, add_split
+from .parser import add_verb
 from .table import table, write_json
+from .values import output_file
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "evaluate",
+        run,
         help="top-1, top-5, loss and accuracy per class of a checkpoint",
         description="Evaluate a classifier of images or videos. Labels are matched to the model's classes by name.",
-        epilog=data_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        keys=EVALUATE.help(),
+        example="evaluate runs/vit_tiny_fashion_mnist --dataset fashion-mnist-mini --output figures.json",
+        go_on="nothing was written",
     )
     add_checkpoint(parser)
-    add_revision(parser)
     add_split(parser, "split to evaluate on")
-    parser.add_argument("--batch-size", type=positive, help="images (default: 64) or videos (default: 8) at a time")
-    add_device(parser)
-    add_output_file(parser)
+    add_batch_size(parser, None, "samples at a time (default: 64 images or 8 videos)")
+    add_place(parser)
+    add_output(parser)
     parser.add_argument(
-        "--confusion", metavar="FILE.csv", type=Path, help="also write which classes were taken for which to this file"
+        "--confusion",
+        metavar="FILE.csv",
+        type=output_file,
+        help="also write which classes were taken for which to this file",
     )
     parser.add_argument(
         "--record", action="store_true", help="also keep the figures in the checkpoint folder, for its model card"
@@ -37,38 +43,28 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--slices",
         metavar="COLUMN",
-        help="also state the accuracy by the values of this column (numbers by quartile, lists by length)",
+        help="also state the accuracy by the values of this column (numbers by quartile, lists by length); of images",
     )
-    parser.set_defaults(run=run, takes_keys=True)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
+    given = EVALUATE.read(rest, arguments.parser.options)
     from ..evaluation.image_classification import record_evaluation
     from ..kinds import CLASSIFIERS, kind_of
-    from ..training.config_file import data_arguments
+    from ..records.checkpoint_records import read_measurements
     from ..training.errors import ConfigurationError
 
     kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
-    data = data_arguments(parse_overrides(rest), kind.data)
-    if arguments.record and not Path(arguments.checkpoint).is_dir():
-        raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
-    samples = kind.unit
+    data = EVALUATE.section(given, kind.data)
+    if arguments.record:
+        if not Path(arguments.checkpoint).is_dir():
+            raise ConfigurationError(
+                f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none."
+            )
+        # figures that cannot be kept are not measured
+        read_measurements(arguments.checkpoint)
     result = _evaluate(arguments, data, kind)
-    print(table(("class", samples, "accuracy"), _per_class_rows(result.per_class, samples)))
-    metrics = result.metrics
-    rows = [
-        (samples, f"{metrics[samples]}"),
-        ("top-1", f"{100 * metrics['top1']:.2f} %"),
-        ("top-5", f"{100 * metrics['top5']:.2f} %"),
-        ("mean class accuracy", f"{100 * metrics['mean_class_accuracy']:.2f} %"),
-        ("loss", f"{metrics['loss']:.4f}"),
-    ]
-    print("\n" + table((f"{data.dataset}, {arguments.split}", ""), rows))
-    if result.slices is not None:
-        print("\n" + table(("slice", "images", "top-1", "95 % interval"), _slice_rows(result.slices)))
-    for video in result.unreadable:
-        print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
     if arguments.confusion is not None:
         _write_confusion(arguments.confusion, list(result.per_class), result.confusion)
     if arguments.output is not None:
@@ -77,7 +73,25 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         write_json(arguments.output, report)
     if arguments.record:
         record_evaluation(arguments.checkpoint, result)
+    _print(result, f"{data.dataset}, {arguments.split}", kind.unit)
     return 0
+
+
+def _print(result: Any, title: str, unit: str) -> None:
+    print(table(("class", unit, "accuracy"), _per_class_rows(result.per_class, unit)))
+    metrics = result.metrics
+    rows = [
+        (unit, f"{metrics[unit]}"),
+        ("top-1", f"{100 * metrics['top1']:.2f} %"),
+        ("top-5", f"{100 * metrics['top5']:.2f} %"),
+        ("mean class accuracy", f"{100 * metrics['mean_class_accuracy']:.2f} %"),
+        ("loss", f"{metrics['loss']:.4f}"),
+    ]
+    print("\n" + table((title, ""), rows))
+    if result.slices is not None:
+        print("\n" + table(("slice", "images", "top-1", "95 % interval"), _slice_rows(result.slices)))
+    for video in result.unreadable:
+        print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
 
 
 def _evaluate(arguments: argparse.Namespace, data: Any, kind: Any) -> Any:

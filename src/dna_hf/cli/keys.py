@@ -1,58 +1,142 @@
-"""Keys of a configuration on the command line: read into a dictionary, and listed in the help."""
+"""Keys of a configuration as `--key value` on the command line: which a verb takes, and what was given."""
 
 import dataclasses
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
+from ..data.arguments import TRAINING_KEYS, VIEW_KEYS, ImageDataArguments, VideoDataArguments
+from ..data.conversation_arguments import ConversationDataArguments, QuestionDataArguments
+from .overrides import parse_overrides
 
-def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Read `--key value`, `--key=value` and `--flag` (true) into a dictionary.
 
-    Raises:
-        ConfigurationError: for a word that belongs to no key.
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """Keys that a verb takes about data of one kind.
+
+    Args:
+        unit: what the data consists of, in the plural.
+        section: dataclass whose fields are the keys.
+        without: fields that have no effect in this verb, each with where it has one.
     """
-    from ..training.config_file import parse_value
-    from ..training.errors import ConfigurationError
 
-    overrides: dict[str, Any] = {}
-    words = list(words)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--") or word == "--":
-            raise ConfigurationError(f"unexpected argument {word!r}: overrides are written --key value.")
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            value = "true" if not words or words[0].startswith("--") else words.pop(0)
-        overrides[key.replace("-", "_")] = parse_value(value)
-    return overrides
+    unit: str
+    section: type
+    without: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def fields(self) -> dict[str, "dataclasses.Field[Any]"]:
+        """The fields that have an effect, by name."""
+        return {field.name: field for field in dataclasses.fields(self.section) if field.name not in self.without}
 
 
-def data_help() -> str:
-    """Keys of the data of images and videos."""
-    from ..data.arguments import ImageDataArguments, VideoDataArguments
+@dataclasses.dataclass(frozen=True)
+class DataKeys:
+    """Keys of section `data` that a verb takes, which depend on what the checkpoint is.
 
-    return (
-        f"keys of section data, for images:\n{_key_lines(ImageDataArguments)}\n"
-        f"keys of section data, for videos:\n{_key_lines(VideoDataArguments)}"
+    Args:
+        verb: its name.
+        kinds: the keys for each kind of data.
+    """
+
+    verb: str
+    kinds: tuple[Keys, ...]
+
+    def help(self) -> dict[str, list["dataclasses.Field[Any]"]]:
+        """Title -> keys, for the help text."""
+        return {f"keys of section data, for {keys.unit}": list(keys.fields.values()) for keys in self.kinds}
+
+    def read(self, words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
+        """Read what the parser of the verb did not know, and refuse what is wrong whatever the checkpoint is.
+
+        Args:
+            words: `--key value`, `--key=value` or `--flag`.
+            options: names of the verb's options, which may have been meant.
+
+        Returns:
+            Key -> value.
+
+        Raises:
+            ConfigurationError: for a key that has no effect in this verb, or values that no kind of data takes.
+        """
+        from ..training.config_file import data_arguments
+        from ..training.errors import ConfigurationError
+
+        given = {key.removeprefix("data."): value for key, value in parse_overrides(words).items()}
+        known = {name for keys in self.kinds for name in keys.fields}
+        for key in given.keys() - known:
+            self._refuse(key, self.kinds, [*options, *(f"--{name}" for name in known)])
+        fitting = [keys for keys in self.kinds if given.keys() <= keys.fields.keys()]
+        errors = []
+        for keys in fitting:
+            try:
+                data_arguments(given, keys.section)
+            except ConfigurationError as error:
+                errors.append(error)
+        if errors and len(errors) == len(fitting):
+            raise errors[0]
+        return given
+
+    def section(self, given: dict[str, Any], section: type | None = None) -> Any:
+        """What was given, for a checkpoint of a known kind.
+
+        Args:
+            given: key -> value, as [`read`] returns it.
+            section: dataclass of the data that the checkpoint takes; by default the only one there is.
+
+        Returns:
+            That dataclass.
+
+        Raises:
+            ConfigurationError: for a key that has no effect on such data, or a value it does not take.
+        """
+        from ..training.config_file import data_arguments
+
+        keys = next(keys for keys in self.kinds if section in (keys.section, None))
+        for key in given.keys() - keys.fields.keys():
+            self._refuse(key, (keys,))
+        return data_arguments(given, keys.section)
+
+    def _refuse(self, key: str, kinds: Sequence[Keys], names: Sequence[str] = ()) -> None:
+        from ..training.errors import ConfigurationError
+
+        for keys in kinds:
+            if key in keys.without:
+                where = self.verb if len(kinds) > 1 else f"{self.verb} of {keys.unit}"
+                raise ConfigurationError(f"--{key} has no effect on dna-hf {where}: it is for {keys.without[key]}.")
+        for keys in self.kinds:
+            if key in keys.fields:
+                raise ConfigurationError(f"--{key} is for {keys.unit}, but the checkpoint takes {kinds[0].unit}.")
+        found = difflib.get_close_matches(f"--{key}", names, n=1)
+        hint = f"did you mean {found[0]}?" if found else f"see dna-hf {self.verb} --help."
+        raise ConfigurationError(f"unknown key --{key}: {hint}")
+
+
+def _shown(unit: str, section: type, *further: str) -> Keys:
+    """Keys about data that a trained model is shown."""
+    without = dict.fromkeys(further, "training and dna-hf evaluate") | dict.fromkeys(
+        TRAINING_KEYS[section], "training"
     )
+    return Keys(unit, section, without)
 
 
-def video_llm_help() -> str:
-    """Keys of a run of a video LLM."""
-    from ..data.conversation_arguments import ConversationDataArguments
+EVALUATE = DataKeys("evaluate", (_shown("images", ImageDataArguments), _shown("videos", VideoDataArguments)))
+# rows are looked up by their number there, and a processor is taken as it is
+DISTRACTORS = DataKeys("distractors", (_shown("images", ImageDataArguments, "streaming"),))
+ANALYZE = DataKeys(
+    "analyze",
+    (
+        _shown("images", ImageDataArguments, "streaming"),
+        _shown("videos", VideoDataArguments, *VIEW_KEYS, "sampling", "sampling_rate", "image_mean", "image_std"),
+        Keys("questions", QuestionDataArguments),
+    ),
+)
 
-    return (
-        f"\nkeys of section data, for video LLMs:\n{_key_lines(ConversationDataArguments)}\n"
-        "keys of section training, for video LLMs: learning_rates, lora_rank, lora_alpha, lora_dropout, lora_targets"
-    )
-
-
-def question_help() -> str:
-    """Keys of questions to a video LLM."""
-    from ..data.conversation_arguments import QuestionDataArguments
-
-    return f"keys of section data, for video LLMs:\n{_key_lines(QuestionDataArguments)}"
-
-
-def _key_lines(section: type) -> str:
-    return "\n".join(f"  --{field.name}  {field.metadata['help']}" for field in dataclasses.fields(section))
+TRAIN = DataKeys(
+    "train",
+    (
+        Keys("images", ImageDataArguments),
+        Keys("videos", VideoDataArguments, dict.fromkeys(VIEW_KEYS, "dna-hf evaluate")),
+        Keys("video LLMs", ConversationDataArguments),
+    ),
+)

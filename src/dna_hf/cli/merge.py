@@ -4,24 +4,36 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .options import add_dtype, add_output_dir
+from .options import add_dtype
+from .parser import add_verb
 from .table import table
+from .values import empty_folder
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "merge",
+        run,
         help="make a whole checkpoint of the adapter of a video LLM",
         description="Put what training a video LLM has changed into the checkpoint that it started from, and write "
         "the result to a folder that loads, chats and publishes like any other.",
-        allow_abbrev=False,
+        example="merge runs/video_llm_viscop_dna --output-dir runs/merged",
+        go_on="empty the output folder and repeat the command",
     )
     parser.add_argument("adapter", metavar="ADAPTER", type=Path, help="folder that train wrote")
-    add_output_dir(parser, "--output", help="folder to write")
-    parser.add_argument("--base", metavar="NAME", help="where the base lies now (default: where it lay in training)")
+    parser.add_argument(
+        *("--output-dir", "--output", "-o"),
+        metavar="DIR",
+        type=empty_folder,
+        required=True,
+        help="empty folder to write",
+    )
+    parser.add_argument(
+        "--base", metavar="NAME", help="folder or name on the Hub of the base (default: where it lay in training)"
+    )
     add_dtype(parser, "of the result (default: that of the base)")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -1,116 +1,109 @@
-"""Options that several verbs share, each declared once, and the types of their values."""
+"""Options that several verbs share, each declared once."""
 
-import argparse
-from pathlib import Path
-
-
-OUR_NAME = "folder, or name on the Hub"
+from .parser import Parser
+from .values import output_file, output_folder, positive, positive_number, seed
 
 
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """`CHECKPOINT`."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=OUR_NAME)
+DTYPES = ("float32", "float16", "bfloat16")
 
 
-def add_compare(parser: argparse.ArgumentParser) -> None:
+def add_checkpoint(parser: Parser, *, several: bool = False) -> None:
+    """`CHECKPOINT`, or `CHECKPOINT ...` in `checkpoints`."""
+    name, count = ("checkpoints", "+") if several else ("checkpoint", None)
+    parser.add_argument(name, metavar="CHECKPOINT", nargs=count, help="folder, or name on the Hub")
+
+
+def add_compare(parser: Parser) -> None:
     """`--compare`, further checkpoints."""
     parser.add_argument(
         "--compare", metavar="CHECKPOINT", nargs="+", default=[], help="further models, side by side with the first"
     )
 
 
-def add_files(parser: argparse.ArgumentParser) -> None:
+def add_files(parser: Parser) -> None:
     """`FILE ...`."""
     parser.add_argument("files", metavar="FILE", nargs="+", help="image file, video file or folder")
 
 
-def add_config(parser: argparse.ArgumentParser, help: str) -> None:
+def add_config(parser: Parser, help: str) -> None:
     """`CONFIG.yaml`."""
     parser.add_argument("config", metavar="CONFIG.yaml", help=help)
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """`--device`."""
-    parser.add_argument("--device", help="e.g. cuda:1 (default: the first GPU, else the CPU)")
+def add_device(parser: Parser) -> None:
+    """`--device` to run on."""
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: the first GPU, else the CPU)"
+    )
 
 
-def add_revision(parser: argparse.ArgumentParser) -> None:
-    """`--revision` of a checkpoint on the Hub."""
-    parser.add_argument("--revision", help="commit, tag or branch on the Hub")
+def add_place(parser: Parser) -> None:
+    """`--device` to run on and `--revision` of a checkpoint on the Hub."""
+    add_device(parser)
+    parser.add_argument("--revision", metavar="NAME", help="commit, tag or branch on the Hub (default: main)")
 
 
-def add_dtype(parser: argparse.ArgumentParser, help: str) -> None:
+def add_dtype(parser: Parser, help: str) -> None:
     """`--dtype`."""
-    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help=help)
+    parser.add_argument("--dtype", choices=DTYPES, help=help)
 
 
-def add_split(parser: argparse.ArgumentParser, help: str) -> None:
+def add_batch_size(parser: Parser, default: int | None, help: str) -> None:
+    """`--batch-size`; without a default the help says what happens."""
+    text = help if default is None else f"{help} (default: %(default)s)"
+    parser.add_argument("--batch-size", type=positive, default=default, metavar="N", help=text)
+
+
+def add_seed(parser: Parser, help: str) -> None:
+    """`--seed`."""
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help=f"{help} (default: %(default)s)")
+
+
+def add_split(parser: Parser, help: str) -> None:
     """`--split`."""
-    parser.add_argument("--split", default="test", help=f"{help} (default: %(default)s)")
+    parser.add_argument("--split", default="test", metavar="NAME", help=f"{help} (default: %(default)s)")
 
 
-def add_output_file(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: Parser, help: str = "also write the figures to this file") -> None:
     """`--output FILE.json`."""
-    parser.add_argument("--output", metavar="FILE.json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--output", metavar="FILE.json", type=output_file, help=help)
 
 
-def add_output_dir(parser: argparse.ArgumentParser, *spellings: str, help: str = "folder to write to") -> None:
+def add_output_dir(parser: Parser, *spellings: str, required: bool = True, help: str = "folder to write to") -> None:
     """`--output-dir DIR`, and the spellings of earlier versions."""
-    names = ("--output-dir", "--output_dir", *spellings)
-    parser.add_argument(*names, metavar="DIR", type=Path, required=True, dest="output_dir", help=help)
-
-
-def add_colours(parser: argparse.ArgumentParser) -> None:
-    """`--colours`."""
     parser.add_argument(
-        "--colours", "--colors", choices=("red-blue", "orange-purple"), default="red-blue", help="default: %(default)s"
+        *("--output-dir", *spellings),
+        dest="output_dir",
+        metavar="DIR",
+        type=output_folder,
+        required=required,
+        help=help,
     )
 
 
-def add_reading(parser: argparse.ArgumentParser) -> None:
-    """How a video LLM reads videos: `--fps`, `--max-frames` and `--max-visual-tokens`."""
+def add_colours(parser: Parser) -> None:
+    """`--colours` of figures."""
+    parser.add_argument(
+        *("--colours", "--colors"),
+        choices=("red-blue", "orange-purple"),
+        default="red-blue",
+        help="of the positive and the negative branch (default: %(default)s)",
+    )
+
+
+def add_reading(parser: Parser, max_new_tokens: int) -> None:
+    """How a video LLM reads videos and how long it answers, and the dtype of its weights."""
     own = "(default: as the checkpoint says)"
-    parser.add_argument("--fps", type=float, metavar="N", help=f"frames of each second to look at {own}")
     parser.add_argument(
-        "--max-frames", "--max_frames", type=positive, metavar="N", help=f"frames of a video at most {own}"
+        "--fps", type=positive_number, metavar="NUMBER", help=f"frames of each second to look at {own}"
     )
-    parser.add_argument(
-        "--max-visual-tokens",
-        "--max_visual_tokens",
-        type=positive,
-        metavar="N",
-        help=f"tokens that all frames share {own}",
-    )
-
-
-def add_max_new_tokens(parser: argparse.ArgumentParser, default: int) -> None:
-    """`--max-new-tokens` of an answer."""
+    parser.add_argument("--max-frames", type=positive, metavar="N", help=f"frames of a video at most {own}")
+    parser.add_argument("--max-visual-tokens", type=positive, metavar="N", help=f"tokens that all frames share {own}")
     parser.add_argument(
         "--max-new-tokens",
-        "--max_new_tokens",
         type=positive,
-        default=default,
+        default=max_new_tokens,
         metavar="N",
         help="tokens of an answer at most (default: %(default)s)",
     )
-
-
-def words(text: str) -> list[str]:
-    """Words with commas between."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def numbers(text: str) -> list[int]:
-    """Whole numbers with commas between."""
-    try:
-        return [int(word) for word in words(text)]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}") from error
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return number
+    add_dtype(parser, "of the weights (default: as saved)")

@@ -4,25 +4,30 @@ import argparse
 import sys
 from typing import Any
 
-from .options import add_checkpoint, add_device, add_files, add_revision, positive
+from .options import add_batch_size, add_checkpoint, add_files, add_place
+from .parser import add_verb
 from .table import table
+from .values import positive
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "predict",
+        run,
         help="classify image or video files",
         description="Classify image files, or video files with a video model, and all of them in folders.",
-        allow_abbrev=False,
+        example="predict runs/vit_tiny_fashion_mnist picture.png more_pictures/ --top-k 3",
+        go_on="nothing was written",
     )
     add_checkpoint(parser)
     add_files(parser)
-    add_revision(parser)
-    parser.add_argument("--top-k", type=positive, default=5, help="classes to show (default: %(default)s)")
-    parser.add_argument("--batch-size", type=positive, default=32, help="images at a time (default: %(default)s)")
-    add_device(parser)
-    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--top-k", type=positive, default=5, metavar="N", help="classes to show (default: %(default)s)"
+    )
+    add_batch_size(parser, 32, "images at a time; videos go one by one")
+    add_place(parser)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -3,17 +3,21 @@
 import argparse
 from typing import Any
 
+from .parser import add_verb
 from .table import table
+from .values import size
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "publish",
+        run,
         help="publish a checkpoint folder on the Hub",
         description="Publish a checkpoint folder in one commit: weights, configuration, code, processor, "
         "model card and measured figures; then load it from there and compare. An incomplete folder is refused.",
-        allow_abbrev=False,
+        example="publish runs/vit_tiny_fashion_mnist USER/NAME --licence apache-2.0 --dry-run",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder that train or convert wrote")
     parser.add_argument("repo_id", metavar="USER/NAME", help="name of the repository")
@@ -21,10 +25,13 @@ def add(commands: Any) -> None:
     parser.add_argument("--revision", metavar="BRANCH", help="branch to publish to (default: main)")
     parser.add_argument("--licence", "--license", metavar="NAME", help="licence of the weights, e.g. apache-2.0")
     parser.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="of a weights file (default: %(default)s)"
+        "--max-shard-size",
+        type=size,
+        default="5GB",
+        metavar="SIZE",
+        help="largest size of a weights file (default: %(default)s)",
     )
     parser.add_argument("--dry-run", action="store_true", help="make and check everything, upload nothing")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -42,19 +49,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     )
     if arguments.dry_run:
         print(published.card)
-    print(published_table(published))
+    print_published(published)
     return 0
 
 
-def published_table(published: Any) -> str:
-    """What was published, as tables."""
-    rows = [(name, f"{size:,}") for name, size in published.files.items()]
-    files = table(("file", "bytes"), rows)
+def print_published(published: Any) -> None:
+    """Print what was published."""
+    print(table(("file", "bytes"), published.file_rows()))
     if not published.commit:
-        return f"{files}\n\ndry run: nothing was uploaded"
-    facts = [
-        ("commit", published.commit),
-        ("tag", published.tag),
-        ("loaded without dna-hf", f"differs by {published.max_difference:.1e} from the local model"),
-    ]
-    return f"{files}\n\n{table(('published', published.repo_id), facts)}"
+        print("\ndry run: nothing was uploaded")
+        return
+    print("\n" + table(("published", published.repo_id), published.facts()))

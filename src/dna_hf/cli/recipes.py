@@ -4,24 +4,26 @@ import argparse
 import shutil
 import sys
 import textwrap
-from pathlib import Path
 from typing import Any
+
+from .parser import add_verb
+from .values import output_file
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "recipes",
+        run,
         help="list the configurations that come with the package, print one, or copy it to edit",
         description="List the configurations that come with the package, with their purpose and cost; print one; "
         "or copy it to a file to edit. train, compare and benchmark data take the name of a recipe, or the path of a "
         "file.",
-        epilog="example: dna-hf recipes vit_tiny_fashion_mnist --copy mine.yaml",
-        allow_abbrev=False,
+        example="recipes vit_tiny_fashion_mnist --copy mine.yaml",
     )
     parser.add_argument("recipe", metavar="NAME", nargs="?", help="recipe to print or copy (default: list all)")
-    parser.add_argument("--copy", metavar="FILE", type=Path, help="copy the recipe to this file, which must not exist")
-    parser.set_defaults(run=run)
+    parser.add_argument("--copy", metavar="FILE", type=output_file, help="copy the recipe to this file, which must not exist")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -1,12 +1,10 @@
 """What the verbs print and write: tables, and figures as JSON."""
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-
-NO_FIGURE = "no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -25,7 +23,22 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text to a file, and make its folder where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write figures to a file, and make its folder where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def drawn(draw: Callable[[Any, Path], Any], figures: Any, path: Path) -> list[Path]:
+    """Draw a figure where matplotlib is installed; returns what was written, and says so where nothing was."""
+    try:
+        draw(figures, path)
+    except ImportError:
+        print("no figure was drawn: matplotlib is not installed (pip install 'dna-hf[figures]')", file=sys.stderr)
+        return []
+    return [path]

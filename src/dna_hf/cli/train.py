@@ -4,8 +4,11 @@ import argparse
 import sys
 from typing import Any
 
-from .keys import data_help, parse_overrides, video_llm_help
-from .publish import published_table
+from .keys import TRAIN
+from .options import add_config
+from .overrides import parse_overrides
+from .parser import add_verb
+from .publish import print_published
 from .table import table
 
 
@@ -13,25 +16,24 @@ VIDEO_LLM = "dna_video_llama3"
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "train",
+        run,
         help="train a model as a YAML file describes",
-        description="Train a model as a YAML file describes. Any key of the file can be overridden: --key value.",
-        epilog="keys of section model: model_type, attention_variant, hidden_size, image_size, ... (all fields of "
-        "DnAViTConfig, of DnATimesformerConfig, or of DnAVideoLlama3Config), checkpoint, checkpoint_revision\n"
-        "keys of section training: all fields of transformers.TrainingArguments, decay_all, layer_decay, "
-        "ema_decay, base_learning_rate, epoch_cosine, epoch_steps, early_stopping_patience\n"
-        + data_help()
-        + video_llm_help(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        description="Train a model as a YAML file describes. Any key of the file can be overridden: --key value. "
+        "Section model takes model_type, checkpoint, checkpoint_revision, and all fields of DnAViTConfig, of "
+        "DnATimesformerConfig or of DnAVideoLlama3Config, e.g. attention_variant; section training takes all fields "
+        "of transformers.TrainingArguments and those below.",
+        keys=TRAIN.help(),
+        example="train configs/vit_tiny_fashion_mnist.yaml --attention_variant softmax --num_train_epochs 5",
+        go_on="go on from the last checkpoint with --resume, or repeat the command where none was saved yet",
     )
-    parser.add_argument("config", metavar="CONFIG.yaml", help="the run, e.g. configs/vit_tiny_fashion_mnist.yaml")
+    add_config(parser, "the run, e.g. configs/vit_tiny_fashion_mnist.yaml")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in output_dir from its last checkpoint"
     )
-    parser.set_defaults(run=run, takes_keys=True)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
@@ -80,7 +82,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
                 revision=run.training.hub_revision,
                 token=run.training.hub_token,
             )
-            print("\n" + published_table(published))
+            print()
+            print_published(published)
     return 0
 
 

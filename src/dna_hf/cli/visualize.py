@@ -2,30 +2,27 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from .options import (
-    add_checkpoint,
-    add_colours,
-    add_compare,
-    add_device,
-    add_files,
-    add_output_dir,
-    add_revision,
-)
+from .options import add_checkpoint, add_colours, add_compare, add_files, add_output_dir, add_place
+from .parser import add_verb
+from .values import fraction
 
 
 def add(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
         "visualize",
+        run,
         help="figures of where a model looks in images or videos, by branch",
         description="Draw where classifiers, or the probes of video language models, look: in red what the positive "
         "branch attends to, in blue what the negative branch attends to, over the picture as the model sees it. "
         "Colours show attention in multiples of what every token would get if all got the same. The maps are formed "
         "on whatever attention implementation the model has. Figures and two files that say how they were made are "
         "written.",
-        allow_abbrev=False,
+        example="visualize runs/dna picture.png --output-dir figures",
     )
     add_checkpoint(parser)
     add_files(parser)
@@ -38,10 +35,23 @@ def add(commands: Any) -> None:
         help="attention: maps of a layer; rollout: through all layers; relevance: weighted by the gradients of a "
         "class (default: %(default)s)",
     )
-    parser.add_argument("--layer", default="-1", metavar="N", help="of attention: number from 0, or all (default: -1)")
-    parser.add_argument("--head", default="mean", metavar="N", help="of attention: number from 0, mean or all")
+    parser.add_argument(
+        "--layer",
+        type=_number_or("all"),
+        default=-1,
+        metavar="{N,all}",
+        help="layer whose attention is drawn: number from 0, from -1 backwards, or all (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--head",
+        type=_number_or("mean", "all"),
+        default="mean",
+        metavar="{N,mean,all}",
+        help="head whose attention is drawn: number from 0, mean or all (default: %(default)s)",
+    )
     parser.add_argument(
         "--query",
+        type=_token,
         default="class",
         metavar="TOKEN",
         help="the token that attends: class, its number, or ROW,COLUMN of a patch; of a video language model the "
@@ -61,26 +71,30 @@ def add(commands: Any) -> None:
         "--question", metavar="TEXT", help="that a video language model is asked (default: What happens here?)"
     )
     add_colours(parser)
-    parser.add_argument("--opacity", type=float, default=0.85, help="of the colours, up to 1 (default: %(default)s)")
+    parser.add_argument(
+        "--opacity",
+        type=fraction,
+        default=0.85,
+        metavar="NUMBER",
+        help="of the colours, up to 1 (default: %(default)s)",
+    )
     parser.add_argument("--format", choices=("png", "svg"), default="png", help="of figures (default: %(default)s)")
     parser.add_argument(
         "--animation", choices=("gif", "mp4", "none"), default="gif", help="of videos (default: %(default)s)"
     )
-    add_device(parser)
-    add_revision(parser)
-    parser.set_defaults(run=run)
+    add_place(parser)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
-    """`dna-hf visualize CHECKPOINT FILE... --output DIR`."""
+    """`dna-hf visualize CHECKPOINT FILE... --output-dir DIR`."""
     from ..analysis.sight import VisualizeSettings
     from ..analysis.visualize import visualize
 
     settings = VisualizeSettings(
         kind=arguments.kind,
-        layer=None if arguments.layer == "all" else _whole("--layer", arguments.layer, "all"),
-        head=arguments.head if arguments.head in ("mean", "all") else _whole("--head", arguments.head, "mean or all"),
-        query=_query(arguments.query),
+        layer=None if arguments.layer == "all" else arguments.layer,
+        head=arguments.head,
+        query=arguments.query,
         axis=arguments.axis,
         show=arguments.show,
         target=arguments.target,
@@ -104,18 +118,28 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _whole(option: str, text: str, words: str) -> int:
-    from ..analysis.errors import AnalysisError
+def _number_or(*allowed: str) -> Callable[[str], int | str]:
+    """The type of a whole number, or one of some words."""
 
-    try:
-        return int(text)
-    except ValueError as error:
-        raise AnalysisError(f"{option} must be a whole number or {words}, got {text!r}.") from error
+    def read(text: str) -> int | str:
+        if text in allowed:
+            return text
+        try:
+            return int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number or {' or '.join(allowed)}, got {text!r}"
+            ) from None
+
+    return read
 
 
-def _query(text: str) -> Any:
+def _token(text: str) -> str | int | tuple[int, ...]:
     """A token as the analyses name it: `class`, a number, or the place of a patch."""
     if text == "class":
         return text
-    numbers = tuple(_whole("--query", part, "class or ROW,COLUMN") for part in text.split(","))
+    try:
+        numbers = tuple(map(int, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be class, a number or ROW,COLUMN, got {text!r}") from None
     return numbers[0] if len(numbers) == 1 else numbers

@@ -226,3 +226,20 @@ class VideoDataArguments(CommonDataArguments):
 
 # the older name of what an image run reads
 DataArguments = ImageDataArguments
+
+
+_TRAINING_KEYS = (
+    *("eval_split", "validation_fraction", "max_train_samples", "flip_probability"),
+    *("mixup_alpha", "cutmix_alpha", "mix_probability", "mix_switch_probability"),
+)
+# what has no effect on a model that is trained: its processor resizes and normalises, and a split is named
+TRAINING_KEYS: dict[type, tuple[str, ...]] = {
+    ImageDataArguments: (
+        *_TRAINING_KEYS,
+        *("train_split", "shuffle_buffer", "interpolation", "crop_pct", "image_mean", "image_std"),
+        *("crop_scale", "crop_ratio", "auto_augment", "erasing_probability", "repeated_augmentation"),
+    ),
+    VideoDataArguments: (*_TRAINING_KEYS, "train_sampling", "short_side"),
+}
+# how evaluation looks at a video several times, and averages
+VIEW_KEYS = ("num_clips", "num_crops", "view_average")

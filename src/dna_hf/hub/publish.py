@@ -70,6 +70,18 @@ class Published:
     card: str
     max_difference: float | None
 
+    def file_rows(self) -> list[tuple[str, str]]:
+        """Name and size of each file, as text."""
+        return [(name, f"{size:,}") for name, size in self.files.items()]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What there is to say of a commit: name and value, as text."""
+        return [
+            ("commit", self.commit),
+            ("tag", self.tag),
+            ("loaded without dna-hf", f"differs by {self.max_difference:.1e} from the local model"),
+        ]
+
 
 def publish(
     checkpoint: str | Path,

@@ -1,0 +1,110 @@
+"""The parser of a verb: errors in one sentence, and a help text that ends with the keys it takes and an example."""
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+
+KeyGroups = dict[str, Iterable["dataclasses.Field[Any]"]]
+
+
+class Parser(argparse.ArgumentParser):
+    """What argparse does, with errors in one sentence, and keys and an example in the help.
+
+    Args:
+        keys: title -> keys that the verb takes as `--key value` beside its options; by default it takes none.
+        example: a command that works, without `dna-hf`.
+        options: of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, *, keys: KeyGroups | None = None, example: str = "", **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        self.keys = keys
+        self.example = example
+
+    @property
+    def options(self) -> list[str]:
+        """All spellings of its options."""
+        return [name for action in self._actions for name in action.option_strings]
+
+    def format_help(self) -> str:
+        """The help text, as wide as the terminal."""
+        parts = [super().format_help(), *(_key_help(*group) for group in (self.keys or {}).items())]
+        if self.example:
+            parts.append(f"example:\n  dna-hf {self.example}\n")
+        return "\n".join(parts)
+
+    def error(self, message: str) -> NoReturn:
+        """Say in one sentence what is wrong, and leave with exit code 2."""
+        self.exit(2, f"dna-hf: error: {message.rstrip('.')}; see {self.prog} --help.\n")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Leave because of words that this verb does not know."""
+        found = difflib.get_close_matches(words[0].partition("=")[0], self.options, n=1)
+        self.error(f"unrecognized arguments: {' '.join(words)}{f': did you mean {found[0]}?' if found else ''}")
+
+
+def add_verb(
+    commands: Any,
+    name: str,
+    run: Callable[[argparse.Namespace, list[str]], int],
+    *,
+    help: str,
+    description: str,
+    example: str,
+    keys: KeyGroups | None = None,
+    go_on: str = "repeat the command",
+) -> Parser:
+    """Declare a verb.
+
+    Args:
+        commands: where the verbs are declared.
+        name: of the verb.
+        run: its action: `run(arguments, rest)`, where `rest` holds the words of keys; returns the exit code.
+        help: what it does, in a line of `dna-hf --help`.
+        description: what it does, in sentences.
+        example: a command that works, without `dna-hf`.
+        keys: title -> keys that it takes beside its options; by default it takes none.
+        go_on: what to do after Ctrl-C.
+    """
+    parser: Parser = commands.add_parser(name, help=help, description=description, example=example, keys=keys)
+    parser.set_defaults(run=run, parser=parser, go_on=go_on)
+    return parser
+
+
+def _key_help(title: str, fields: Iterable["dataclasses.Field[Any]"]) -> str:
+    """Keys laid out as argparse lays out options."""
+    listing = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+    group = listing.add_argument_group(title)
+    for field in fields:
+        default = _default(field)
+        text = field.metadata.get("help", "") + (f" (default: {default})" if default else "")
+        group.add_argument(f"--{field.name}", metavar=_kind(field.type), help=text.replace("%", "%%"))
+    return listing.format_help()
+
+
+def _default(field: "dataclasses.Field[Any]") -> str:
+    """The default as one writes it on a command line; nothing where the help text says what happens."""
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    if value is dataclasses.MISSING or value is None or value == "" or value == {}:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")
+
+
+def _kind(expected: Any) -> str:
+    """What a value looks like, in a word."""
+    if typing.get_origin(expected) in (typing.Union, types.UnionType):
+        return _kind(next(option for option in typing.get_args(expected) if option is not type(None)))
+    if typing.get_origin(expected) is typing.Literal:
+        return "{" + ",".join(map(str, typing.get_args(expected))) + "}"
+    if typing.get_origin(expected) is list:
+        return f"[{_kind(typing.get_args(expected)[0])},...]"
+    if typing.get_origin(expected) is dict:
+        return "{NAME: " + _kind(typing.get_args(expected)[1]) + ",...}"
+    return {int: "N", float: "NUMBER", bool: "{true,false}"}.get(expected, "TEXT")
