@@ -175,8 +175,8 @@ IMAGES_GO_WRONG = [
     (["--compare", "softmax", "--show", "negative"], "softmax attention has no negative map"),
 ]
 ANYTHING_GOES_WRONG = [
-    ("dna", "two.png", ["--head", "first"], "--head must be a whole number or mean or all, got 'first'"),
-    ("dna", "two.png", ["--query", "x"], "--query must be a whole number or class or ROW,COLUMN"),
+    ("dna", "two.png", ["--head", "first"], "--head: must be a whole number or mean or all, got 'first'"),
+    ("dna", "two.png", ["--query", "x"], "--query: must be class, a number or ROW,COLUMN, got 'x'"),
     ("dna", "two.png", ["--kind", "rollout", "--layer", 1], "rollout goes through all layers"),
     ("dna", "two.png", ["--target", "dog"], "a target is for relevance"),
     ("dna", "two.png", ["--opacity", 0], "opacity is 0.0: choose a number above 0"),
@@ -236,4 +236,4 @@ def test_a_model_given_twice(folder, tmp_path, capsys):
 def test_an_output_folder_that_is_a_file(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(folder, "divided", "moving.mp4", tmp_path / "file") == 2
-    assert_one_sentence(capsys, "cannot write to output folder")
+    assert_one_sentence(capsys, "file' cannot be written: ")

@@ -186,8 +186,6 @@ def test_several_processes_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [["benchmark"], ["benchmark", "data", "run.yaml", "--seconds", "0"]])
-def test_incomplete_commands_show_usage(words, capsys):
-    with pytest.raises(SystemExit) as error:
-        main(words)
-    assert error.value.code == 2
-    assert "usage: dna-hf benchmark" in capsys.readouterr().err
+def test_incomplete_commands_are_one_sentence(words, capsys):
+    assert main(words) == 2
+    assert "see dna-hf benchmark" in capsys.readouterr().err

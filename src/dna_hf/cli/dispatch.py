@@ -77,16 +77,18 @@ def dispatch(words: Sequence[str]) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
-    arguments, rest = build_parser().parse_known_args(spelled(words))
-    if rest and arguments.parser.keys is None:
-        arguments.parser.refuse(rest)
+    go_on = "nothing was written"
     try:
+        arguments, rest = build_parser().parse_known_args(spelled(words))
+        if rest and arguments.parser.keys is None:
+            arguments.parser.refuse(rest)
+        go_on = arguments.go_on
         return arguments.run(arguments, rest)
     except DnaError as error:
         print(f"dna-hf: error: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\ndna-hf: interrupted; {arguments.go_on}.", file=sys.stderr)
+        print(f"\ndna-hf: interrupted; {go_on}.", file=sys.stderr)
         return 130
 
 

@@ -49,21 +49,20 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
+    from ..training.errors import ConfigurationError
+
     given = EVALUATE.read(rest, arguments.parser.options)
+    if arguments.record and not Path(arguments.checkpoint).is_dir():
+        raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
     from ..evaluation.image_classification import record_evaluation
     from ..kinds import CLASSIFIERS, kind_of
     from ..records.checkpoint_records import read_measurements
-    from ..training.errors import ConfigurationError
 
-    kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
-    data = EVALUATE.section(given, kind.data)
     if arguments.record:
-        if not Path(arguments.checkpoint).is_dir():
-            raise ConfigurationError(
-                f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none."
-            )
         # figures that cannot be kept are not measured
         read_measurements(arguments.checkpoint)
+    kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
+    data = EVALUATE.section(given, kind.data)
     result = _evaluate(arguments, data, kind)
     if arguments.confusion is not None:
         _write_confusion(arguments.confusion, list(result.per_class), result.confusion)

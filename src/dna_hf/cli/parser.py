@@ -8,8 +8,14 @@ import typing
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from ..errors import DnaError
+
 
 KeyGroups = dict[str, Iterable["dataclasses.Field[Any]"]]
+
+
+class UsageError(DnaError):
+    """The words of a command line cannot be understood; the message names them and the fix."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,11 +45,19 @@ class Parser(argparse.ArgumentParser):
         return "\n".join(parts)
 
     def error(self, message: str) -> NoReturn:
-        """Say in one sentence what is wrong, and leave with exit code 2."""
-        self.exit(2, f"dna-hf: error: {message.rstrip('.')}; see {self.prog} --help.\n")
+        """Say in one sentence what is wrong.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{message.removeprefix('argument ').rstrip('.')}; see {self.prog} --help.")
 
     def refuse(self, words: Sequence[str]) -> NoReturn:
-        """Leave because of words that this verb does not know."""
+        """Name words that this verb does not know.
+
+        Raises:
+            UsageError: always.
+        """
         found = difflib.get_close_matches(words[0].partition("=")[0], self.options, n=1)
         self.error(f"unrecognized arguments: {' '.join(words)}{f': did you mean {found[0]}?' if found else ''}")
 
