@@ -216,7 +216,10 @@ WRONG = {
     ),
     "many tiles": (["distractors", "runs/tiny", "--max-tiles", "4", "--output-dir", "out"], "from 1 to 3"),
     "twice": (["distractors", "runs/tiny", "runs/tiny/", "--output-dir", "out"], "given twice"),
-    "streamed pictures": (["distractors", "runs/tiny", "--streaming", "--output-dir", "out"], "--streaming has no effect"),
+    "streamed pictures": (
+        ["distractors", "runs/tiny", "--streaming", "--output-dir", "out"],
+        "--streaming has no effect",
+    ),
     "no folder": (["distractors", "runs/tiny", "--output-dir", "tiny.yaml/out"], "'tiny.yaml/out' cannot be written"),
     "loose checkpoint": (["distractors", "runs/tiny", "--grid", "3", "x", "--output-dir", "out"], "'x'"),
     "no image": (["predict", "runs/tiny", "missing.png"], "missing.png"),

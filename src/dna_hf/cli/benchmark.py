@@ -25,11 +25,11 @@ def add(commands: Any) -> None:
         description="Measure how many images or videos per second the loader of a run reads, how many its model "
         "trains on, and how many workers reading needs to keep up. Any key of the file can be overridden: --key "
         "value, see dna-hf train --help. Nothing is trained or saved. On a CPU, reading and training share the cores.",
-        example="benchmark data configs/vit_tiny_fashion_mnist.yaml --dataloader_num_workers 2",
+        example="benchmark data vit_tiny_fashion_mnist --dataloader_num_workers 2",
         keys={},
         go_on="nothing was written",
     )
-    add_config(parser, "the run, as for train")
+    add_config(parser, "the run whose data is read")
     parser.add_argument(
         "--seconds",
         type=positive,
@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
-    """`dna-hf benchmark data CONFIG.yaml [--key value ...]`."""
+    """`dna-hf benchmark data CONFIG [--key value ...]`."""
     overrides = parse_overrides(rest)
     from ..training.config_file import read_sections, run_config
 

@@ -22,11 +22,11 @@ def add(commands: Any) -> None:
         "seeds, and print a table of accuracies, paired differences to softmax, and costs. Any key of the file can be "
         "overridden: --key value, see dna-hf train --help. A comparison that was stopped goes on when the command is "
         "repeated.",
-        example="compare configs/vit_tiny_fashion_mnist.yaml --variants softmax,dna --seeds 0,1,2",
+        example="compare vit_tiny_fashion_mnist --variants softmax,dna --seeds 0,1,2",
         keys={},
         go_on="repeat the command to go on",
     )
-    add_config(parser, "the recipe, as for train")
+    add_config(parser, "what to train")
     parser.add_argument(
         "--variants",
         type=words,
@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
-    """`dna-hf compare CONFIG.yaml --variants ... --seeds ... [--key value ...]`."""
+    """`dna-hf compare CONFIG --variants ... --seeds ... [--key value ...]`."""
     overrides = parse_overrides(rest)
     from ..experiments import compare
 

@@ -26,8 +26,8 @@ def add_files(parser: Parser) -> None:
 
 
 def add_config(parser: Parser, help: str) -> None:
-    """`CONFIG.yaml`."""
-    parser.add_argument("config", metavar="CONFIG.yaml", help=help)
+    """`CONFIG`."""
+    parser.add_argument("config", metavar="CONFIG", help=f"{help}: name of a recipe (see dna-hf recipes) or YAML file")
 
 
 def add_device(parser: Parser) -> None:

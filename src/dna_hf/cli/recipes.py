@@ -23,7 +23,9 @@ def add(commands: Any) -> None:
         example="recipes vit_tiny_fashion_mnist --copy mine.yaml",
     )
     parser.add_argument("recipe", metavar="NAME", nargs="?", help="recipe to print or copy (default: list all)")
-    parser.add_argument("--copy", metavar="FILE", type=output_file, help="copy the recipe to this file, which must not exist")
+    parser.add_argument(
+        "--copy", metavar="FILE", type=output_file, help="copy the recipe to this file, which must not exist"
+    )
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:

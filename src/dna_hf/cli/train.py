@@ -27,17 +27,17 @@ def add(commands: Any) -> None:
         "DnATimesformerConfig or of DnAVideoLlama3Config, e.g. attention_variant; section training takes all fields "
         "of transformers.TrainingArguments and those below.",
         keys=TRAIN.help(),
-        example="train configs/vit_tiny_fashion_mnist.yaml --attention_variant softmax --num_train_epochs 5",
+        example="train vit_tiny_fashion_mnist --attention_variant softmax --num_train_epochs 5",
         go_on="go on from the last checkpoint with --resume, or repeat the command where none was saved yet",
     )
-    add_config(parser, "the run, e.g. configs/vit_tiny_fashion_mnist.yaml")
+    add_config(parser, "what to train")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in output_dir from its last checkpoint"
     )
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
-    """`dna-hf train CONFIG.yaml [--key value ...]`."""
+    """`dna-hf train CONFIG [--key value ...]`."""
     from ..recipes import default_output_dir
     from ..training.config_file import read_sections, run_config
     from ..training.errors import ConfigurationError
