@@ -143,7 +143,7 @@ def test_the_command(checkpoint, folder, capsys, monkeypatch):
     assert main([*words, "--video", "none.mp4"]) == 2
     assert "video 'none.mp4' does not exist." in capsys.readouterr().err
     assert main([*words, "--fps", "0", "--question", WHAT]) == 2
-    assert "fps must be a number above 0" in capsys.readouterr().err
+    assert "--fps: must be a number above 0" in capsys.readouterr().err
 
 
 def test_drawn_answers_repeat_by_seed(checkpoint, capsys):
