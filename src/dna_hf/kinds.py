@@ -196,7 +196,7 @@ def common_kind(checkpoints: Sequence[str], revision: str | None = None, *, want
     kinds = {checkpoint: kind_of(checkpoint, revision, wanted=wanted) for checkpoint in checkpoints}
     if len(set(kinds.values())) > 1:
         pairs = ", ".join(f"{checkpoint!r} is {kind.with_article}" for checkpoint, kind in kinds.items())
-        raise DataError(f"models of one kind are needed side by side, but {pairs}.")
+        raise DataError(f"{pairs}: give models of one kind.")
     return kinds[checkpoints[0]]
 
 

@@ -182,7 +182,7 @@ def test_pictures_begin_with_what_is_disputed():
         (["--k", "9"], "choose k between 1 and 8"),
         (["--pictures", "-1"], "pictures must not be negative"),
         (["--streaming", "true"], "leave out --streaming"),
-        (["--compare", "/nowhere"], "cannot load a model from '/nowhere'"),
+        (["--compare", "/nowhere"], "checkpoint '/nowhere' is not there"),
         (["--no_such_key", "1"], "no_such_key"),
     ],
 )

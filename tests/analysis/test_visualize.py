@@ -183,11 +183,16 @@ ANYTHING_GOES_WRONG = [
     ("dna", "empty", [], "holds no image"),
     ("dna", "nothing.png", [], "does not exist"),
     ("divided", "broken.mp4", [], "none of the 1 files can be read: cannot read video"),
-    ("divided", "empty", [], "has no videos"),
+    ("divided", "empty", [], "holds no video"),
     ("divided", "moving.mp4", ["--layer", "all", "--head", "all"], "choose one layer or one head"),
-    ("bert", "two.png", [], "is a bert model, but one of dna_vit, dna_timesformer, dna_video_llama3 is needed"),
-    ("native", "two.png", [], "is a vit model, but one of dna_vit"),
-    ("absent", "two.png", [], "cannot load a model from"),
+    (
+        "bert",
+        "two.png",
+        [],
+        "holds a bert model, but an image classifier (dna_vit), a video classifier (dna_timesformer) or a video",
+    ),
+    ("native", "two.png", [], "holds a vit model, but an image classifier (dna_vit)"),
+    ("absent", "two.png", [], "is not there: there is no such folder"),
 ]
 
 

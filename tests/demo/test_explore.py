@@ -117,7 +117,7 @@ def test_what_cannot_be_shown(explorer, folder, capsys):
     assert main(["demo", str(folder / "dna"), "--compare", str(folder / "divided")]) == 2
     assert "give models of one kind" in capsys.readouterr().err
     assert main(["demo", str(folder / "nowhere")]) == 2
-    assert "cannot load a model" in capsys.readouterr().err
+    assert "is not there" in capsys.readouterr().err
 
 
 def test_space(folder, tmp_path, capsys):

@@ -366,7 +366,7 @@ def test_other_mistakes_before_a_model_runs(checkpoints, tmp_path, monkeypatch):
             distractor_test(given, arguments or DataArguments(), "test", output)
 
     refused("is given twice", given=(first, first + "/"))
-    refused("cannot load an image classifier from 'missing'", given=(first, "missing"))
+    refused("checkpoint 'missing' is not there", given=(first, "missing"))
     refused("leave out --streaming", arguments=DataArguments(streaming=True))
     refused("does not know 10 of the 10", arguments=DataArguments(class_names=[f"{n}" for n in range(10)]))
     (tmp_path / "file").write_text("")

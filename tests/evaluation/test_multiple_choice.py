@@ -407,10 +407,13 @@ def test_the_command_with_other_checkpoints(tmp_path, folder, capsys):
     )
     words = [str(tmp_path / "questions.json"), "--videos", str(folder)]
     assert main(["answer", str(tmp_path), *words]) == 2
-    assert "cannot load a video LLM from" in capsys.readouterr().err
+    assert "has no config.json: it is no checkpoint folder." in capsys.readouterr().err
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "video_llama_3"}))
     assert main(["answer", str(tmp_path), *words]) == 2
-    assert "holds a video_llama_3, but a dna_video_llama3 is needed: convert it." in capsys.readouterr().err
+    assert (
+        "holds a video_llama_3 model, but a video language model (dna_video_llama3) is needed: make one"
+        in capsys.readouterr().err
+    )
     (tmp_path / "dna_adapter.json").write_text("{}")
     assert main(["answer", str(tmp_path), *words]) == 2
     assert "holds an adapter, no whole model: make one of it with dna-hf merge." in capsys.readouterr().err
@@ -422,4 +425,4 @@ def test_the_command_with_other_checkpoints(tmp_path, folder, capsys):
 def test_the_commands_for_classifiers_tell_of_this_one(checkpoint, words, capsys):
     verb, *files = words
     assert main([verb, str(checkpoint), *files]) == 2
-    assert "holds a video LLM: ask it with dna-hf answer or dna-hf chat." in capsys.readouterr().err
+    assert "that one is for dna-hf answer or dna-hf chat." in capsys.readouterr().err

@@ -224,7 +224,7 @@ def infinite(folder):
 SPOILT = {
     "no processor": (
         lambda folder: (folder / "video_preprocessor_config.json").unlink(),
-        "no video_preprocessor_config.json: save the video processor",
+        "no video_preprocessor_config.json: save the processor of the video classifier",
     ),
     "an image processor instead": (
         lambda folder: (folder / "video_preprocessor_config.json").rename(folder / "preprocessor_config.json"),
@@ -232,7 +232,7 @@ SPOILT = {
     ),
     "damaged processor": (
         lambda folder: (folder / "video_preprocessor_config.json").write_text("{"),
-        "cannot load",
+        "video_preprocessor_config.json of .* cannot be used",
     ),
     "infinity": (infinite, "time_embeddings.* not finite"),
     "other weights": (lambda folder: [measure(folder, None), infinite(folder)], "not finite"),
