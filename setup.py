@@ -39,7 +39,7 @@ setup(
     description="Denoising Attention (DnA) vision transformers for the Hugging Face ecosystem",
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0 AND MIT",
+    license_expression="Apache-2.0 AND MIT",
     license_files=["LICENSE", "src/dna_hf/data/fashion_mnist_mini/COPYRIGHT"],
     keywords=["attention", "vision transformer", "denoising attention", "transformers"],
     classifiers=[
