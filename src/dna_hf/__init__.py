@@ -4,15 +4,17 @@ Importing the package registers its models with transformers' Auto classes: at o
 already, else together with it. Everything is imported where it is used, so that `import dna_hf` costs nothing.
 """
 
-import importlib.util
+from __future__ import annotations
+
+import importlib
 import sys
-import threading
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 
+# the module typing takes as long to import as all the rest
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .models import (
         DnATimesformerConfig,
         DnATimesformerForVideoClassification,
@@ -83,18 +85,12 @@ class _Registration:
     with a loader that also imports our models, and then is gone.
     """
 
-    def __init__(self) -> None:
-        self._asking = threading.local()
-
-    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         """Where transformers is, as the other finders say; nothing for any other module."""
-        if name != "transformers" or getattr(self._asking, "now", False):
+        if name != "transformers":
             return None
-        self._asking.now = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self._asking.now = False
+        others = [finder for finder in sys.meta_path if finder is not self]
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             self._follow(spec.loader)
         return spec
@@ -102,7 +98,7 @@ class _Registration:
     def _follow(self, loader: Any) -> None:
         execute = loader.exec_module
 
-        def exec_module(module: ModuleType) -> None:
+        def exec_module(module: Any) -> None:
             loader.exec_module = execute
             execute(module)
             if module.__name__ == "transformers" and self in sys.meta_path:

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from .interrupt import cleaned_up
 from .options import add_checkpoint, add_place, add_reading, add_seed
 from .parser import add_verb
 from .values import number
@@ -51,6 +52,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         videos={name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens")},
         **options,
     )
+    cleaned_up()
     for kind in ("video", "image"):
         for path in getattr(arguments, kind):
             chat.show(kind, path)

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from .interrupt import cleaned_up
 from .options import add_config, add_output_dir
 from .overrides import parse_overrides
 from .parser import add_verb
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from ..experiments import compare
 
     output: Path = arguments.output_dir or Path("runs") / f"compare_{Path(arguments.config).stem}"
+    cleaned_up()
     figures = compare.compare(
         arguments.config,
         arguments.variants,

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from .interrupt import cleaned_up
 from .options import add_checkpoint, add_compare, add_place
 from .parser import add_verb
 from .values import empty_folder, port
@@ -56,5 +57,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         export_space(checkpoints, arguments.export_space, arguments.revision)
         print(f"written to {arguments.export_space}: try it with python app.py there, then push it as a Space")
         return 0
+    cleaned_up()
     serve(explorer, arguments.host, arguments.port)
     return 0

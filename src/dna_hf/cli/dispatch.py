@@ -23,6 +23,7 @@ from . import (
     train,
     visualize,
 )
+from .interrupt import CODE, answered
 from .parser import Parser
 
 
@@ -83,13 +84,14 @@ def _run(words: Sequence[str]) -> int:
         if rest and arguments.parser.keys is None:
             arguments.parser.refuse(rest)
         go_on = arguments.go_on
-        return arguments.run(arguments, rest)
+        with answered(go_on):
+            return arguments.run(arguments, rest)
     except DnaError as error:
         print(f"dna-hf: error: {_sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ndna-hf: interrupted; {go_on}.", file=sys.stderr)
-        return 130
+        return CODE
 
 
 def _sentence(error: DnaError) -> str:

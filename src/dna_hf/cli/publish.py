@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from .interrupt import cleaned_up
 from .parser import add_verb
 from .table import table
 from .values import size
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf publish CHECKPOINT USER/NAME`."""
     from ..hub.publish import publish
 
+    cleaned_up()
     published = publish(
         arguments.checkpoint,
         arguments.repo_id,
