@@ -143,7 +143,7 @@ def test_refusals(tmp_path, capsys, vit, authors):
     assert (full / "precious.txt").read_text() == "mine"
     assert "'vit', not 'dinov2'" in refused(capsys, vit, out, "--from", "dinov2")
     assert "choose one of dna," in refused(capsys, vit, out, "--attention-variant", "dnaa")
-    assert "--negative-init does not apply" in refused(capsys, authors[0], out, "--negative-init", "zero")
+    assert "(--negative-init) does not apply" in refused(capsys, authors[0], out, "--negative-init", "zero")
     assert "negative_sign" in refused(capsys, vit, out, "--negative-sign", "+1")
     assert "multiple of patch_size" in refused(capsys, vit, out, "--image-size", 30)
     assert "nowhere" in refused(capsys, vit, out, "--image-processor", tmp_path / "nowhere")

@@ -191,8 +191,8 @@ def test_refusals_of_a_folder(tmp_path, change, expected):
         ({"interaction_layers": [3]}, "different layers from 0 to 2"),
         ({"interaction_layers": [1, 0]}, "ascending"),
         ({"num_probes": 0}, "num_probes must be at least 1"),
-        ({"image_size": 32}, "image_size does not apply"),
-        ({"include_visual_tokens": False}, "include_visual_tokens does not apply"),
+        ({"image_size": 32}, r"image_size \(--image-size\) does not apply"),
+        ({"include_visual_tokens": False}, r"include_visual_tokens \(--no-visual-tokens\) does not apply"),
         ({"negative_init": "cold"}, "unknown negative_init"),
     ],
 )
@@ -205,5 +205,7 @@ def test_other_models_have_no_probes():
     from transformers import ViTConfig, ViTModel
 
     vit = ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4))
-    with pytest.raises(ConversionError, match="no VideoLLaMA3, to which alone num_probes applies"):
+    with pytest.raises(
+        ConversionError, match=r"num_probes \(--num-probes\) does not apply to 'ViTModel'.* it is for video_llama_3,"
+    ):
         from_pretrained_softmax(vit, num_probes=4)

@@ -340,7 +340,7 @@ def test_the_command(tmp_path, capsys, source):
     report = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert report["source"] == "native" and report["family"] == "video_llama_3"
     for words, expected in (
-        (["--image-size", "32"], "image_size does not apply"),
+        (["--image-size", "32"], "(--image-size) does not apply"),
         (["--negative-sign", "-1"], "negative_sign"),
         (["--interaction-layers", "0,9"], "different layers from 0 to 2"),
         (["--num-frames", "8"], "video"),

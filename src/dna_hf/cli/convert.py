@@ -89,33 +89,34 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf convert SOURCE OUT`."""
-    from ..conversion.command import convert_source
-    from ..conversion.errors import ConversionError
-    from ..errors import must_be_empty
+    import torch
 
-    output: Path = arguments.output
-    if not arguments.dry_run:
-        must_be_empty(output, ConversionError)
-    model, report = conversion = convert_source(
+    from ..conversion import Options
+    from ..conversion.command import convert_source
+
+    model, report = convert_source(
         arguments.source,
-        family=arguments.family,
-        negative_sign=None if arguments.negative_sign is None else int(arguments.negative_sign),
-        attention_type=arguments.attention_type,
-        num_frames=arguments.num_frames,
-        image_processor=arguments.image_processor,
-        dtype=arguments.dtype,
+        Options(
+            family=arguments.family,
+            attention_variant=arguments.attention_variant,
+            negative_init=arguments.negative_init,
+            warm_scale=arguments.warm_scale,
+            image_size=arguments.image_size,
+            image_processor=arguments.image_processor,
+            num_attention_heads=arguments.num_attention_heads,
+            num_probes=arguments.num_probes,
+            interaction_layers=arguments.interaction_layers,
+            include_visual_tokens=False if arguments.no_visual_tokens else None,
+            include_visual_probes=False if arguments.no_visual_probes else None,
+            num_frames=arguments.num_frames,
+            attention_type=arguments.attention_type,
+            negative_sign=None if arguments.negative_sign is None else int(arguments.negative_sign),
+            base_model=arguments.base_model,
+            dtype=None if arguments.dtype is None else getattr(torch, arguments.dtype),
+            revision=arguments.revision,
+        ),
+        output=None if arguments.dry_run else arguments.output,
         seed=arguments.seed,
-        num_attention_heads=arguments.num_attention_heads,
-        attention_variant=arguments.attention_variant,
-        negative_init=arguments.negative_init,
-        warm_scale=arguments.warm_scale,
-        interaction_layers=arguments.interaction_layers,
-        base_model=arguments.base_model,
-        num_probes=arguments.num_probes,
-        include_visual_tokens=False if arguments.no_visual_tokens else None,
-        include_visual_probes=False if arguments.no_visual_probes else None,
-        image_size=arguments.image_size,
-        revision=arguments.revision,
     )
     print(table(("tensors", "source", "", "target", "how"), report.rows()))
     # of a video language model, its vision encoder has it
@@ -127,8 +128,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     facts += [("note", note) for note in report.notes]
     if report.video_processor is not None:
         facts += [(f"video processor, {key}", text) for key, text in report.video_processor.describe().items()]
-    if not arguments.dry_run:
-        conversion.save_pretrained(output)
-    facts.append(("saved in", "nowhere (dry run)" if arguments.dry_run else str(output)))
+    facts.append(("saved in", "nowhere (dry run)" if arguments.dry_run else str(arguments.output)))
     print("\n" + table((f"from {report.family}", report.source), facts))
     return 0

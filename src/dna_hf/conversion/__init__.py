@@ -9,6 +9,7 @@ from .authors import convert_authors_checkpoint, load_authors_checkpoint
 from .authors_export import export_authors_checkpoint
 from .errors import ConversionError
 from .image_to_video import from_image_model
+from .options import Options
 from .pretrained import from_pretrained_softmax
 from .report import Conversion, ConversionReport, TensorRecord
 
@@ -17,6 +18,7 @@ __all__ = [
     "Conversion",
     "ConversionError",
     "ConversionReport",
+    "Options",
     "TensorRecord",
     "convert_authors_checkpoint",
     "export_authors_checkpoint",

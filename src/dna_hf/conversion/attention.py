@@ -1,9 +1,7 @@
 """From softmax attention to the attention variants: which tensor goes where, and what is new."""
 
-import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple
 
-from .errors import ConversionError
 from .tensors import TensorMap
 
 
@@ -19,31 +17,46 @@ def projection_names(variant: str) -> tuple[str, str, str]:
     return QUERY_NAMES.get(variant, "q_proj"), "k_proj", VALUE_NAMES.get(variant, "v_proj")
 
 
-def check_negative_init(negative_init: str, **scales: float) -> None:
-    """Refuse what [`add_new_tensors`] cannot do.
+class NegativeStart(NamedTuple):
+    """How a negative branch begins that the source lacks; see [`~dna_hf.conversion.Options`].
 
-    Raises:
-        ConversionError: for an unknown initialisation or a scale that is no finite number.
+    Args:
+        negative_init: `"warm"`, `"zero"` or `"random"`.
+        warm_scale: factor of the negative branch, where it begins as a multiple of the positive one.
+        negative_scale_init: initial alpha of every head.
     """
-    if negative_init not in get_args(NegativeInit):
-        known = ", ".join(get_args(NegativeInit))
-        raise ConversionError(f"unknown negative_init {negative_init!r}: choose one of {known}.")
-    for name, scale in scales.items():
-        if not isinstance(scale, (int, float)) or not math.isfinite(scale):
-            raise ConversionError(f"{name} must be a finite number, got {scale!r}.")
+
+    negative_init: NegativeInit = "warm"
+    warm_scale: float = 1e-4
+    negative_scale_init: float = 0.5
+
+    def is_exact_for(self, variant: str) -> bool:
+        """Whether a model of a variant begins by computing exactly what softmax attention computes."""
+        return self.negative_init == "zero" and variant in QUERY_NAMES
+
+    def scale_for(self, variant: str) -> float:
+        """Initial alpha: as asked for, but small where both branches read the same values, none of which is small."""
+        if variant != "dna_shared_value" or self.negative_init == "random":
+            return self.negative_scale_init
+        return 0.0 if self.negative_init == "zero" else self.warm_scale
+
+    def reads(self, name: str, variant: str) -> bool:
+        """Whether a model of a variant begins differently with another value of one of these fields."""
+        if variant not in QUERY_NAMES:
+            return False
+        if name == "warm_scale":
+            return self.negative_init != "random"
+        return name != "negative_scale_init" or variant == "dna" or self.negative_init == "random"
 
 
-def add_new_tensors(
-    mapping: TensorMap, config: Any, layer: str, negative_init: NegativeInit, warm_scale: float
-) -> None:
+def add_new_tensors(mapping: TensorMap, config: Any, layer: str, start: NegativeStart) -> None:
     """Add what the attention of one layer has beyond softmax attention.
 
     Args:
         mapping: already has the positive branch.
         config: of the target; gives `attention_variant`, `qkv_bias` and `negative_scale_init`.
         layer: name of the attention module in the target.
-        negative_init: see [`~dna_hf.conversion.from_pretrained_softmax`].
-        warm_scale: see there.
+        start: how the negative branch begins.
     """
     variant = config.attention_variant
     if variant == "differential":
@@ -53,13 +66,12 @@ def add_new_tensors(
         return
     parameters = ("weight", "bias") if config.qkv_bias else ("weight",)
     for parameter in parameters:
-        _scaled(
-            mapping, f"{layer}.q_pos_proj.{parameter}", f"{layer}.q_neg_proj.{parameter}", negative_init, warm_scale
-        )
+        scales = {"q": start.warm_scale}
         if variant == "dna":
-            scale = 0.0 if negative_init == "zero" else warm_scale
-            source, target = f"{layer}.v_pos_proj.{parameter}", f"{layer}.v_neg_proj.{parameter}"
-            _scaled(mapping, source, target, negative_init, scale)
+            scales["v"] = 0.0 if start.negative_init == "zero" else start.warm_scale
+        for name, scale in scales.items():
+            source, target = f"{layer}.{name}_pos_proj.{parameter}", f"{layer}.{name}_neg_proj.{parameter}"
+            _scaled(mapping, source, target, start.negative_init, scale)
     mapping.new(f"{layer}.negative_scale", None, f"{config.negative_scale_init:g} for every head")
 
 
@@ -71,10 +83,3 @@ def _scaled(mapping: TensorMap, source: str, target: str, negative_init: Negativ
     tensor = mapping.tensors.get(source)
     name = ".".join(source.split(".")[-2:])
     mapping.new(target, None if tensor is None else tensor * scale, f"{scale:g} x {name}" if scale else "0")
-
-
-def initial_negative_scale(variant: str, negative_init: NegativeInit, warm_scale: float, given: float) -> float:
-    """Initial alpha: as given, but small where both branches read the same values and no value can be made small."""
-    if variant != "dna_shared_value" or negative_init == "random":
-        return given
-    return 0.0 if negative_init == "zero" else warm_scale

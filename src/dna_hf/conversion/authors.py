@@ -37,11 +37,12 @@ from .authors_check import agreement, evaluate_authors_timesformer, evaluate_aut
 from .authors_viscop_llm import convert_viscop
 from .errors import ConversionError, refused_configuration
 from .files import read_checkpoint
-from .processors import add_authors_video_processor, authors_image_processor
+from .options import Options
+from .processors import add_authors_video_processor, authors_image_processor, set_image_processor
 from .report import Conversion, ConversionReport
-from .tensors import TensorMap
-from .timm import TIMM_NAMES
-from .vit_layout import VideoNames, count_layers, map_base_model, map_video_model
+from .tensors import TensorMap, shape_problems
+from .timm import SIZES, TIMM_NAMES
+from .vit_layout import TransformerMap, VideoNames, count_layers
 
 
 Layout = Literal["packed", "split", "packed_shared", "split_shared", "softmax"]
@@ -77,44 +78,16 @@ TIMESFORMER_NAMES = VideoNames(
     },
     attentions={"temporal_attn": "temporal_attention"},
 )
+SCALES = "blocks.0.attn.neg_scalers"
 SELF_CHECK_TOLERANCE = 1e-8
 
 
-def load_authors_checkpoint(
-    path: str | Path,
-    *,
-    architecture: str,
-    negative_sign: int | None = None,
-    num_attention_heads: int | None = None,
-    attention_type: str | None = None,
-    interaction_layers: list[int] | None = None,
-    base_model: str | Path | PreTrainedModel | None = None,
-    dtype: torch.dtype | None = None,
-) -> PreTrainedModel:
+def load_authors_checkpoint(path: str | Path, *, architecture: str, **options: Any) -> PreTrainedModel:
     """Load a checkpoint of the authors' code as a DnA model; see [`convert_authors_checkpoint`]."""
-    return convert_authors_checkpoint(
-        path,
-        architecture=architecture,
-        negative_sign=negative_sign,
-        num_attention_heads=num_attention_heads,
-        attention_type=attention_type,
-        interaction_layers=interaction_layers,
-        base_model=base_model,
-        dtype=dtype,
-    ).model
+    return convert_authors_checkpoint(path, architecture=architecture, **options).model
 
 
-def convert_authors_checkpoint(
-    path: str | Path,
-    *,
-    architecture: str,
-    negative_sign: int | None = None,
-    num_attention_heads: int | None = None,
-    attention_type: str | None = None,
-    interaction_layers: list[int] | None = None,
-    base_model: str | Path | PreTrainedModel | None = None,
-    dtype: torch.dtype | None = None,
-) -> Conversion:
+def convert_authors_checkpoint(path: str | Path, *, architecture: str, **options: Any) -> Conversion:
     """Convert a checkpoint of the authors' code, and check the result.
 
     The model computes what the tensors mean: one random image or video goes through it and, in float64, through a
@@ -129,16 +102,9 @@ def convert_authors_checkpoint(
             with its language model or its vision encoder alone: see [`dna_hf.conversion.authors_viscop`]. The tensors
             do not tell the base of the rotary embedding and the epsilon of the norms; the released 10000 and 1e-6 are
             assumed, by the comparison with the source, too.
-        negative_sign: +1 or -1, the sign before the negative branch in the program that wrote the file. By default
-            that of the released program for the architecture: -1 for VisCoP, +1 for the others. The released
-            stand-alone modules (packed and shared-value), which no released script uses, subtract.
-        num_attention_heads: needed where the tensors do not tell it, i.e. for a softmax baseline.
-        attention_type: of a TimeSformer: `"divided_space_time"`, `"joint_space_time"` or `"space_only"`; found out
-            from the tensors by default. Tensors that are not those of the given type are refused.
-        interaction_layers: of VisCoP, the layers that its interaction modules read, counted from 0; by default what
-            its `config.json` says, and all without one.
-        base_model: of LoRA, the VideoLLaMA3 that it was trained from: folder, name on the Hub, or transformers' model.
-        dtype: of the result; by default the widest of the source, so that nothing is rounded.
+        options: fields of [`~dna_hf.conversion.Options`]: `negative_sign`, `num_attention_heads` and `dtype`; of a
+            TimeSformer `attention_type`; of VisCoP `interaction_layers` and `base_model`. The result has the widest
+            dtype of the source by default, so that nothing is rounded.
 
     Returns:
         The model (`DnAViTForImageClassification` or `DnATimesformerForVideoClassification`, or their base model for a
@@ -149,39 +115,44 @@ def convert_authors_checkpoint(
         (batch, frames, channels, height, width).
 
     Raises:
-        ConversionError: for an unknown architecture, a damaged or unsafe file, or tensors that are
-            missing, unexpected, misshaped or not finite; all of them are listed in `problems`.
+        ConversionError: for an unknown architecture, a damaged or unsafe file, an option that does not apply, or
+            tensors that are missing, unexpected, misshaped or not finite; all of them are listed in `problems`.
     """
+    request = Options(**options)
+    request.refuse_video()
+    return convert_authors(path, architecture, request)
+
+
+def convert_authors(path: str | Path, architecture: str, options: Options) -> Conversion:
+    """The same, as a request; what it asks of a video model is left to [`image_to_video`]."""
     if architecture not in NEGATIVE_SIGNS:
         raise ConversionError(f"unknown architecture {architecture!r}: known are {', '.join(NEGATIVE_SIGNS)}.")
-    if architecture != "timesformer" and attention_type is not None:
-        raise ConversionError("attention_type is for architecture 'timesformer' alone.")
-    if architecture != "viscop" and interaction_layers is not None:
-        raise ConversionError("interaction_layers is for architecture 'viscop' alone.")
-    if architecture != "viscop" and base_model is not None:
-        raise ConversionError("base_model is for architecture 'viscop' alone.")
-    sign = branch_sign(architecture, negative_sign)
+    name = str(path)
+    options.check_revision(path)
+    options.check(name, f"authors-{architecture}")
+    sign = branch_sign(architecture, options.negative_sign)
     if architecture == "viscop":
-        with refused_configuration(str(path)):
-            return convert_viscop(path, sign, num_attention_heads, interaction_layers, base_model, dtype)
+        with refused_configuration(name):
+            return convert_viscop(path, sign, options)
     tensors, notes, settings = read_checkpoint(path)
-    layout = attention_layout(str(path), tensors)
-    with refused_configuration(str(path)):
-        config = _config(str(path), tensors, layout, num_attention_heads, architecture, attention_type)
-    mapping, model_class = _map(str(path), tensors, config, layout, sign)
+    layout = attention_layout(name, tensors)
+    with refused_configuration(name):
+        config = _config(name, tensors, layout, architecture, options)
+    mapping, model_class = _map(name, tensors, config, layout, sign)
     model = mapping.build(model_class, config)
     if layout != "softmax":
         notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
-    report = ConversionReport(str(path), f"authors-{architecture}", mapping.records, notes)
+    report = ConversionReport(name, f"authors-{architecture}", mapping.records, notes)
     if isinstance(config, DnAViTConfig):
         report.image_processor = authors_image_processor(config)
     else:
         add_authors_video_processor(report, config, settings)
     report.max_difference = _self_check(model, tensors, sign)
     report.compared = "the model and a plain evaluation of the source tensors, in float64"
-    if dtype is not None:
-        model.to(dtype)  # type: ignore[arg-type]
-    return Conversion(model, report)
+    if options.dtype is not None:
+        model.to(options.dtype)  # type: ignore[arg-type]
+    conversion = Conversion(model, report)
+    return conversion if options.num_frames is not None else set_image_processor(conversion, options)
 
 
 def branch_sign(architecture: str, negative_sign: int | None) -> int:
@@ -240,27 +211,24 @@ def _config(
     name: str,
     tensors: dict[str, torch.Tensor],
     layout: Layout,
-    num_attention_heads: int | None,
     architecture: str,
-    attention_type: str | None,
+    options: Options,
 ) -> DnAViTConfig | DnATimesformerConfig:
     """Sizes, read from the tensors."""
     if architecture == "vit":
-        return DnAViTConfig(**_sizes(name, tensors, layout, num_attention_heads, "ViT"))
+        return DnAViTConfig(**_sizes(name, tensors, layout, options.num_attention_heads, "ViT"))
+    attention_type = options.attention_type
     if attention_type is None:
         if any(re.match(r"blocks\.\d+\.temporal_", key) for key in tensors):
             attention_type = "divided_space_time"
         else:
             attention_type = "joint_space_time" if "time_embed" in tensors else "space_only"
-    times = tensors.get("time_embed")
     has_times = attention_type != "space_only"
-    if has_times and (times is None or times.dim() != 3 or not times.numel()):
-        state = "is missing" if times is None else f"has shape {tuple(times.shape)}"
-        problems = [f"'time_embed' {state}"]
+    if has_times and (problems := shape_problems(tensors, {"time_embed": 3})):
         raise ConversionError(f"{name!r} is no {attention_type} TimeSformer of the authors' code", problems)
-    sizes = _sizes(name, tensors, layout, num_attention_heads, "TimeSformer")
-    if has_times and times is not None:
-        sizes["num_frames"] = times.shape[1]
+    sizes = _sizes(name, tensors, layout, options.num_attention_heads, "TimeSformer")
+    if has_times:
+        sizes["num_frames"] = tensors["time_embed"].shape[1]
     return DnATimesformerConfig(attention_type=attention_type, **sizes)  # type: ignore[arg-type]
 
 
@@ -268,31 +236,11 @@ def _sizes(
     name: str, tensors: dict[str, torch.Tensor], layout: Layout, num_attention_heads: int | None, kind: str
 ) -> dict[str, Any]:
     """What the configurations of both architectures (`kind`, for messages) have in common."""
-    patch, positions = tensors.get("patch_embed.proj.weight"), tensors.get("pos_embed")
-    mlp, scales = tensors.get("blocks.0.mlp.fc1.weight"), tensors.get("blocks.0.attn.neg_scalers")
-    problems = []
-    for key, tensor, dim in (
-        ("patch_embed.proj.weight", patch, 4),
-        ("pos_embed", positions, 3),
-        ("blocks.0.mlp.fc1.weight", mlp, 2),
-        *([("blocks.0.attn.neg_scalers", scales, 1)] if layout != "softmax" else []),
-        *([("head.weight", tensors["head.weight"], 2)] if "head.weight" in tensors else []),
-    ):
-        if tensor is None:
-            problems.append(f"{key!r} is missing")
-        elif tensor.dim() != dim or not tensor.numel():
-            problems.append(f"{key!r} has shape {tuple(tensor.shape)}")
-    if problems or patch is None or positions is None or mlp is None:
+    dimensions = SIZES | ({} if layout == "softmax" else {SCALES: 1})
+    dimensions |= {"head.weight": 2} if "head.weight" in tensors else {}
+    if problems := shape_problems(tensors, dimensions):
         raise ConversionError(f"{name!r} is no {kind} of the authors' code", problems)
-    if scales is not None:
-        if num_attention_heads not in (None, len(scales)):
-            raise ConversionError(
-                f"{name!r} has {len(scales)} scales of the negative branch per layer, but num_attention_heads is "
-                f"{num_attention_heads}."
-            )
-        num_attention_heads = len(scales)
-    if num_attention_heads is None:
-        raise ConversionError(f"the tensors of {name!r} do not tell the number of heads: give num_attention_heads.")
+    patch, positions, mlp = (tensors[key] for key in SIZES)
     width, rows = patch.shape[0], positions.shape[1]
     class_rows = 0 if kind == "ViT" else 1
     side = math.isqrt(max(rows - class_rows, 0))
@@ -301,27 +249,42 @@ def _sizes(
             f"'pos_embed' of {name!r} has {rows} rows, which is no square grid of patches; the authors' {kind} has "
             f"{'one' if class_rows else 'no'} row for its class token."
         )
-    if num_attention_heads < 1 or width % num_attention_heads:
-        source = "of 'blocks.0.attn.neg_scalers' " if scales is not None else ""
-        raise ConversionError(
-            f"the {num_attention_heads} heads {source}in {name!r} do not divide the width {width} of "
-            "'patch_embed.proj.weight'."
-        )
     if patch.shape[2] != patch.shape[3]:
         raise ConversionError(f"'patch_embed.proj.weight' of {name!r} has patches that are not square.")
-    head = tensors.get("head.weight")
     return {
         "attention_variant": VARIANTS[layout],
         "hidden_size": width,
         "num_hidden_layers": count_layers(tensors, TIMM_NAMES.layers),
-        "num_attention_heads": num_attention_heads,
+        "num_attention_heads": _heads(name, tensors, num_attention_heads),
         "intermediate_size": mlp.shape[0],
         "image_size": side * patch.shape[2],
         "patch_size": patch.shape[2],
         "num_channels": patch.shape[1],
         "qkv_bias": any(re.fullmatch(r"blocks\.\d+\.attn\.(qqkvv|qqkv|qkv)\.bias", key) for key in tensors),
-        "num_labels": head.shape[0] if head is not None and head.dim() == 2 else 2,
+        "num_labels": tensors["head.weight"].shape[0] if "head.weight" in tensors else 2,
     }
+
+
+def _heads(name: str, tensors: dict[str, torch.Tensor], stated: int | None) -> int:
+    """The number of attention heads: one for each scale of the negative branch, or as stated.
+
+    Raises:
+        ConversionError: if it is not told, contradicts the tensors or does not divide the width.
+    """
+    scales, width = tensors.get(SCALES), tensors["patch_embed.proj.weight"].shape[0]
+    if scales is not None and stated not in (None, len(scales)):
+        raise ConversionError(
+            f"{name!r} has {len(scales)} scales of the negative branch per layer, but num_attention_heads is {stated}."
+        )
+    heads = stated if scales is None else len(scales)
+    if heads is None:
+        raise ConversionError(f"the tensors of {name!r} do not tell the number of heads: give num_attention_heads.")
+    if width % heads:
+        source = f"of {SCALES!r} " if scales is not None else ""
+        raise ConversionError(
+            f"the {heads} heads {source}in {name!r} do not divide the width {width} of 'patch_embed.proj.weight'."
+        )
+    return heads
 
 
 def _map(
@@ -350,10 +313,11 @@ def _map(
 
     base, classifier = model_classes(config)
     target = f"{base.base_model_prefix}." if has_head else ""
+    transformer = TransformerMap(mapping, config, map_attention, target=target)
     if isinstance(config, DnATimesformerConfig):
-        map_video_model(mapping, TIMESFORMER_NAMES, config, config.grid_size, map_attention, target=target)
+        transformer.video_model(TIMESFORMER_NAMES, config.grid_size)
     else:
-        map_base_model(mapping, TIMM_NAMES, config, config.grid_size, map_attention, target=target)
+        transformer.image_model(TIMM_NAMES, config.grid_size)
     if not has_head:
         return mapping, base
     mapping.copy_module("head", "classifier")

@@ -119,7 +119,25 @@ def evaluate_authors_viscop(
     """
     weights = _Doubles(tensors)
     frames, rows, columns = grid
-    # in the order of the patches of a frame
+    kernel = weights["embeddings.patch_embedding.weight"].flatten(1)
+    tokens = pixel_values.double() @ kernel.T + weights["embeddings.patch_embedding.bias"]
+    tokens = tokens.unflatten(0, (frames, rows * columns))
+    encoder = _Viscop(weights, num_heads, _viscop_angles(rows, columns, tokens.shape[-1] // num_heads // 2))
+    probes = weights["encoder.visual_probes"][0]
+    index = 0
+    while f"encoder.layers.{index}.layer_norm1.weight" in weights:
+        tokens = encoder.layer(f"encoder.layers.{index}", tokens)
+        if index in interaction_layers:
+            module = f"encoder.interaction_modules.{interaction_layers.index(index)}"
+            probes = encoder.module(module, probes, tokens.flatten(0, 1), negative_sign)
+        index += 1
+    # the four patches of a block follow each other
+    features = _norm(tokens.flatten(0, 1), weights, "post_layernorm").unflatten(0, (-1, 4)).mean(dim=1)
+    return features, probes
+
+
+def _viscop_angles(rows: int, columns: int, axis: int) -> torch.Tensor:
+    """Angles (rows * columns, 2 * axis) of the rotary embedding, in the order of the patches of a frame."""
     places = torch.tensor(
         [
             (row + down, column + right)
@@ -130,54 +148,57 @@ def evaluate_authors_viscop(
         ],
         dtype=torch.float64,
     )
-    kernel = weights["embeddings.patch_embedding.weight"].flatten(1)
-    tokens = pixel_values.double() @ kernel.T + weights["embeddings.patch_embedding.bias"]
-    tokens = tokens.unflatten(0, (frames, rows * columns))
-    axis = tokens.shape[-1] // num_heads // 2
     frequencies = 10000.0 ** -(torch.arange(0, axis, 2, dtype=torch.float64) / axis)
-    angles = (places[:, :, None] * frequencies).flatten(1).repeat(1, 2)
+    return (places[:, :, None] * frequencies).flatten(1).repeat(1, 2)
 
-    def linear(name: str, states: torch.Tensor) -> torch.Tensor:
-        return states @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
-    def heads(name: str, states: torch.Tensor) -> torch.Tensor:
-        return linear(name, states).unflatten(-1, (num_heads, -1)).transpose(-3, -2)
+class _Viscop:
+    """The layers and interaction modules of VisCoP's encoder, in float64."""
 
-    def rotate(states: torch.Tensor) -> torch.Tensor:
-        first, second = states.chunk(2, dim=-1)
-        return states * angles.cos() + torch.cat((-second, first), dim=-1) * angles.sin()
+    def __init__(self, weights: "_Doubles", num_heads: int, angles: torch.Tensor) -> None:
+        self.weights = weights
+        self.num_heads = num_heads
+        self.angles = angles
 
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(query @ key.mT / key.shape[-1] ** 0.5, dim=-1) @ value
-
-    def joined(states: torch.Tensor) -> torch.Tensor:
-        return states.transpose(-3, -2).flatten(-2)
-
-    probes = weights["encoder.visual_probes"][0]
-    index = 0
-    while f"encoder.layers.{index}.layer_norm1.weight" in weights:
-        layer = f"encoder.layers.{index}"
-        normed = _norm(tokens, weights, f"{layer}.layer_norm1")
-        query, key, value = (heads(f"{layer}.self_attn.{name}_proj", normed) for name in "qkv")
-        tokens = tokens + linear(f"{layer}.self_attn.out_proj", joined(attend(rotate(query), rotate(key), value)))
-        hidden = linear(f"{layer}.mlp.fc1", _norm(tokens, weights, f"{layer}.layer_norm2"))
+    def layer(self, layer: str, tokens: torch.Tensor) -> torch.Tensor:
+        """A layer of the encoder on tokens (frames, patches, width)."""
+        normed = _norm(tokens, self.weights, f"{layer}.layer_norm1")
+        query, key, value = (self._heads(f"{layer}.self_attn.{name}_proj", normed) for name in "qkv")
+        attended = _attend(self._rotate(query), self._rotate(key), value)
+        tokens = tokens + self._linear(f"{layer}.self_attn.out_proj", _joined(attended))
+        hidden = self._linear(f"{layer}.mlp.fc1", _norm(tokens, self.weights, f"{layer}.layer_norm2"))
         hidden = hidden * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (hidden + 0.044715 * hidden**3))) / 2
-        tokens = tokens + linear(f"{layer}.mlp.fc2", hidden)
-        if index in interaction_layers:
-            module, read = f"encoder.interaction_modules.{interaction_layers.index(index)}", tokens.flatten(0, 1)
-            key = heads(f"{module}.k_proj", read)
-            if f"{module}.neg_scalers" in weights:
-                query, query_negative = (heads(f"{module}.q_{sign}_proj", probes) for sign in ("pos", "neg"))
-                value, value_negative = (heads(f"{module}.v_{sign}_proj", read) for sign in ("pos", "neg"))
-                alpha = negative_sign * weights[f"{module}.neg_scalers"][:, None, None]
-                output = attend(query, key, value) + alpha * attend(-query_negative, key, value_negative)
-            else:
-                output = attend(heads(f"{module}.q_proj", probes), key, heads(f"{module}.v_proj", read))
-            probes = linear(f"{module}.out_proj", joined(output))
-        index += 1
-    # the four patches of a block follow each other
-    features = _norm(tokens.flatten(0, 1), weights, "post_layernorm").unflatten(0, (-1, 4)).mean(dim=1)
-    return features, probes
+        return tokens + self._linear(f"{layer}.mlp.fc2", hidden)
+
+    def module(self, module: str, probes: torch.Tensor, read: torch.Tensor, negative_sign: int) -> torch.Tensor:
+        """What the probes (probes, width) become by reading tokens (tokens, width)."""
+        key = self._heads(f"{module}.k_proj", read)
+        if f"{module}.neg_scalers" in self.weights:
+            query, query_negative = (self._heads(f"{module}.q_{sign}_proj", probes) for sign in ("pos", "neg"))
+            value, value_negative = (self._heads(f"{module}.v_{sign}_proj", read) for sign in ("pos", "neg"))
+            alpha = negative_sign * self.weights[f"{module}.neg_scalers"][:, None, None]
+            output = _attend(query, key, value) + alpha * _attend(-query_negative, key, value_negative)
+        else:
+            output = _attend(self._heads(f"{module}.q_proj", probes), key, self._heads(f"{module}.v_proj", read))
+        return self._linear(f"{module}.out_proj", _joined(output))
+
+    def _linear(self, name: str, states: torch.Tensor) -> torch.Tensor:
+        return states @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+
+    def _heads(self, name: str, states: torch.Tensor) -> torch.Tensor:
+        return self._linear(name, states).unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+
+    def _rotate(self, states: torch.Tensor) -> torch.Tensor:
+        first, second = states.chunk(2, dim=-1)
+        return states * self.angles.cos() + torch.cat((-second, first), dim=-1) * self.angles.sin()
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(query @ key.mT / key.shape[-1] ** 0.5, dim=-1) @ value
+
+
+def _joined(states: torch.Tensor) -> torch.Tensor:
+    return states.transpose(-3, -2).flatten(-2)
 
 
 class _Doubles(dict[str, torch.Tensor]):

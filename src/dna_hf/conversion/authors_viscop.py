@@ -17,8 +17,9 @@ import torch
 from ..models import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
 from .authors_check import agreement, evaluate_authors_viscop
 from .errors import ConversionError, refused_configuration
+from .options import Options
 from .report import Conversion, ConversionReport
-from .tensors import TensorMap
+from .tensors import TensorMap, shape_problems
 from .vit_layout import count_layers
 
 
@@ -47,13 +48,7 @@ SELF_CHECK_TOLERANCE = 1e-4
 CHECKED_GRID = (2, 4, 6)
 
 
-def convert_vision_encoder(
-    name: str,
-    tensors: dict[str, torch.Tensor],
-    sign: int,
-    num_attention_heads: int | None = None,
-    interaction_layers: list[int] | None = None,
-) -> Conversion:
+def convert_vision_encoder(name: str, tensors: dict[str, torch.Tensor], sign: int, options: Options) -> Conversion:
     """Convert the tensors of a vision encoder alone; see [`~dna_hf.conversion.convert_authors_checkpoint`].
 
     Raises:
@@ -61,7 +56,7 @@ def convert_vision_encoder(
     """
     tensors = vision_encoder_tensors(name, tensors)
     with refused_configuration(name):
-        config = vision_encoder_config(name, tensors, num_attention_heads, interaction_layers)
+        config = vision_encoder_config(name, tensors, options)
     mapping = map_vision_encoder(name, tensors, config, sign)
     model = mapping.build(DnAVideoLlama3VisionModel, config)
     report = ConversionReport(name, "authors-viscop", mapping.records)
@@ -86,25 +81,16 @@ def vision_encoder_tensors(name: str, tensors: dict[str, torch.Tensor]) -> dict[
     return tensors
 
 
-def vision_encoder_config(
-    name: str,
-    tensors: dict[str, torch.Tensor],
-    num_attention_heads: int | None,
-    interaction_layers: list[int] | None,
-) -> DnAVideoLlama3VisionConfig:
+def vision_encoder_config(name: str, tensors: dict[str, torch.Tensor], options: Options) -> DnAVideoLlama3VisionConfig:
     """Sizes, read from the tensors.
 
     Raises:
         ConversionError: if they are no vision encoder with probes, or do not tell the heads or the layers read from.
     """
+    num_attention_heads = options.num_attention_heads
     variant = "dna" if any(key.startswith(MODULES) and key.endswith(".neg_scalers") for key in tensors) else "softmax"
-    problems = []
-    for key, dim in SIZES.items() if variant == "softmax" else (SIZES | {f"{MODULES}0.neg_scalers": 1}).items():
-        if key not in tensors:
-            problems.append(f"{key!r} is missing")
-        elif tensors[key].dim() != dim or not tensors[key].numel():
-            problems.append(f"{key!r} has shape {tuple(tensors[key].shape)}")
-    if problems:
+    scales = {} if variant == "softmax" else {f"{MODULES}0.neg_scalers": 1}
+    if problems := shape_problems(tensors, SIZES | scales):
         raise ConversionError(f"{name!r} is no vision encoder of the authors' VisCoP", problems)
     patch, probes, mlp = (tensors[key] for key in SIZES)
     if patch.shape[2] != patch.shape[3]:
@@ -120,7 +106,8 @@ def vision_encoder_config(
     if num_attention_heads is None:
         raise ConversionError(f"the tensors of {name!r} do not tell the number of heads: give num_attention_heads.")
     layers, modules = count_layers(tensors, LAYERS), count_layers(tensors, MODULES)
-    read = list(range(layers)) if interaction_layers is None else interaction_layers
+    given = options.interaction_layers
+    read = list(range(layers)) if given is None else list(given)
     if len(read) != modules:
         raise ConversionError(
             f"{name!r} has {modules} interaction modules on {layers} layers: give interaction_layers, the {modules} "
@@ -134,7 +121,7 @@ def vision_encoder_config(
         num_channels=patch.shape[1],
         patch_size=patch.shape[2],
         num_probes=probes.shape[1],
-        interaction_layers=interaction_layers,
+        interaction_layers=None if given is None else read,
         attention_variant=variant,  # type: ignore[arg-type]
     )
 

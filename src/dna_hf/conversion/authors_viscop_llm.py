@@ -11,6 +11,7 @@ What the configuration says is what is loaded, however the folder is called, and
 """
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from .errors import ConversionError
 from .files import read_state_dict
 from .loading import has_file, read_json, read_weights
 from .lora import ADAPTER_CONFIG, Adapter, merge_lora, read_adapter
+from .options import Options
 from .report import Conversion, ConversionReport
 from .tensors import TensorMap
 from .video_encoder import CONFIG_FIELDS
@@ -76,14 +78,7 @@ class _Source(NamedTuple):
     folders: list[str]
 
 
-def convert_viscop(
-    path: str | Path,
-    sign: int,
-    num_attention_heads: int | None = None,
-    interaction_layers: list[int] | None = None,
-    base_model: str | Path | PreTrainedModel | None = None,
-    dtype: torch.dtype | None = None,
-) -> Conversion:
+def convert_viscop(path: str | Path, sign: int, options: Options) -> Conversion:
     """Convert a file or folder of VisCoP, with its language model or without.
 
     Raises:
@@ -92,22 +87,21 @@ def convert_viscop(
     name, is_folder = str(path), Path(path).is_dir()
     if is_folder and any(has_file(name, file) for file in (ADAPTER_CONFIG, *TRAINED)):
         config = _settings(name, name)
-        source = _with_base(name, config, base_model, num_attention_heads, dtype)
-        return _convert(name, config, source, sign, interaction_layers, dtype)
-    if base_model is not None:
+        return _convert(name, config, _with_base(name, config, options), sign, options)
+    if options.base_model is not None:
         raise ConversionError(f"{name!r} is no LoRA and needs nothing below it: it has no base_model.")
     tensors = read_weights(name, None) if is_folder else read_state_dict(path)
     if not any(native_name(key).startswith((f"{LANGUAGE}layers.", f"{LANGUAGE}embed", HEAD)) for key in tensors):
-        conversion = convert_vision_encoder(name, tensors, sign, num_attention_heads, interaction_layers)
-        if dtype is not None:
-            conversion.model.to(dtype)  # type: ignore[arg-type]
+        conversion = convert_vision_encoder(name, tensors, sign, options)
+        if options.dtype is not None:
+            conversion.model.to(options.dtype)  # type: ignore[arg-type]
         return conversion
     folder = name if is_folder else str(Path(path).parent)
     config = _settings(name, folder)
-    native = _native_config(name, config, tensors, num_attention_heads)
+    native = _native_config(name, config, tensors, options.num_attention_heads)
     llm = VideoLlm(name, "authors-viscop", tensors, native, config)
     source = _Source(llm, places(name, tensors), None, {}, [folder])
-    return _convert(name, config, source, sign, interaction_layers, dtype)
+    return _convert(name, config, source, sign, options)
 
 
 def _settings(name: str, folder: str) -> dict[str, Any]:
@@ -116,21 +110,14 @@ def _settings(name: str, folder: str) -> dict[str, Any]:
     return read_json(folder, "config.json")
 
 
-def _convert(
-    name: str,
-    config: dict[str, Any],
-    source: _Source,
-    sign: int,
-    interaction_layers: list[int] | None,
-    dtype: torch.dtype | None,
-) -> Conversion:
+def _convert(name: str, config: dict[str, Any], source: _Source, sign: int, options: Options) -> Conversion:
     llm, found, adapter = source.llm, source.found, source.adapter
     report = ConversionReport(name, "authors-viscop", [])
-    vision = _encoder_config(name, config, llm, found, interaction_layers)
+    vision = _encoder_config(name, config, llm, found, options.interaction_layers)
     fields = {field: config[field] for field in LLM_FIELDS if field in config}
     report.processor = video_llm_processor(report, source.folders, vision, fields, config, None)
     full, rows = video_llm_config(llm.config, vision, report.processor, fields)
-    mapping = TensorMap(name, llm.tensors, dtype, copy=True)
+    mapping = TensorMap(name, llm.tensors, options.dtype, copy=True)
     for key, reason in source.replaced.items():
         mapping.drop(key, reason)
     changes: dict[str, Any] = {}
@@ -182,14 +169,9 @@ def _heads(tensors: dict[str, torch.Tensor]) -> int | None:
     )
 
 
-def _with_base(
-    folder: str,
-    config: dict[str, Any],
-    base_model: str | Path | PreTrainedModel | None,
-    num_attention_heads: int | None,
-    dtype: torch.dtype | None,
-) -> _Source:
+def _with_base(folder: str, config: dict[str, Any], options: Options) -> _Source:
     """What was trained, and the model below it."""
+    base_model = options.base_model
     if base_model is None:
         recorded = config.get("_name_or_path")
         hint = f"; it was trained from {recorded!r}" if recorded else ""
@@ -201,9 +183,9 @@ def _with_base(
     if not has_file(folder, file):
         raise ConversionError(f"folder {folder!r} has no {file}: probes and interaction modules are missing.")
     trained = read_state_dict(Path(folder, file))
-    heads = _heads(trained) if num_attention_heads is None else num_attention_heads
+    heads = options.num_attention_heads or _heads(trained)
     source = base_model if isinstance(base_model, PreTrainedModel) else str(base_model)
-    base = read_video_llm(source, None, dtype, heads)
+    base = read_video_llm(source, None, options.dtype, heads)
     found = places(base.name, base.tensors)
     own = {place: f"{file}:{key}" for place, key in places(f"{file} of {folder!r}", trained).items()}
     replaced = {found[place]: f"replaced by that of {file}" for place in own if place in found}
@@ -242,7 +224,7 @@ def _encoder_config(
     config: dict[str, Any],
     llm: VideoLlm,
     found: dict[str, str],
-    interaction_layers: list[int] | None,
+    interaction_layers: Sequence[int] | None,
 ) -> DnAVideoLlama3VisionConfig:
     """The configuration of the encoder: what `config.json` says, which the tensors must bear out.
 
@@ -268,12 +250,12 @@ def _encoder_config(
     layers, modules = llm.config.vision_config.num_hidden_layers, count_layers(inner, MODULES)
     read = _layers(name, config.get("interaction_module_layers"))
     if interaction_layers is not None:
-        if "interaction_module_layers" in config and interaction_layers != (read or list(range(layers))):
+        if "interaction_module_layers" in config and list(interaction_layers) != (read or list(range(layers))):
             raise ConversionError(
                 f"config.json of {name!r} says interaction_module_layers {config['interaction_module_layers']!r}, not "
                 f"{interaction_layers}: leave interaction_layers out."
             )
-        read = interaction_layers
+        read = list(interaction_layers)
     if len(read or range(layers)) != modules:
         raise ConversionError(
             f"{name!r} has {modules} interaction modules for {len(read or range(layers))} layers: its config.json "

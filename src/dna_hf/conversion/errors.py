@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassError
 
-from ..errors import DnaError
+from ..errors import DnaError, sentence
 
 
 class ConversionError(DnaError):
@@ -35,5 +35,4 @@ def refused_configuration(name: str) -> Iterator[None]:
     try:
         yield
     except StrictDataclassError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ConversionError(f"cannot convert {name!r}: {reason}") from error
+        raise ConversionError(f"cannot convert {name!r}: {sentence(error)}.") from error

@@ -9,10 +9,9 @@ from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..errors import first_line
+from ..errors import first_line, told_as
 from .errors import ConversionError
 
 
@@ -84,10 +83,8 @@ def _content(path: Path) -> Any:
         what = "is no file but a folder" if path.is_dir() else "does not exist"
         raise ConversionError(f"checkpoint file {str(path)!r} {what}.")
     if path.suffix == ".safetensors":
-        try:
+        with told_as(ConversionError, f"{str(path)!r} is no intact safetensors file"):
             return load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ConversionError(f"{str(path)!r} is no intact safetensors file: {first_line(error)}.") from error
     elif path.suffix in PICKLE_SUFFIXES:
         return _unpickle(path)
     suffixes = ", ".join((".safetensors", *PICKLE_SUFFIXES))

@@ -6,7 +6,7 @@ As the TimeSformer does (arXiv:2102.05095), attention over time begins as a copy
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,40 +20,31 @@ from ..models import (
     DnAViTForImageClassification,
     DnAViTModel,
 )
-from ..models.attention_variants import ATTENTION_VARIANTS
 from ..models.configuration_dna import DnATransformerConfig
 from ..records.one_input import random_image
-from .attention import NegativeInit, check_negative_init, initial_negative_scale
 from .errors import ConversionError, refused_configuration
 from .loading import load_exactly, read_config, saved_class, source_name
 from .native import VIT_NAMES
-from .pretrained import from_pretrained_softmax
-from .processors import add_video_processor_of_images, find_image_processor, resize_video_processor
+from .options import Options
+from .pretrained import convert_softmax
+from .processors import (
+    add_video_processor_of_images,
+    find_image_processor,
+    resize_video_processor,
+    set_image_processor,
+)
 from .report import Conversion, ConversionReport, TensorRecord
 from .tensors import EXACT_TOLERANCE, TensorMap
-from .vit_layout import MapAttention, map_positions, map_softmax_attention, map_transformer
+from .vit_layout import MapAttention, TransformerMap, map_softmax_attention
 
 
-AttentionType = Literal["divided_space_time", "joint_space_time", "space_only"]
-
+NUM_FRAMES = 8
+# options that are fields of the configuration of a video model
+CONFIG_OPTIONS = ("num_frames", "attention_type", "image_size")
 IMAGE_MODELS = {"DnAViTModel": DnAViTModel, "DnAViTForImageClassification": DnAViTForImageClassification}
 
 
-def from_image_model(
-    name_or_model: str | Path | nn.Module,
-    *,
-    num_frames: int = 8,
-    attention_type: AttentionType = "divided_space_time",
-    attention_variant: str | None = None,
-    negative_init: NegativeInit = "warm",
-    warm_scale: float = 1e-4,
-    negative_scale_init: float = 0.5,
-    image_size: int | tuple[int, int] | None = None,
-    num_attention_heads: int | None = None,
-    keep_head: bool = False,
-    dtype: torch.dtype | None = None,
-    revision: str | None = None,
-) -> Conversion:
+def from_image_model(name_or_model: str | Path | nn.Module, **options: Any) -> Conversion:
     """Make a DnA TimeSformer of an image model.
 
     Attention over space, norms, MLPs and embeddings are those of the image model. Attention over time and its norm
@@ -66,20 +57,8 @@ def from_image_model(
         name_or_model: a DnA ViT (folder, name on the Hub, or model; one of the authors' files through
             [`~dna_hf.conversion.load_authors_checkpoint`]), or what [`~dna_hf.conversion.from_pretrained_softmax`]
             takes.
-        num_frames: frames of a video.
-        attention_type: `"divided_space_time"`, `"joint_space_time"` or `"space_only"`.
-        attention_variant: of the result; by default that of a DnA ViT, and `"dna"` for another source. Of a DnA ViT,
-            only softmax attention can become another variant.
-        negative_init: how a negative branch begins that the source lacks, see
-            [`~dna_hf.conversion.from_pretrained_softmax`]; of no effect where it has one.
-        warm_scale: see there.
-        negative_scale_init: see there.
-        image_size: resample the position table for frames of this size (pixels); by default the source's.
-        num_attention_heads: needed for a state dict in timm's layout, which does not tell it.
-        keep_head: keep classifier and labels, for videos of the same classes; by default the result is a base model,
-            to which `DnATimesformerForVideoClassification.from_pretrained(folder, num_labels=...)` adds a new head.
-        dtype: of the result; by default that of the source.
-        revision: commit, tag or branch on the Hub.
+        options: fields of [`~dna_hf.conversion.Options`], e.g. `num_frames=16`, `attention_type="space_only"` or
+            `keep_head=True`.
 
     Returns:
         The model (`DnATimesformerModel` or, with its head, `DnATimesformerForVideoClassification`), in evaluation
@@ -88,99 +67,74 @@ def from_image_model(
 
     Raises:
         ConversionError: if the source cannot be read, or has what the DnA TimeSformer has no place for: a
-            distillation token, layer scale, a classifier on the mean of the patches; for a number of frames below 1.
+            distillation token, layer scale, a classifier on the mean of the patches; for an option that does not
+            apply to it.
     """
-    if attention_variant is not None and attention_variant not in ATTENTION_VARIANTS:
-        known = ", ".join(ATTENTION_VARIANTS)
-        raise ConversionError(f"unknown attention_variant {attention_variant!r}: choose one of {known}.")
-    check_negative_init(negative_init, warm_scale=warm_scale, negative_scale_init=negative_scale_init)
-    image_model = _load_dna_vit(name_or_model, revision)
-    if image_model is not None:
-        image = _unconverted(image_model, source_name(name_or_model))
-        # of a model in memory, only what lies beside it on this machine
-        folder = image.report.source
-        if not isinstance(name_or_model, nn.Module) or Path(folder).is_dir():
-            image.report.image_processor = find_image_processor(folder, revision)
-    else:
+    request = Options(**options)
+    return convert_image_model(name_or_model, replace(request, num_frames=request.num_frames or NUM_FRAMES))
+
+
+def convert_image_model(source: str | Path | nn.Module, options: Options) -> Conversion:
+    """The same, as a request."""
+    options.check_revision(source)
+    image_model = _load_dna_vit(source, options)
+    if image_model is None:
         # the size is changed below, where every image model passes
-        image = from_pretrained_softmax(
-            name_or_model,
-            attention_variant=attention_variant or "dna",
-            negative_init=negative_init,
-            warm_scale=warm_scale,
-            negative_scale_init=negative_scale_init,
-            num_attention_heads=num_attention_heads,
-            dtype=dtype,
-            revision=revision,
-        )
-    return image_to_video(
-        image,
-        num_frames=num_frames,
-        attention_type=attention_type,
-        attention_variant=attention_variant,
-        negative_init=negative_init,
-        warm_scale=warm_scale,
-        negative_scale_init=negative_scale_init,
-        image_size=image_size,
-        keep_head=keep_head,
-        dtype=dtype,
-    )
+        return image_to_video(convert_softmax(source, replace(options, image_size=None)), options)
+    image = _unconverted(image_model, source_name(source))
+    options.check(image.report.source, image.report.family)
+    # of a model in memory, only what lies beside it on this machine
+    folder = image.report.source
+    if not isinstance(source, nn.Module) or Path(folder).is_dir():
+        image.report.image_processor = find_image_processor(folder, options.revision)
+    video = image_to_video(image, options)
+    variant = image_model.config.attention_variant
+    why = "" if variant == "softmax" else f"the source has {variant} attention already"
+    options.note_idle(video.report.notes, video.model.config.attention_variant, why)
+    return video
 
 
-def image_to_video(
-    image: Conversion,
-    *,
-    num_frames: int = 8,
-    attention_type: str = "divided_space_time",
-    attention_variant: str | None = None,
-    negative_init: NegativeInit = "warm",
-    warm_scale: float = 1e-4,
-    negative_scale_init: float = 0.5,
-    image_size: int | tuple[int, int] | None = None,
-    keep_head: bool = False,
-    dtype: torch.dtype | None = None,
-) -> Conversion:
+def image_to_video(image: Conversion, options: Options) -> Conversion:
     """Make a video model of a conversion to an image model, accounting for the tensors of its source.
 
-    Arguments, results and errors are those of [`from_image_model`].
+    Args:
+        image: the image model, and the account of how it was made.
+        options: what is asked of the video model, `num_frames` at least.
+
+    Raises:
+        ConversionError: see [`from_image_model`].
     """
-    source, name = image.model, image.report.source
+    source, name, keep_head = image.model, image.report.source, bool(options.keep_head)
     _check_image_model(source, name, keep_head)
-    variant = attention_variant or source.config.attention_variant
+    variant = options.attention_variant or source.config.attention_variant
     changed = variant != source.config.attention_variant
     if changed and source.config.attention_variant != "softmax":
         raise ConversionError(
             f"{name!r} has {source.config.attention_variant} attention: only softmax can become {variant}."
         )
-    fields: dict[str, Any] = {"num_frames": num_frames, "attention_type": attention_type, "attention_variant": variant}
-    if image_size is not None:
-        fields["image_size"] = image_size
-    if changed:
-        scale = initial_negative_scale(variant, negative_init, warm_scale, negative_scale_init)
-        fields["negative_scale_init"] = scale
+    given = {name: value for name, value in options.given.items() if name in CONFIG_OPTIONS}
     with refused_configuration(name):
-        config = _video_config(source.config, keep_head, fields)
-    mapping = TensorMap(name, source.state_dict(), dtype)
+        config = _video_config(source.config, keep_head, given | (options.config_fields() if changed else {}))
+    mapping = TensorMap(name, source.state_dict(), options.dtype)
     map_attention = _copy_attention(mapping, source)
     if changed:
-        projections = ("q_proj", "k_proj", "v_proj")
-        map_attention = map_softmax_attention(mapping, config, projections, negative_init, warm_scale)
+        map_attention = map_softmax_attention(mapping, config, ("q_proj", "k_proj", "v_proj"), options.start)
     _map(mapping, source, config, map_attention, keep_head)
     model = mapping.build(DnATimesformerForVideoClassification if keep_head else DnATimesformerModel, config)
     report = ConversionReport(name, image.report.family, _chained(image.report.records, mapping.records))
     report.notes = list(image.report.notes)
-    add_video_processor_of_images(report, config, image.report.image_processor)
-    if image_size is not None and report.video_processor is not None:
+    if options.image_processor is None:
+        add_video_processor_of_images(report, config, image.report.image_processor)
+    if options.image_size is not None and report.video_processor is not None:
         resize_video_processor(report.video_processor, config.image_size)
     if image.report.max_difference is not None:
         difference = f"{image.report.max_difference:.1e} ({image.report.compared})"
         report.notes.append(f"as an image model, the largest difference was {difference}")
-    exact = not changed or (negative_init == "zero" and variant in ("dna", "dna_shared_value"))
-    _compare(report, source, model, keep_head, exact)
-    return Conversion(model, report)
+    _compare(report, source, model, keep_head, exact=not changed or options.start.is_exact_for(variant))
+    return set_image_processor(Conversion(model, report), options)
 
 
-def _load_dna_vit(source: str | Path | nn.Module, revision: str | None) -> PreTrainedModel | None:
+def _load_dna_vit(source: str | Path | nn.Module, options: Options) -> PreTrainedModel | None:
     """The DnA ViT that a source is; `None` if it is something else."""
     if isinstance(source, nn.Module):
         is_dna = isinstance(source, PreTrainedModel) and isinstance(source.config, DnAViTConfig)
@@ -189,7 +143,7 @@ def _load_dna_vit(source: str | Path | nn.Module, revision: str | None) -> PreTr
     if Path(name).is_file():
         return None
     try:
-        config = read_config(name, revision)
+        config = read_config(name, options.revision)
     except ConversionError:
         return None  # a name of timm's, or from_pretrained_softmax says what is wrong with it
     if config.get("model_type") != DnAViTConfig.model_type:
@@ -197,7 +151,8 @@ def _load_dna_vit(source: str | Path | nn.Module, revision: str | None) -> PreTr
     architecture = saved_class(config)
     if architecture not in IMAGE_MODELS:
         raise ConversionError(f"cannot make a video model of {name!r}, a {architecture}: {_wanted()}.")
-    return load_exactly(name, IMAGE_MODELS[architecture], revision)
+    options.check(name, DnAViTConfig.model_type)
+    return load_exactly(name, IMAGE_MODELS[architecture], options.revision)
 
 
 def _wanted() -> str:
@@ -262,17 +217,9 @@ def _map(
     # first patch's position for the class token's and resamples the others to one more, which shifts the positions
     # of all patches but the last ones; that is not repeated.
     has_row = source.config.use_class_token_position
-    map_positions(
-        mapping,
-        VIT_NAMES,
-        config,
-        source.config.grid_size,
-        int(has_row),
-        source=prefix,
-        target=target,
-        add_row=not has_row,
-    )
-    map_transformer(mapping, VIT_NAMES, config, map_attention, source=prefix, target=target)
+    transformer = TransformerMap(mapping, config, map_attention, prefix, target)
+    transformer.positions(VIT_NAMES, source.config.grid_size, int(has_row), add_row=not has_row)
+    transformer.transformer(VIT_NAMES)
     _add_time(mapping, config, target)
     mask_token = f"{prefix}embeddings.mask_token"
     if mapping.has(mask_token):

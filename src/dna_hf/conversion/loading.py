@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
@@ -17,7 +16,7 @@ from transformers.utils import (
     cached_file,
 )
 
-from ..errors import first_line
+from ..errors import first_line, told_as
 from .errors import ConversionError
 from .files import read_state_dict
 
@@ -48,15 +47,13 @@ def load_exactly(
             **options,
         )
 
-    try:
+    with told_as(ConversionError, f"cannot load {name!r}"):
         model, info = load()
         # the base models have two optional parts, and no configuration says whether the file has them
         if info["missing_keys"] and all(key.startswith("pooler.") for key in info["missing_keys"]):
             model, info = load(add_pooling_layer=False)
         elif set(info["unexpected_keys"]) == {"embeddings.mask_token"}:
             model, info = load(use_mask_token=True)
-    except (OSError, ValueError, RuntimeError, ArithmeticError, KeyError, TypeError, SafetensorError) as error:
-        raise ConversionError(f"cannot load {name!r}: {type(error).__name__}, {first_line(error)}.") from error
     problems = [f"{key!r} is missing" for key in sorted(info["missing_keys"])]
     problems += [f"{key!r} is misshaped" for key, *_ in sorted(info["mismatched_keys"])]
     problems += [f"{key!r} is unexpected" for key in sorted(info["unexpected_keys"])]
@@ -134,10 +131,8 @@ def read_json(name: str, file: str, revision: str | None = None) -> dict[str, An
     Raises:
         ConversionError: if there is none, or it is no JSON object.
     """
-    try:
+    with told_as(ConversionError, f"{file} of {name!r} is no valid JSON"):
         content = json.loads(Path(find_file(name, file, revision)).read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ConversionError(f"{file} of {name!r} is no valid JSON: {first_line(error)}.") from error
     if not isinstance(content, dict):
         raise ConversionError(f"{file} of {name!r} is no JSON object.")
     return content
@@ -149,12 +144,9 @@ def find_file(name: str, file: str, revision: str | None) -> str:
     Raises:
         ConversionError: if it has none.
     """
-    try:
-        path = cached_file(name, file, revision=revision)
-    except (OSError, ValueError) as error:
-        hint = "" if "/" in name else " (a name of timm's needs timm installed)"
-        raise ConversionError(f"cannot read {file} of {name!r}{hint}: {first_line(error)}.") from error
-    return str(path)
+    hint = "" if "/" in name else " (a name of timm's needs timm installed)"
+    with told_as(ConversionError, f"cannot read {file} of {name!r}{hint}"):
+        return str(cached_file(name, file, revision=revision))
 
 
 def source_name(source: Any) -> str:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from transformers import PreTrainedModel
 
 from ..models import (
@@ -18,17 +17,10 @@ from ..models import (
     DnAViTModel,
     DnAViTPreTrainedModel,
 )
-from .attention import NegativeInit
 from .errors import ConversionError
+from .options import Options
 from .tensors import TensorMap
-from .vit_layout import (
-    VideoNames,
-    ViTNames,
-    map_base_model,
-    map_softmax_attention,
-    map_video_model,
-    merge_classifiers,
-)
+from .vit_layout import TransformerMap, VideoNames, ViTNames, map_softmax_attention, merge_classifiers
 
 
 _LAYER = {"attention.o_proj": "attention.o_proj", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
@@ -141,7 +133,7 @@ def native_task(class_name: str | None) -> _Task:
     return TASKS[class_name]
 
 
-def dna_config(source: PreTrainedModel, image_size: Any, **fields: Any) -> DnAViTConfig | DnATimesformerConfig:
+def dna_config(source: PreTrainedModel, options: Options) -> DnAViTConfig | DnATimesformerConfig:
     """The configuration of the DnA model that has the source's sizes, labels and behaviour.
 
     Raises:
@@ -149,7 +141,9 @@ def dna_config(source: PreTrainedModel, image_size: Any, **fields: Any) -> DnAVi
     """
     native = source.config
     family = native.model_type
-    fields |= _common_fields(native, image_size)
+    fields = options.config_fields() | {name: getattr(native, name) for name in _COMMON_FIELDS}
+    if options.image_size is not None:
+        fields["image_size"] = options.image_size
     if family == "timesformer":
         return DnATimesformerConfig(
             intermediate_size=native.intermediate_size,
@@ -180,24 +174,16 @@ def dna_config(source: PreTrainedModel, image_size: Any, **fields: Any) -> DnAVi
     )
 
 
-def _common_fields(native: Any, image_size: Any) -> dict[str, Any]:
-    """What the configurations of all native models say under the same names."""
-    fields = {name: getattr(native, name) for name in _COMMON_FIELDS}
-    return fields if image_size is None else fields | {"image_size": image_size}
-
-
 def map_native(
     source: PreTrainedModel,
     config: DnAViTConfig | DnATimesformerConfig,
-    negative_init: NegativeInit,
-    warm_scale: float,
-    dtype: torch.dtype | None,
+    options: Options,
 ) -> TensorMap:
     """Map every tensor of a native model."""
     task = native_task(type(source).__name__)
-    mapping = TensorMap(source.name_or_path or type(source).__name__, source.state_dict(), dtype)
+    mapping = TensorMap(source.name_or_path or type(source).__name__, source.state_dict(), options.dtype)
     if isinstance(config, DnATimesformerConfig):
-        _map_timesformer(mapping, source, config, negative_init, warm_scale)
+        _map_timesformer(mapping, source, config, options)
         return mapping
     target = "" if task.model_class is DnAViTModel else "dna_vit."
     names, projections = VIT_NAMES, _PROJECTIONS
@@ -205,9 +191,9 @@ def map_native(
         names = DINOV2_NAMES
         if mapping.has(f"{task.prefix}encoder.layer.0.{_OLD_OUTPUT}.weight"):
             names, projections = OLD_DINOV2_NAMES, _OLD_PROJECTIONS
-    grid = _grid(source, task)
-    map_attention = map_softmax_attention(mapping, config, projections, negative_init, warm_scale)
-    map_base_model(mapping, names, config, grid, map_attention, source=task.prefix, target=target)
+    map_attention = map_softmax_attention(mapping, config, projections, options.start)
+    transformer = TransformerMap(mapping, config, map_attention, task.prefix, target)
+    transformer.image_model(names, _grid(source, task))
     _map_mask_token(mapping, f"{task.prefix}embeddings.mask_token", task)
     if task.model_class is DnAViTForMaskedImageModeling:
         mapping.copy_module("decoder.0", "decoder.0")
@@ -221,18 +207,13 @@ def map_native(
 
 
 def _map_timesformer(
-    mapping: TensorMap,
-    source: PreTrainedModel,
-    config: DnATimesformerConfig,
-    negative_init: NegativeInit,
-    warm_scale: float,
+    mapping: TensorMap, source: PreTrainedModel, config: DnATimesformerConfig, options: Options
 ) -> None:
     task = native_task(type(source).__name__)
     target = "" if task.model_class is DnATimesformerModel else "dna_timesformer."
-    map_attention = map_softmax_attention(mapping, config, ("attention.qkv",), negative_init, warm_scale)
-    map_video_model(
-        mapping, TIMESFORMER_NAMES, config, _grid(source, task), map_attention, source=task.prefix, target=target
-    )
+    map_attention = map_softmax_attention(mapping, config, ("attention.qkv",), options.start)
+    transformer = TransformerMap(mapping, config, map_attention, task.prefix, target)
+    transformer.video_model(TIMESFORMER_NAMES, _grid(source, task))
     if target and source.config.num_labels:
         mapping.copy_module("classifier", "classifier")
 

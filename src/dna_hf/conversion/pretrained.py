@@ -13,9 +13,7 @@ from transformers import PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from ..models import DnATimesformerConfig, DnAViTModel
-from ..models.attention_variants import ATTENTION_VARIANTS
 from ..records.one_input import main_output, random_input
-from .attention import NegativeInit, check_negative_init
 from .errors import ConversionError, refused_configuration
 from .files import read_tensors
 from .loading import find_file, load_exactly, read_config, saved_class, source_name
@@ -26,6 +24,7 @@ from .processors import (
     find_image_processor,
     resize_image_processor,
     resize_video_processor,
+    set_image_processor,
 )
 from .report import Conversion, ConversionReport
 from .tensors import EXACT_TOLERANCE
@@ -38,23 +37,7 @@ NATIVE_FAMILIES = ("vit", "deit", "dinov2", "timesformer")
 TIMM_CROP_FRACTION = 0.875
 
 
-def from_pretrained_softmax(
-    name_or_model: str | Path | nn.Module,
-    *,
-    attention_variant: str = "dna",
-    negative_init: NegativeInit = "warm",
-    warm_scale: float = 1e-4,
-    negative_scale_init: float = 0.5,
-    image_size: int | tuple[int, int] | None = None,
-    num_attention_heads: int | None = None,
-    num_probes: int | None = None,
-    interaction_layers: list[int] | None = None,
-    include_visual_tokens: bool | None = None,
-    include_visual_probes: bool | None = None,
-    normalize_keys: bool | None = None,
-    dtype: torch.dtype | None = None,
-    revision: str | None = None,
-) -> Conversion:
+def from_pretrained_softmax(name_or_model: str | Path | nn.Module, **options: Any) -> Conversion:
     """Make a DnA model of a vision transformer, video transformer or video language model, of the same task.
 
     Query, key, value and output projection become those of the positive branch, everything else is copied, and the
@@ -74,139 +57,106 @@ def from_pretrained_softmax(
             (folder, name on the Hub, or model), VideoLLaMA3 as its own code saves it (folder or name on the Hub), a
             timm `VisionTransformer` (folder, name on the Hub, name in timm if that is installed, or model), or a file
             with a state dict in timm's layout.
-        attention_variant: `"dna"`, or a baseline to compare it with. `"softmax"` computes what the source computes;
-            `"differential"` and `"cog"` take its projections, but compute something else with them.
-        negative_init: how the negative branch begins. `"warm"`: `q- = warm_scale * q` and `v- = warm_scale * v`,
-            nearly the source, as the authors do (their TimeSformer gives `v-` the opposite sign, and their VisCoP
-            subtracts the branch: `negative_scale_init=-0.5` begins exactly as it does). `"zero"`: the same
-            with `v- = 0`, exactly the source; the gradient of `v-` is not zero, and after the first step neither are
-            those of `q-` and alpha. `"random"`: both as in a fresh model. With shared values there is no `v-`, and
-            alpha starts at `warm_scale` or 0 instead.
-        warm_scale: see `negative_init`.
-        negative_scale_init: initial alpha of every head.
-        image_size: resample the position table for images of this size (pixels); by default the source's.
-        num_attention_heads: needed for a state dict in timm's layout, which does not tell it, and for VideoLLaMA3 as
-            its own code saves it, if its `config.json` has no `vision_encoder_config`.
-        num_probes: of VideoLLaMA3, the probes of an image or video; 16 by default. They are random: seed them with
-            `transformers.set_seed`.
-        interaction_layers: of VideoLLaMA3, the layers of its vision encoder that the probes read, counted from 0; all
-            by default.
-        include_visual_tokens: of VideoLLaMA3, whether its language model sees the features of the encoder; it does by
-            default.
-        include_visual_probes: of VideoLLaMA3, whether its language model sees the probes; it does by default.
-        normalize_keys: of VideoLLaMA3, whether a layer norm, which begins as the first one of the layer, comes between
-            a layer's tokens and the probes that read them; none does by default, as in the released code.
-        dtype: of the result; by default that of the source.
-        revision: commit, tag or branch on the Hub.
+        options: fields of [`~dna_hf.conversion.Options`], e.g. `negative_init="zero"`, `image_size=384` or
+            `attention_variant="dna_shared_value"`.
 
     Returns:
         The model, in evaluation mode, and a report on every tensor: `model, report = from_pretrained_softmax(...)`.
 
     Raises:
         ConversionError: if the source does not exist, is of another kind, has tensors that are missing, unexpected,
-            misshaped or not finite, or if a conversion that should keep the function does not.
+            misshaped or not finite, if an option does not apply to it, or if a conversion that should keep the
+            function does not.
     """
-    if attention_variant not in ATTENTION_VARIANTS:
-        known = ", ".join(ATTENTION_VARIANTS)
-        raise ConversionError(f"unknown attention_variant {attention_variant!r}: choose one of {known}.")
-    check_negative_init(negative_init, warm_scale=warm_scale, negative_scale_init=negative_scale_init)
-    probes = {
-        "num_probes": num_probes,
-        "interaction_layers": interaction_layers,
-        "include_visual_tokens": include_visual_tokens,
-        "include_visual_probes": include_visual_probes,
-        "normalize_keys": normalize_keys,
-    }
-    options = Options(
-        attention_variant,
-        negative_init,
-        warm_scale,
-        negative_scale_init,
-        image_size,
-        num_attention_heads,
-        dtype,
-        {name: value for name, value in probes.items() if value is not None},
-    )
-    with refused_configuration(source_name(name_or_model)):
-        return _convert(name_or_model, options, revision)
+    request = Options(**options)
+    request.refuse_video()
+    return convert_softmax(name_or_model, request)
 
 
-def _convert(source: str | Path | nn.Module, options: Options, revision: str | None) -> Conversion:
-    if isinstance(source, PreTrainedModel):
-        folder = source.name_or_path or ""
-        where = folder if folder and Path(folder).is_dir() else None
-        if is_video_llm(source.config.to_dict()):
-            return convert_video_llm(source, options, where)
-        _no_probes(source.name_or_path or type(source).__name__, options)
-        return _convert_native(source, options, where, None)
-    if is_timm_model(source):
-        assert isinstance(source, nn.Module)
-        _no_probes(type(source).__name__, options)
-        return _convert_timm_model(source, type(source).__name__, options)
+def convert_softmax(source: str | Path | nn.Module, options: Options) -> Conversion:
+    """The same, as a request; what it asks of a video model is left to [`image_to_video`]."""
+    options.check_revision(source)
+    with refused_configuration(source_name(source)):
+        conversion = _convert(source, options)
+    options.note_idle(conversion.report.notes, options.variant, "")
+    return conversion if options.num_frames is not None else set_image_processor(conversion, options)
+
+
+def _convert(source: str | Path | nn.Module, options: Options) -> Conversion:
+    if isinstance(source, nn.Module):
+        return _convert_model(source, options)
     if not isinstance(source, (str, Path)):
         raise ConversionError(f"cannot convert a {type(source).__name__}: give a name, a path, or a model.")
     name = str(source)
     if Path(name).is_file():
-        _no_probes(name, options)
+        options.check(name, "timm")
         tensors, notes = read_tensors(name)
         return _convert_timm_tensors(name, tensors, options, notes=notes)
-    timm_model = None if Path(name).is_dir() else create_timm_model(name)
+    # timm knows no revisions
+    timm_model = None if Path(name).is_dir() or options.revision is not None else create_timm_model(name)
     if timm_model is not None:
-        _no_probes(name, options)
         return _convert_timm_model(timm_model, name, options)
-    config = read_config(name, revision)
+    config = read_config(name, options.revision)
     if is_video_llm(config):
-        return convert_video_llm(name, options, name, revision)
-    _no_probes(name, options)
+        return convert_video_llm(name, options, name)
     if "architecture" in config and "model_type" not in config:
-        return _convert_timm_checkpoint(name, config, options, revision)
-    return _convert_native(_load_native(name, config, revision), options, name, revision)
+        options.check(name, "timm")
+        return _convert_timm_checkpoint(name, config, options)
+    return _convert_native(_load_native(name, config, options), options, name)
 
 
-def _no_probes(name: str, options: Options) -> None:
-    """Refuse what is for VideoLLaMA3 alone.
+def _convert_model(source: nn.Module, options: Options) -> Conversion:
+    if is_timm_model(source):
+        return _convert_timm_model(source, type(source).__name__, options)
+    if not isinstance(source, PreTrainedModel):
+        raise ConversionError(f"cannot convert a {type(source).__name__}: give a name, a path, or a model.")
+    folder = source.name_or_path or ""
+    where = folder if folder and Path(folder).is_dir() else None
+    if is_video_llm(source.config.to_dict()):
+        return convert_video_llm(source, options, where)
+    return _convert_native(source, options, where)
 
-    Raises:
-        ConversionError: naming it.
-    """
-    if options.probes:
-        raise ConversionError(f"{name!r} is no VideoLLaMA3, to which alone {next(iter(options.probes))} applies.")
 
-
-def _convert_native(source: PreTrainedModel, options: Options, name: str | None, revision: str | None) -> Conversion:
+def _convert_native(source: PreTrainedModel, options: Options, name: str | None) -> Conversion:
     """Convert transformers' model; `name` is where its processor is, `None` if it was never saved."""
     task = native_task(type(source).__name__)
-    config = dna_config(source, options.image_size, **options.config_fields())
-    mapping = map_native(source, config, options.negative_init, options.warm_scale, options.dtype)
+    options.check(source.name_or_path or type(source).__name__, source.config.model_type)
+    config = dna_config(source, options)
+    mapping = map_native(source, config, options)
     model = mapping.build(task.model_class, config)
     report = ConversionReport(mapping.name, source.config.model_type, mapping.records)
     if isinstance(config, DnATimesformerConfig):
-        add_native_video_processor(report, config, name, revision)
+        add_native_video_processor(report, config, name, options.revision)
         if options.image_size is not None and report.video_processor is not None:
             resize_video_processor(report.video_processor, config.image_size)
     else:
-        _add_image_processor(report, config, options, name, revision)
+        _add_image_processor(report, config, options, name)
     _compare(report, source, model, options)
     return Conversion(model, report)
 
 
-def _add_image_processor(
-    report: ConversionReport, config: Any, options: Options, name: str | None, revision: str | None
-) -> None:
-    report.image_processor = None if name is None else find_image_processor(name, revision)
+def _add_image_processor(report: ConversionReport, config: Any, options: Options, name: str | None) -> None:
+    report.image_processor = None if name is None else find_image_processor(name, options.revision)
     if report.image_processor is None:
-        report.notes.append("the source has no image processor")
+        if options.image_processor is None:
+            report.notes.append("the source has no image processor")
     elif options.image_size is not None:
         what = resize_image_processor(report.image_processor, config.image_size)
         report.notes.append(f"the image processor now {what}")
 
 
 def _convert_timm_model(source: nn.Module, name: str, options: Options) -> Conversion:
+    options.check(name, "timm")
     facts = timm_model_facts(source)
+    heads = facts["num_attention_heads"]
+    if options.num_attention_heads not in (None, heads):
+        raise ConversionError(
+            f"{name!r} has {heads} attention heads, but num_attention_heads is {options.num_attention_heads}."
+        )
     conversion = _convert_timm_tensors(
         name,
         dict(source.state_dict()),
-        replace(options, num_attention_heads=facts["num_attention_heads"]),
+        replace(options, num_attention_heads=heads),
         pretrained_cfg=facts["pretrained_cfg"],
         grid=facts["grid"],
         layer_norm_eps=facts["layer_norm_eps"],
@@ -215,14 +165,14 @@ def _convert_timm_model(source: nn.Module, name: str, options: Options) -> Conve
     return conversion
 
 
-def _convert_timm_checkpoint(name: str, config: dict[str, Any], options: Options, revision: str | None) -> Conversion:
+def _convert_timm_checkpoint(name: str, config: dict[str, Any], options: Options) -> Conversion:
     """A repository or folder as timm publishes it: `config.json` and `model.safetensors`."""
     pretrained_cfg = dict(config.get("pretrained_cfg") or {})
     if "label_names" in config:
         pretrained_cfg["label_names"] = config["label_names"]
     for settings in (config, config.get("model_args") or {}, pretrained_cfg):
         check_timm_pooling(settings.get("global_pool"))
-    tensors, notes = read_tensors(find_file(name, "model.safetensors", revision))
+    tensors, notes = read_tensors(find_file(name, "model.safetensors", options.revision))
     return _convert_timm_tensors(name, tensors, options, pretrained_cfg=pretrained_cfg, notes=notes)
 
 
@@ -237,24 +187,14 @@ def _convert_timm_tensors(
     notes: list[str] | None = None,
 ) -> Conversion:
     labels = (pretrained_cfg or {}).get("label_names")
-    config, grid = timm_config(
-        name,
-        dict(tensors),
-        num_attention_heads=options.num_attention_heads,
-        image_size=options.image_size,
-        grid=grid,
-        layer_norm_eps=layer_norm_eps,
-        **options.config_fields(),
-    )
+    config, grid = timm_config(name, dict(tensors), options, grid=grid, layer_norm_eps=layer_norm_eps)
     if labels and len(labels) == config.num_labels:
         config.id2label, config.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    mapping, model_class = map_timm(
-        name, dict(tensors), config, grid, options.negative_init, options.warm_scale, options.dtype
-    )
+    mapping, model_class = map_timm(name, dict(tensors), config, grid, options)
     model = mapping.build(model_class, config)
     report = ConversionReport(name, "timm", mapping.records, list(notes or []))
     report.image_processor = _timm_image_processor(pretrained_cfg, config.image_size)
-    if report.image_processor is None:
+    if report.image_processor is None and options.image_processor is None:
         report.notes.append("the source does not say how images are preprocessed: the model has no image processor")
     return Conversion(model, report)
 
@@ -277,7 +217,7 @@ def _timm_image_processor(pretrained_cfg: dict[str, Any] | None, image_size: Any
     )
 
 
-def _load_native(name: str, config: dict[str, Any], revision: str | None) -> PreTrainedModel:
+def _load_native(name: str, config: dict[str, Any], options: Options) -> PreTrainedModel:
     """Load the native model that a checkpoint was saved from; old and new names of its tensors are transformers' job.
 
     Raises:
@@ -292,7 +232,8 @@ def _load_native(name: str, config: dict[str, Any], revision: str | None) -> Pre
         raise ConversionError(f"cannot convert {name!r}, a {family!r} model: known are {', '.join(NATIVE_FAMILIES)}.")
     architecture = saved_class(config)
     native_task(architecture)
-    return load_exactly(name, getattr(transformers, str(architecture)), revision)
+    options.check(name, family)
+    return load_exactly(name, getattr(transformers, str(architecture)), options.revision)
 
 
 @torch.no_grad()

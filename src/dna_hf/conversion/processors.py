@@ -1,5 +1,6 @@
 """How images and videos are preprocessed: from what a source says to the processor of the result."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,10 +12,11 @@ from transformers.models.timesformer.video_processing_timesformer import Timesfo
 from transformers.models.videomae.video_processing_videomae import VideoMAEVideoProcessor
 from transformers.utils import cached_file
 
-from ..errors import first_line
+from ..errors import told_as
 from ..models import DnATimesformerConfig, DnATimesformerVideoProcessor, DnAViTConfig
 from .errors import ConversionError
-from .report import ConversionReport
+from .options import Options
+from .report import Conversion, ConversionReport
 
 
 IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -36,12 +38,39 @@ def find_image_processor(name: str, revision: str | None) -> Any:
     Raises:
         ConversionError: if it cannot be loaded.
     """
-    try:
+    with told_as(ConversionError, f"cannot load the image processor of {name!r}"):
         if not _has_one_of(IMAGE_FILES, name, revision):
             return None
         return AutoImageProcessor.from_pretrained(name, revision=revision)
-    except (OSError, ValueError, ImportError) as error:
-        raise ConversionError(f"cannot load the image processor of {name!r}: {first_line(error)}.") from error
+
+
+def load_image_processor(name: str) -> Any:
+    """The image processor of a folder or a name on the Hub.
+
+    Raises:
+        ConversionError: if it cannot be loaded.
+    """
+    with told_as(ConversionError, f"cannot load the image processor of {name!r}"):
+        return AutoImageProcessor.from_pretrained(name)
+
+
+def set_image_processor(conversion: Conversion, options: Options) -> Conversion:
+    """Let the result preprocess as the image processor does that was asked for, if one was.
+
+    Raises:
+        ConversionError: if it cannot be loaded, or does what the processor of videos cannot.
+    """
+    processor = options.image_processor
+    if processor is None:
+        return conversion
+    if isinstance(processor, str | Path):
+        processor = load_image_processor(str(processor))
+    model, report = conversion
+    if isinstance(model.config, DnATimesformerConfig):
+        add_video_processor_of_images(report, model.config, processor)
+    else:
+        report.image_processor = processor
+    return conversion
 
 
 def authors_image_processor(config: DnAViTConfig) -> BitImageProcessorPil:
@@ -142,13 +171,11 @@ def add_native_video_processor(
     """
     if not _takes_colours(report, config):
         return
-    try:
-        content: dict[str, Any] = {}
+    content: dict[str, Any] = {}
+    with told_as(ConversionError, f"cannot read the preprocessing of {name!r}"):
         found = name is not None and _has_one_of(VIDEO_FILES, name, revision)
         if name is not None and found:
             content, _ = TimesformerVideoProcessor.get_video_processor_dict(name, revision=revision)
-    except (OSError, ValueError, TypeError) as error:
-        raise ConversionError(f"cannot read the preprocessing of {name!r}: {first_line(error)}.") from error
     if not isinstance(content, dict):
         raise ConversionError(f"cannot read the preprocessing of {name!r}: it is no JSON object.")
     kinds = [str(content.get(f"{kind}_type")) for kind in ("image_processor", "feature_extractor", "video_processor")]

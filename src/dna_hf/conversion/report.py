@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedModel
 
+from ..errors import must_be_writable, told_as
 from ..records.names import CONVERSION_FILE
+from .errors import ConversionError
 
 
 Action = Literal["copied", "split", "merged", "resampled", "new", "dropped"]
@@ -99,10 +101,19 @@ class Conversion(NamedTuple):
     report: ConversionReport
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a complete checkpoint folder: weights, configuration, code, processor and `conversion.json`."""
-        self.model.save_pretrained(folder)
-        for processor in (self.report.image_processor, self.report.video_processor, self.report.processor):
-            if processor is not None:
-                processor.save_pretrained(folder)
-        text = json.dumps(self.report.to_dict(), indent=2) + "\n"
-        Path(folder, CONVERSION_FILE).write_text(text, encoding="utf-8")
+        """Write a complete checkpoint folder: weights, configuration, code, processor and `conversion.json`.
+
+        Args:
+            folder: folder to write to; it need not exist.
+
+        Raises:
+            ConversionError: if it cannot be written.
+        """
+        must_be_writable(folder, ConversionError)
+        with told_as(ConversionError, f"cannot write {str(folder)!r}"):
+            self.model.save_pretrained(folder)
+            for processor in (self.report.image_processor, self.report.video_processor, self.report.processor):
+                if processor is not None:
+                    processor.save_pretrained(folder)
+            text = json.dumps(self.report.to_dict(), indent=2) + "\n"
+            Path(folder, CONVERSION_FILE).write_text(text, encoding="utf-8")

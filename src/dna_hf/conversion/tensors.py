@@ -170,6 +170,22 @@ class TensorMap:
         return {target: tensor for target, tensor in self.tensors.items() if tensor is not None}
 
 
+def shape_problems(tensors: Mapping[str, torch.Tensor], dimensions: Mapping[str, int]) -> list[str]:
+    """What is wrong with tensors that tell the sizes of a model.
+
+    Args:
+        tensors: all tensors of a source, by name.
+        dimensions: number of dimensions by the name of each tensor that must be there, and not be empty.
+    """
+    problems = []
+    for name, count in dimensions.items():
+        if name not in tensors:
+            problems.append(f"{name!r} is missing")
+        elif tensors[name].dim() != count or not tensors[name].numel():
+            problems.append(f"{name!r} has shape {tuple(tensors[name].shape)}")
+    return problems
+
+
 def _is_finite(tensor: torch.Tensor) -> bool:
     """Whether every number is; without a copy, as `isfinite` makes, of a tensor that may be large."""
     return not tensor.numel() or all(bound.isfinite().item() for bound in torch.aminmax(tensor))

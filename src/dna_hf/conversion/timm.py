@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import told_as
 from ..models import DnAViTConfig, DnAViTForImageClassification, DnAViTModel
-from .attention import NegativeInit
 from .errors import ConversionError
-from .tensors import TensorMap
-from .vit_layout import ViTNames, count_layers, map_base_model, map_softmax_attention, merge_classifiers
+from .options import Options
+from .tensors import TensorMap, shape_problems
+from .vit_layout import TransformerMap, ViTNames, count_layers, map_softmax_attention, merge_classifiers
 
 
 TIMM_NAMES = ViTNames(
@@ -35,6 +36,8 @@ TIMM_NAMES = ViTNames(
     scales={"ls1.gamma": "layer_scale_attention.scale", "ls2.gamma": "layer_scale_mlp.scale"},
 )
 
+# what tells the sizes of a model: number of dimensions of the tensor
+SIZES = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2}
 # parts of timm's vision transformers that would change what the model computes, by the tensor that gives them away
 UNSUPPORTED = {
     r"fc_norm\.": "pools the mean of its tokens (fc_norm)",
@@ -66,10 +69,8 @@ def create_timm_model(name: str) -> nn.Module | None:
     short = name.removeprefix("timm/").removeprefix("hf-hub:timm/")
     if not timm.is_model(short):
         return None
-    try:
+    with told_as(ConversionError, f"timm has no weights for {name!r}"):
         return timm.create_model(short, pretrained=True)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ConversionError(f"timm has no weights for {name!r}: {str(error).splitlines()[0]}") from error
 
 
 def check_timm_pooling(global_pool: str | None, has_head: bool = True) -> None:
@@ -116,12 +117,10 @@ def timm_model_facts(model: nn.Module) -> dict[str, Any]:
 def timm_config(
     name: str,
     tensors: dict[str, torch.Tensor],
+    options: Options,
     *,
-    num_attention_heads: int | None,
-    image_size: Any = None,
     grid: tuple[int, int] | None = None,
     layer_norm_eps: float = 1e-6,
-    **fields: Any,
 ) -> tuple[DnAViTConfig, tuple[int, int]]:
     """The configuration for a state dict in timm's layout, and the grid of its position table.
 
@@ -131,21 +130,11 @@ def timm_config(
     for pattern, what in UNSUPPORTED.items():
         if any(re.match(pattern, key) for key in tensors):
             raise ConversionError(f"cannot convert {name!r}: it {what}, which the DnA ViT does not.")
-    needed = ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.mlp.fc1.weight")
-    missing = [key for key in needed if key not in tensors]
-    if missing:
-        raise ConversionError(
-            f"{name!r} is no vision transformer in timm's layout", [f"{k!r} is missing" for k in missing]
-        )
-    patch, positions = tensors["patch_embed.proj.weight"], tensors["pos_embed"]
-    dimensions = {"patch_embed.proj.weight": 4, "pos_embed": 3, "blocks.0.mlp.fc1.weight": 2, "head.weight": 2}
-    misshaped = [key for key, dim in dimensions.items() if key in tensors and tensors[key].dim() != dim]
-    if misshaped:
-        raise ConversionError(
-            f"{name!r} is no vision transformer in timm's layout",
-            [f"{key!r} has shape {tuple(tensors[key].shape)}" for key in misshaped],
-        )
-    if num_attention_heads is None:
+    dimensions = SIZES | ({"head.weight": 2} if "head.weight" in tensors else {})
+    if problems := shape_problems(tensors, dimensions):
+        raise ConversionError(f"{name!r} is no vision transformer in timm's layout", problems)
+    patch, positions, mlp = (tensors[key] for key in SIZES)
+    if options.num_attention_heads is None:
         raise ConversionError(f"the tensors of {name!r} do not tell the number of heads: give num_attention_heads.")
     distilled = "dist_token" in tensors
     prefix_tokens = 1 + distilled
@@ -154,21 +143,19 @@ def timm_config(
     config = DnAViTConfig(
         hidden_size=patch.shape[0],
         num_hidden_layers=count_layers(tensors, TIMM_NAMES.layers),
-        num_attention_heads=num_attention_heads,
-        intermediate_size=tensors["blocks.0.mlp.fc1.weight"].shape[0],
+        num_attention_heads=options.num_attention_heads,
+        intermediate_size=mlp.shape[0],
         layer_norm_eps=layer_norm_eps,
         num_channels=patch.shape[1],
         patch_size=_one_number(patch_size),
-        image_size=_one_number((grid[0] * patch_size[0], grid[1] * patch_size[1]))
-        if image_size is None
-        else image_size,
+        image_size=options.image_size or _one_number((grid[0] * patch_size[0], grid[1] * patch_size[1])),
         qkv_bias=any(key.endswith("attn.qkv.bias") for key in tensors),
         layer_scale_init_value=1e-5 if "blocks.0.ls1.gamma" in tensors else None,
         use_class_token_position=with_prefix,
         use_distillation_token=distilled,
         classifier_pooling="cls_dist" if distilled and "head_dist.weight" in tensors else "cls",
         num_labels=tensors["head.weight"].shape[0] if "head.weight" in tensors else 2,  # type: ignore[call-arg]
-        **fields,
+        **options.config_fields(),
     )
     return config, grid
 
@@ -178,18 +165,16 @@ def map_timm(
     tensors: dict[str, torch.Tensor],
     config: DnAViTConfig,
     grid: tuple[int, int],
-    negative_init: NegativeInit,
-    warm_scale: float,
-    dtype: torch.dtype | None,
+    options: Options,
 ) -> tuple[TensorMap, type[DnAViTModel] | type[DnAViTForImageClassification]]:
     """Map every tensor of a state dict in timm's layout; without a head the target is the base model."""
-    mapping = TensorMap(name, tensors, dtype)
+    mapping = TensorMap(name, tensors, options.dtype)
     has_head = any(
         mapping.has(f"{head}.{parameter}") for head in ("head", "head_dist") for parameter in ("weight", "bias")
     )
     target = "dna_vit." if has_head else ""
-    map_attention = map_softmax_attention(mapping, config, ("qkv",), negative_init, warm_scale)
-    map_base_model(mapping, TIMM_NAMES, config, grid, map_attention, target=target)
+    map_attention = map_softmax_attention(mapping, config, ("qkv",), options.start)
+    TransformerMap(mapping, config, map_attention, target=target).image_model(TIMM_NAMES, grid)
     if mapping.has("mask_token"):
         mapping.drop("mask_token", "used in masked image modeling alone")
     if not has_head:

@@ -21,7 +21,7 @@ from .attention import add_new_tensors, projection_names
 from .errors import ConversionError
 from .options import Options
 from .report import Conversion, ConversionReport
-from .tensors import EXACT_TOLERANCE, TensorMap
+from .tensors import EXACT_TOLERANCE, TensorMap, shape_problems
 from .video_llm_names import MODULES, PROBES
 from .vit_layout import count_layers
 
@@ -30,7 +30,6 @@ CONFIG_FIELDS = (
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels", "patch_size"),
     *("hidden_act", "layer_norm_eps", "attention_dropout", "initializer_range", "rope_parameters"),
 )
-PROBE_FIELDS = ("num_probes", "interaction_layers", "normalize_keys")
 # the visual that two encoders are compared on: frames, rows and columns of patches, and its merge size
 COMPARED_GRID, COMPARED_MERGE = (2, 4, 6), 2
 LAYERS = "encoder.layers."
@@ -45,7 +44,6 @@ def convert_video_encoder(source: PreTrainedModel, options: Options) -> Conversi
         ConversionError: see there.
     """
     name = source.name_or_path or type(source).__name__
-    check_options(name, options, PROBE_FIELDS)
     config = encoder_config(source.config, options)
     mapping = TensorMap(name, source.state_dict(), options.dtype, copy=True)
     for key in mapping.source:
@@ -58,26 +56,10 @@ def convert_video_encoder(source: PreTrainedModel, options: Options) -> Conversi
     return Conversion(model, report)
 
 
-def check_options(name: str, options: Options, known: tuple[str, ...], knows_heads: bool = True) -> None:
-    """Refuse what is for other models: probe fields that are not `known`, and heads where the source knows them.
-
-    Raises:
-        ConversionError: naming it.
-    """
-    others = [field for field in options.probes if field not in known]
-    if options.image_size is not None:
-        others.append("image_size")
-    if knows_heads and options.num_attention_heads is not None:
-        others.append("num_attention_heads")
-    if others:
-        raise ConversionError(f"{others[0]} does not apply to {name!r}: leave it out.")
-
-
 def encoder_config(native: Any, options: Options) -> DnAVideoLlama3VisionConfig:
     """The configuration of an encoder with the source's sizes, and with probes."""
     fields = {name: copy.deepcopy(getattr(native, name)) for name in CONFIG_FIELDS}
-    fields |= {name: value for name, value in options.probes.items() if name in PROBE_FIELDS}
-    return DnAVideoLlama3VisionConfig(**fields | options.config_fields())
+    return DnAVideoLlama3VisionConfig(**fields | options.probes | options.config_fields())
 
 
 def encoder_sizes(
@@ -88,13 +70,7 @@ def encoder_sizes(
     Raises:
         ConversionError: if they are no vision encoder, contradict each other, or do not tell the heads.
     """
-    problems = []
-    for key, dim in SIZED.items():
-        if key not in tensors:
-            problems.append(f"{key!r} is missing")
-        elif tensors[key].dim() != dim or not tensors[key].numel():
-            problems.append(f"{key!r} has shape {tuple(tensors[key].shape)}")
-    if problems:
+    if problems := shape_problems(tensors, SIZED):
         raise ConversionError(f"{name!r} has no vision encoder of VideoLLaMA3", problems)
     patch, mlp = (tensors[key] for key in SIZED)
     if patch.shape[2] != patch.shape[3]:
@@ -141,7 +117,7 @@ def start_interactions(
         for projection, place in zip(("q_proj", "k_proj", "v_proj", "out_proj"), places, strict=True):
             for parameter in ("weight", "bias"):
                 _start_as(mapping, f"{there}.{place}.{parameter}", f"{here}.{projection}.{parameter}")
-        add_new_tensors(mapping, config, there, options.negative_init, options.warm_scale)
+        add_new_tensors(mapping, config, there, options.start)
         for parameter in ("weight", "bias") if config.normalize_keys else ():
             norm = f"{prefix}encoder.layers.{layer}.layer_norm1.{parameter}"
             _start_as(mapping, f"{prefix}{MODULES}{index}.norm.{parameter}", norm)

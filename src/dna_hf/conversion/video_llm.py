@@ -16,7 +16,7 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel, VideoLlama3Config
 
-from ..errors import first_line
+from ..errors import told_as
 from ..models import DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3Processor
 from .errors import ConversionError
 from .loading import has_file, load_exactly, read_config, read_weights, saved_class
@@ -24,8 +24,6 @@ from .options import Options
 from .report import Conversion, ConversionReport
 from .tensors import EXACT_TOLERANCE, TensorMap
 from .video_encoder import (
-    PROBE_FIELDS,
-    check_options,
     convert_video_encoder,
     encoder_config,
     encoder_sizes,
@@ -39,7 +37,10 @@ from .video_llm_processor import video_llm_processor
 # transformers' models and the DnA models made of them
 FAMILIES = ("video_llama_3", "video_llama_3_vision")
 DNA_FAMILIES = ("dna_video_llama3", "dna_video_llama3_vision")
-NATIVE_CLASSES = ("VideoLlama3ForConditionalGeneration", "VideoLlama3VisionModel")
+NATIVE_CLASSES = {
+    "VideoLlama3ForConditionalGeneration": "video_llama_3",
+    "VideoLlama3VisionModel": "video_llama_3_vision",
+}
 # what the programs of VideoLLaMA3 and of VisCoP call themselves, before the name of the language model
 OWN_FAMILIES = {"videollama3_": "videollama3", "viscop_": "authors-viscop"}
 LLM_FIELDS = ("include_visual_tokens", "include_visual_probes")
@@ -82,21 +83,22 @@ def own_family(config: dict[str, Any]) -> str | None:
     return next((family for prefix, family in OWN_FAMILIES.items() if model_type.startswith(prefix)), None)
 
 
-def convert_video_llm(
-    source: str | PreTrainedModel, options: Options, name: str | None, revision: str | None = None
-) -> Conversion:
+def convert_video_llm(source: str | PreTrainedModel, options: Options, name: str | None) -> Conversion:
     """Convert a model, or a folder or repository that is one by its `config.json`.
 
     Args:
         source: name or model.
         options: how to convert.
         name: folder or name on the Hub where its processor is, if there is one.
-        revision: on the Hub.
 
     Raises:
         ConversionError: see [`~dna_hf.conversion.from_pretrained_softmax`].
     """
-    if _is_encoder(source, revision):
+    revision = options.revision
+    family = _family(source, revision)
+    # what VisCoP saves is a VideoLLaMA3, if it has no probes
+    options.check(_name(source), "videollama3" if family == "authors-viscop" else family)
+    if family == "video_llama_3_vision":
         if isinstance(source, str):
             source = load_exactly(source, transformers.VideoLlama3VisionModel, revision, options.dtype)
         return convert_video_encoder(source, options)
@@ -107,14 +109,11 @@ def convert_video_llm(
             f"{llm.name!r} has visual probes already, as {trained[0]!r}: load_authors_checkpoint, or --from "
             "authors-viscop, keeps them."
         )
-    # what the own code of VideoLLaMA3 saves need not tell the heads
-    check_options(llm.name, options, (*PROBE_FIELDS, *LLM_FIELDS), knows_heads=llm.family == "video_llama_3")
     vision = encoder_config(llm.config.vision_config, options)
     report = ConversionReport(llm.name, llm.family, [])
-    fields = {name: value for name, value in options.probes.items() if name in LLM_FIELDS}
     names = [] if name is None else [name]
-    report.processor = video_llm_processor(report, names, vision, fields, llm.settings, revision)
-    config, rows = video_llm_config(llm.config, vision, report.processor, fields)
+    report.processor = video_llm_processor(report, names, vision, options.shown, llm.settings, revision)
+    config, rows = video_llm_config(llm.config, vision, report.processor, options.shown)
     mapping = TensorMap(llm.name, llm.tensors, options.dtype, copy=not llm.owned)
     dtype = options.dtype or next(iter(llm.tensors.values())).dtype
     map_video_llm(mapping, config, found, rows, lambda place: own_name(place, viscop=False), NEW_PARTS)
@@ -128,8 +127,12 @@ def convert_video_llm(
     return Conversion(model, report)
 
 
-def _is_encoder(source: str | PreTrainedModel, revision: str | None) -> bool:
-    """Whether a source is a vision encoder alone.
+def _name(source: str | PreTrainedModel) -> str:
+    return source if isinstance(source, str) else source.name_or_path or type(source).__name__
+
+
+def _family(source: str | PreTrainedModel, revision: str | None) -> str:
+    """Kind of a source: `"video_llama_3"`, `"video_llama_3_vision"`, `"videollama3"` or `"authors-viscop"`.
 
     Raises:
         ConversionError: if it is nothing that can be converted.
@@ -138,14 +141,15 @@ def _is_encoder(source: str | PreTrainedModel, revision: str | None) -> bool:
         family, name, architecture = source.config.model_type, type(source).__name__, type(source).__name__
     else:
         config = read_config(source, revision)
-        if own_family(config) is not None:
-            return False
+        own = own_family(config)
+        if own is not None:
+            return own
         family, name, architecture = config["model_type"], source, saved_class(config) or ""
     if family in DNA_FAMILIES:
         raise ConversionError(f"{name!r} is a DnA model already, a {family!r}: load it with from_pretrained.")
     if architecture not in NATIVE_CLASSES:
         raise ConversionError(f"cannot convert {name!r}, a {architecture!r}: known are {', '.join(NATIVE_CLASSES)}.")
-    return architecture == "VideoLlama3VisionModel"
+    return NATIVE_CLASSES[architecture]
 
 
 def read_video_llm(
@@ -166,7 +170,7 @@ def read_video_llm(
         ConversionError: if it is none, or cannot be read.
     """
     if isinstance(source, PreTrainedModel):
-        name = source.name_or_path or type(source).__name__
+        name = _name(source)
         _check_native(name, source.config.model_type)
         return VideoLlm(name, source.config.model_type, source.state_dict(), source.config, {}, source)
     config = read_config(source, revision)
@@ -340,10 +344,8 @@ def read_generation_config(name: str | None, revision: str | None) -> Generation
     """That of a folder or repository, `None` if it has none."""
     if name is None or not has_file(name, "generation_config.json", revision):
         return None
-    try:
+    with told_as(ConversionError, f"cannot read generation_config.json of {name!r}"):
         return GenerationConfig.from_pretrained(name, revision=revision or "main")
-    except (OSError, ValueError, TypeError) as error:
-        raise ConversionError(f"cannot read generation_config.json of {name!r}: {first_line(error)}.") from error
 
 
 def note_rows(report: ConversionReport, native: Any, config: Any) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from ..errors import first_line
+from ..errors import told_as
 from ..models import (
     DnAVideoLlama3ImageProcessor,
     DnAVideoLlama3Processor,
@@ -69,7 +69,7 @@ def video_llm_processor(
                 f"the preprocessing of {where!r} has patches of {kind['patch_size']} pixels, but its vision encoder "
                 f"of {vision.patch_size}."
             )
-    try:
+    with told_as(ConversionError, f"cannot make a processor of the files in {where!r}"):
         return DnAVideoLlama3Processor(
             DnAVideoLlama3ImageProcessor(**images),
             AutoTokenizer.from_pretrained(where, revision=revision or "main"),
@@ -77,8 +77,6 @@ def video_llm_processor(
             num_probes=vision.num_probes,
             **fields,
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise ConversionError(f"cannot make a processor of the files in {where!r}: {first_line(error)}.") from error
 
 
 def _settings(

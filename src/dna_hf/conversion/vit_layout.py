@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
-from ..models import DnATimesformerConfig, DnAViTConfig
 from ..models.configuration_dna import DnATransformerConfig
-from .attention import NegativeInit, add_new_tensors, projection_names
+from .attention import NegativeStart, add_new_tensors, projection_names
 from .tensors import TensorMap
 
 
@@ -54,84 +54,113 @@ class VideoNames:
 MapAttention = Callable[[str, str], None]
 
 
-def map_base_model(
-    mapping: TensorMap,
-    names: ViTNames,
-    config: DnAViTConfig,
-    source_grid: tuple[int, int],
-    map_attention: MapAttention,
-    *,
-    source: str = "",
-    target: str = "",
-) -> None:
-    """Map a vision transformer to `DnAViTModel`.
+@dataclass(frozen=True)
+class TransformerMap:
+    """Maps a vision transformer, under the names of its source, to its place in a DnA model.
 
     Args:
         mapping: takes the tensors.
-        names: of the source.
-        config: of the target.
-        source_grid: rows and columns of the source's position table; it is resampled if the target's differ.
-        map_attention: maps the projections of queries, keys and values.
+        config: configuration of the target.
+        map_attention: maps the projections of queries, keys and values of an attention module.
         source: prefix of the base model in the source.
         target: prefix of the base model in the target.
     """
-    if config.use_distillation_token:
-        mapping.copy(source + names.distillation_token, f"{target}embeddings.distillation_token")
-    prefix_rows = config.num_prefix_tokens if config.use_class_token_position else 0
-    map_positions(mapping, names, config, source_grid, prefix_rows, source=source, target=target)
-    map_transformer(mapping, names, config, map_attention, source=source, target=target)
-    if config.layer_scale_init_value is None:
-        return
-    for index in range(config.num_hidden_layers):
-        for name, place in names.scales.items():
-            mapping.copy(f"{source}{names.layers}{index}.{name}", f"{target}layers.{index}.{place}")
 
+    mapping: TensorMap
+    config: Any
+    map_attention: MapAttention
+    source: str = ""
+    target: str = ""
 
-def map_video_model(
-    mapping: TensorMap,
-    names: VideoNames,
-    config: DnATimesformerConfig,
-    source_grid: tuple[int, int],
-    map_attention: MapAttention,
-    *,
-    source: str = "",
-    target: str = "",
-) -> None:
-    """Map a video transformer to `DnATimesformerModel`; the arguments are those of [`map_base_model`]."""
-    if config.attention_type != "space_only":
-        mapping.copy(source + names.time_embeddings, f"{target}embeddings.time_embeddings")
-    layer_names = names.of(config.attention_type)
-    map_positions(mapping, layer_names, config, source_grid, 1, source=source, target=target)
-    map_transformer(mapping, layer_names, config, map_attention, source=source, target=target)
+    def image_model(self, names: ViTNames, source_grid: tuple[int, int]) -> None:
+        """Map to `DnAViTModel`.
 
+        Args:
+            names: names of the parameters in the source.
+            source_grid: rows and columns of the source's position table; it is resampled if the target's differ.
+        """
+        config = self.config
+        if config.use_distillation_token:
+            self.copy(names.distillation_token, "embeddings.distillation_token")
+        self.positions(names, source_grid, config.num_prefix_tokens if config.use_class_token_position else 0)
+        self.transformer(names)
+        if config.layer_scale_init_value is None:
+            return
+        for index in range(config.num_hidden_layers):
+            for name, place in names.scales.items():
+                self.copy(f"{names.layers}{index}.{name}", f"layers.{index}.{place}")
 
-def map_transformer(
-    mapping: TensorMap,
-    names: ViTNames,
-    config: DnATransformerConfig,
-    map_attention: MapAttention,
-    *,
-    source: str = "",
-    target: str = "",
-) -> None:
-    """Map what every vision transformer has, but its positions; the arguments are those of [`map_base_model`]."""
-    mapping.copy(source + names.cls_token, f"{target}embeddings.cls_token")
-    mapping.copy_module(source + names.patch_projection, f"{target}embeddings.patch_embeddings.projection")
-    for index in range(config.num_hidden_layers):
-        here, there = f"{source}{names.layers}{index}.", f"{target}layers.{index}."
-        for name, place in names.layer.items():
-            mapping.copy_module(here + name, there + place)
-        for name, place in names.attentions.items():
-            map_attention(f"{here}{name}.", there + place)
-    mapping.copy_module(source + names.norm, f"{target}layernorm")
+    def video_model(self, names: VideoNames, source_grid: tuple[int, int]) -> None:
+        """Map to `DnATimesformerModel`.
+
+        Args:
+            names: names of the parameters in the source.
+            source_grid: rows and columns of the source's position table; it is resampled if the target's differ.
+        """
+        attention_type = self.config.attention_type
+        if attention_type != "space_only":
+            self.copy(names.time_embeddings, "embeddings.time_embeddings")
+        self.positions(names.of(attention_type), source_grid, 1)
+        self.transformer(names.of(attention_type))
+
+    def transformer(self, names: ViTNames) -> None:
+        """Map what every vision transformer has, but its positions."""
+        self.copy(names.cls_token, "embeddings.cls_token")
+        self.copy_module(names.patch_projection, "embeddings.patch_embeddings.projection")
+        for index in range(self.config.num_hidden_layers):
+            here, there = f"{names.layers}{index}.", f"layers.{index}."
+            for name, place in names.layer.items():
+                self.copy_module(here + name, there + place)
+            for name, place in names.attentions.items():
+                self.map_attention(f"{self.source}{here}{name}.", f"{self.target}{there}{place}")
+        self.copy_module(names.norm, "layernorm")
+
+    def positions(
+        self, names: ViTNames, source_grid: tuple[int, int], prefix_rows: int, add_row: bool = False
+    ) -> None:
+        """Map the position table, resampled to the target's grid of patches if that is another one.
+
+        Args:
+            names: names of the parameters in the source.
+            source_grid: rows and columns of the source's table.
+            prefix_rows: rows before those of the patches in the source's table.
+            add_row: put a row of zeros in front, for a class token that has none in the source.
+        """
+        mapping, grid = self.mapping, self.config.grid_size
+        resampled = source_grid != grid
+
+        def change(table: torch.Tensor) -> torch.Tensor:
+            if resampled:
+                patches = _resample(table[:, prefix_rows:], source_grid, grid)
+                table = torch.cat((table[:, :prefix_rows], patches), dim=1)
+            return torch.cat((torch.zeros_like(table[:, :1]), table), dim=1) if add_row else table
+
+        reasons = [f"bicubic, from {_size(source_grid)} to {_size(grid)} patches"] if resampled else []
+        reasons += ["behind a row of zeros for the class token"] if add_row else []
+        name = self.source + names.position_embeddings
+        table = mapping.source.get(name)
+        expected = source_grid[0] * source_grid[1] + prefix_rows
+        if reasons and table is not None and (table.dim() != 3 or table.shape[1] != expected):
+            mapping.problems.append(f"{name!r} has shape {tuple(table.shape)}, not {expected} rows")
+            mapping.drop(name, "misshaped")
+            return
+        place = f"{self.target}embeddings.position_embeddings"
+        mapping.copy(name, place, change, "resampled" if resampled else "copied", ", ".join(reasons))
+
+    def copy(self, name: str, place: str) -> None:
+        """Copy a parameter of the base model."""
+        self.mapping.copy(self.source + name, self.target + place)
+
+    def copy_module(self, name: str, place: str) -> None:
+        """Copy the parameters of a module of the base model."""
+        self.mapping.copy_module(self.source + name, self.target + place)
 
 
 def map_softmax_attention(
     mapping: TensorMap,
     config: DnATransformerConfig,
     projections: tuple[str, ...],
-    negative_init: NegativeInit,
-    warm_scale: float,
+    start: NegativeStart,
 ) -> MapAttention:
     """Map softmax attention to the variant of `config`.
 
@@ -140,8 +169,7 @@ def map_softmax_attention(
         config: of the target.
         projections: names of the query, key and value projection in an attention module, or of the one that holds all
             three.
-        negative_init: how the negative branch begins.
-        warm_scale: see [`~dna_hf.conversion.from_pretrained_softmax`].
+        start: how the negative branch begins.
     """
 
     def map_attention(here: str, there: str) -> None:
@@ -152,7 +180,7 @@ def map_softmax_attention(
                 continue
             for name, place in zip(projections, targets, strict=True):
                 mapping.copy(f"{here}{name}.{parameter}", place)
-        add_new_tensors(mapping, config, there, negative_init, warm_scale)
+        add_new_tensors(mapping, config, there, start)
 
     return map_attention
 
@@ -172,49 +200,6 @@ def count_layers(tensors: Iterable[str], layers: str) -> int:
     """Number of layers in a row from 0 on; a tensor of a layer beyond a gap is left to be reported as unexpected."""
     indices = {name.removeprefix(layers).partition(".")[0] for name in tensors if name.startswith(layers)}
     return next(index for index in range(len(indices) + 1) if str(index) not in indices)
-
-
-def map_positions(
-    mapping: TensorMap,
-    names: ViTNames,
-    config: DnATransformerConfig,
-    source_grid: tuple[int, int],
-    prefix_rows: int,
-    *,
-    source: str = "",
-    target: str = "",
-    add_row: bool = False,
-) -> None:
-    """Map the position table, resampled to the target's grid of patches if that is another one.
-
-    Args:
-        mapping: takes the tensors.
-        names: of the source.
-        config: of the target.
-        source_grid: rows and columns of the source's table.
-        prefix_rows: rows before those of the patches in the source's table.
-        source: prefix of the base model in the source.
-        target: prefix of the base model in the target.
-        add_row: put a row of zeros in front, for a class token that has none in the source.
-    """
-    name, place = source + names.position_embeddings, f"{target}embeddings.position_embeddings"
-    resampled = source_grid != config.grid_size
-
-    def change(table: torch.Tensor) -> torch.Tensor:
-        if resampled:
-            patches = _resample(table[:, prefix_rows:], source_grid, config.grid_size)
-            table = torch.cat((table[:, :prefix_rows], patches), dim=1)
-        return torch.cat((torch.zeros_like(table[:, :1]), table), dim=1) if add_row else table
-
-    reasons = [f"bicubic, from {_size(source_grid)} to {_size(config.grid_size)} patches"] if resampled else []
-    reasons += ["behind a row of zeros for the class token"] if add_row else []
-    table = mapping.source.get(name)
-    expected = source_grid[0] * source_grid[1] + prefix_rows
-    if reasons and table is not None and (table.dim() != 3 or table.shape[1] != expected):
-        mapping.problems.append(f"{name!r} has shape {tuple(table.shape)}, not {expected} rows")
-        mapping.drop(name, "misshaped")
-        return
-    mapping.copy(name, place, change, "resampled" if resampled else "copied", ", ".join(reasons))
 
 
 def _resample(patches: torch.Tensor, source: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
