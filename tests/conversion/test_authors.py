@@ -762,9 +762,10 @@ def test_number_of_heads_is_read(tmp_path, layout):
     path = write(tmp_path / "weights.pth", pack(draw(LAYOUTS[layout][0]), layout))
     assert load(path).config.num_attention_heads == HEADS
     assert load(path, num_attention_heads=HEADS).config.num_attention_heads == HEADS
-    for heads in (0, 2, 8):
+    for heads in (2, 8):
         text = refusal(path, num_attention_heads=heads)
         assert "num_attention_heads" in text and str(HEADS) in text and str(heads) in text
+    assert "num_attention_heads must be at least 1, got 0" in refusal(path, num_attention_heads=0)
 
 
 # --- the account

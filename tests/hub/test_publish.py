@@ -23,7 +23,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from dna_hf import DnAViTBackbone, DnAViTConfig, DnAViTForImageClassification, DnAViTModel
 from dna_hf.cli import main
 from dna_hf.data.provenance import DatasetRecord
-from dna_hf.hub import publish
+from dna_hf.hub import PublishError, publish
 from dna_hf.records.checkpoint_records import Measurement, TrainingRun, record_measurement, record_training
 from dna_hf.records.digest import weights_digest
 from tests.kit.fake_hub import FakeHub
@@ -484,8 +484,8 @@ SPOILT = {
         lambda folder: [remove("model.safetensors")(folder), write("model.safetensors.index.json", "{}")(folder)],
         "model.safetensors.index.json of .* is damaged",
     ),
-    "cut weights": (cut("model.safetensors"), "damaged or cut off"),
-    "empty weights": (write("model.safetensors", ""), "damaged or cut off"),
+    "cut weights": (cut("model.safetensors"), "'model.safetensors' is damaged or cut off"),
+    "empty weights": (write("model.safetensors", ""), "'model.safetensors' is damaged or cut off"),
     "no preprocessor": (remove("preprocessor_config.json"), "preprocessor_config.json"),
     "damaged preprocessor": (write("preprocessor_config.json", "{"), "preprocessor_config.json of .* cannot be used"),
     "NaN": (fill(float("nan")), "'classifier.bias'"),
@@ -531,6 +531,13 @@ def test_refused_before_anything_is_uploaded(hub, checkpoint, name):
     spoil(checkpoint)
     assert re.search(message, refused(checkpoint, REPO))
     assert hub.requests == [] and hub.repos == {}
+
+
+@pytest.mark.parametrize("size", ["x", "", "5", "5 apples", "-1GB", "0GB", "1e3MB", "nanKB"])
+def test_sizes_that_are_none(hub, size):
+    with pytest.raises(PublishError, match=rf"max_shard_size \(--max-shard-size\) is {size!r}: give a size in KB"):
+        publish("nowhere", REPO, max_shard_size=size)
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("repo_id", ["", "a/b/c", "user/", "user/na me", "user/model.git", "-x/y", "user/" + "x" * 97])

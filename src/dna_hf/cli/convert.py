@@ -1,7 +1,6 @@
 """`dna-hf convert`."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from .options import add_dtype, add_seed

@@ -40,13 +40,15 @@ class NegativeStart(NamedTuple):
             return self.negative_scale_init
         return 0.0 if self.negative_init == "zero" else self.warm_scale
 
-    def reads(self, name: str, variant: str) -> bool:
-        """Whether a model of a variant begins differently with another value of one of these fields."""
+    def idle(self, name: str, variant: str) -> str:
+        """Why another value of a field would make no difference to a model of a variant; empty if it would."""
         if variant not in QUERY_NAMES:
-            return False
-        if name == "warm_scale":
-            return self.negative_init != "random"
-        return name != "negative_scale_init" or variant == "dna" or self.negative_init == "random"
+            return f"{variant} attention begins without it"
+        if name == "warm_scale" and self.negative_init == "random":
+            return "negative_init is 'random'"
+        if name == "negative_scale_init" and variant == "dna_shared_value" and self.negative_init != "random":
+            return f"{variant} begins with alpha of negative_init {self.negative_init!r}"
+        return ""
 
 
 def add_new_tensors(mapping: TensorMap, config: Any, layer: str, start: NegativeStart) -> None:

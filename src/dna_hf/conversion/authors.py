@@ -34,6 +34,7 @@ from ..models import (
 )
 from ..records.one_input import random_input
 from .authors_check import agreement, evaluate_authors_timesformer, evaluate_authors_vit
+from .authors_viscop import branch_notes
 from .authors_viscop_llm import convert_viscop
 from .errors import ConversionError, refused_configuration
 from .files import read_checkpoint
@@ -140,8 +141,7 @@ def convert_authors(path: str | Path, architecture: str, options: Options) -> Co
         config = _config(name, tensors, layout, architecture, options)
     mapping, model_class = _map(name, tensors, config, layout, sign)
     model = mapping.build(model_class, config)
-    if layout != "softmax":
-        notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
+    notes += branch_notes(config.attention_variant, sign, options)
     report = ConversionReport(name, f"authors-{architecture}", mapping.records, notes)
     if isinstance(config, DnAViTConfig):
         report.image_processor = authors_image_processor(config)

@@ -60,11 +60,19 @@ def convert_vision_encoder(name: str, tensors: dict[str, torch.Tensor], sign: in
     mapping = map_vision_encoder(name, tensors, config, sign)
     model = mapping.build(DnAVideoLlama3VisionModel, config)
     report = ConversionReport(name, "authors-viscop", mapping.records)
-    if config.attention_variant == "dna":
-        report.notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
+    report.notes += branch_notes(config.attention_variant, sign, options)
     report.max_difference = self_check(model, tensors, sign)
     report.compared = "the model and a plain evaluation of the source tensors, in float64"
     return Conversion(model, report)
+
+
+def branch_notes(variant: str, sign: int, options: Options) -> list[str]:
+    """What to say about the sign before the negative branch of a source of the authors'."""
+    if variant != "softmax":
+        return [f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}"]
+    if options.negative_sign is not None:
+        return ["negative_sign: of no effect, as the source has softmax attention"]
+    return []
 
 
 def vision_encoder_tensors(name: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

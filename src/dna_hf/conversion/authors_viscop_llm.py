@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..models import DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3VisionConfig
-from .authors_viscop import NEGATED, convert_vision_encoder, self_check
+from .authors_viscop import NEGATED, branch_notes, convert_vision_encoder, self_check
 from .errors import ConversionError
 from .files import read_state_dict
 from .loading import has_file, read_json, read_weights
@@ -130,8 +130,7 @@ def _convert(name: str, config: dict[str, Any], source: _Source, sign: int, opti
     stated = (read_generation_config(folder, None) for folder in source.folders)
     set_generation_config(model, llm.model.generation_config if llm.model else next(filter(None, stated), None))
     report.records = mapping.records
-    if vision.attention_variant == "dna":
-        report.notes.append(f"the negative branch of the source is {'added' if sign == 1 else 'subtracted'}")
+    report.notes += branch_notes(vision.attention_variant, sign, options)
     if adapter is not None:
         merged = f"{len(adapter.pairs)} adapters of rank {adapter.rank}, times {adapter.scale:g}"
         report.notes.append(f"merged into {llm.name}: {merged}")

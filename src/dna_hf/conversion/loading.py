@@ -16,6 +16,7 @@ from transformers.utils import (
     cached_file,
 )
 
+from .. import pretrained
 from ..errors import first_line, told_as
 from .errors import ConversionError
 from .files import read_state_dict
@@ -122,7 +123,13 @@ def read_config(name: str, revision: str | None) -> dict[str, Any]:
     """
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise ConversionError(f"folder {name!r} has no config.json: it is no checkpoint of transformers or timm.")
-    return read_json(name, "config.json", revision)
+    try:
+        return pretrained.read_config(name, revision, ConversionError)
+    except ConversionError as error:
+        if Path(name).exists() or "/" in name:
+            raise
+        reason = str(error).removesuffix(".")
+        raise ConversionError(f"{reason} (a name of timm's needs timm installed).") from error
 
 
 def read_json(name: str, file: str, revision: str | None = None) -> dict[str, Any]:
@@ -144,8 +151,7 @@ def find_file(name: str, file: str, revision: str | None) -> str:
     Raises:
         ConversionError: if it has none.
     """
-    hint = "" if "/" in name else " (a name of timm's needs timm installed)"
-    with told_as(ConversionError, f"cannot read {file} of {name!r}{hint}"):
+    with told_as(ConversionError, f"cannot read {file} of {name!r}"):
         return str(cached_file(name, file, revision=revision))
 
 

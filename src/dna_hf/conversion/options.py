@@ -231,17 +231,18 @@ class Options:
         if self.num_frames is not None:
             raise ConversionError("num_frames makes a video model of an image model: call from_image_model.")
 
-    def note_idle(self, notes: list[str], variant: str, why: str) -> None:
-        """Note which options about the negative branch have no effect.
+    def note_idle(self, notes: list[str], variant: str, why: str = "") -> None:
+        """Note which options about the start of the negative branch have no effect.
 
         Args:
-            notes: takes the note.
+            notes: takes the notes.
             variant: attention of the result.
-            why: the reason, where the source has a negative branch already; empty if it has none.
+            why: the reason, where none has an effect, as the source has a negative branch already.
         """
-        idle = [name for name in self.given if name in _NEGATIVE and (why or not self.start.reads(name, variant))]
-        if idle:
-            notes.append(f"{', '.join(idle)}: of no effect, as {why or f'{variant} attention begins without it'}")
+        for name in self.given:
+            reason = (why or self.start.idle(name, variant)) if name in _NEGATIVE else ""
+            if reason:
+                notes.append(f"{name}: of no effect, as {reason}")
 
 
 def spelled(option: str) -> str:

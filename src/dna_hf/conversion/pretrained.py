@@ -78,7 +78,7 @@ def convert_softmax(source: str | Path | nn.Module, options: Options) -> Convers
     options.check_revision(source)
     with refused_configuration(source_name(source)):
         conversion = _convert(source, options)
-    options.note_idle(conversion.report.notes, options.variant, "")
+    options.note_idle(conversion.report.notes, options.variant)
     return conversion if options.num_frames is not None else set_image_processor(conversion, options)
 
 

@@ -130,7 +130,7 @@ def timm_config(
     for pattern, what in UNSUPPORTED.items():
         if any(re.match(pattern, key) for key in tensors):
             raise ConversionError(f"cannot convert {name!r}: it {what}, which the DnA ViT does not.")
-    dimensions = SIZES | ({"head.weight": 2} if "head.weight" in tensors else {})
+    dimensions = {"cls_token": 3} | SIZES | ({"head.weight": 2} if "head.weight" in tensors else {})
     if problems := shape_problems(tensors, dimensions):
         raise ConversionError(f"{name!r} is no vision transformer in timm's layout", problems)
     patch, positions, mlp = (tensors[key] for key in SIZES)

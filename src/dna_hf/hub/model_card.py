@@ -104,39 +104,18 @@ def model_card(
         RecordError: if a record was edited or belongs to other weights.
     """
     has_weights = model.device.type != "meta"
-    digest = weights_digest(model.state_dict()) if has_weights else ""
-    for record in (*measurements, *([training] if training else [])):
-        if not has_weights:
-            raise RecordError(f"{record.what()} cannot be of a model without weights.")
-        record.verify(digest)
-    task, auto_class = task_of(type(model))
-    name = repo_id.rpartition("/")[2]
+    _check_records(model, [*measurements, *([training] if training else [])], has_weights)
     kind = kind_of_config(model.config) or IMAGE
     # what has the attention
     config = model.config.vision_config if kind is VIDEO_LLM else model.config
-    origin = training.started_from if training and training.started_from else converted_from
-    data = ModelCardData(
-        license=licence,
-        library_name="transformers",
-        pipeline_tag=task,
-        tags=[
-            "denoising-attention",
-            "vision" if kind is IMAGE else "video",
-            "custom_code",
-            *([task] if task else []),
-        ],
-        datasets=[training.dataset.name] if training and training.dataset.name.count("/") == 1 else None,
-        base_model=origin if origin and _is_repository(origin) else None,
-        model_name=name if measurements else None,
-        eval_results=[result for measurement in measurements for result in eval_results(measurement)] or None,
-    )
+    name = repo_id.rpartition("/")[2]
     return ModelCard.from_template(
-        data,
+        _metadata(model, name, kind, measurements, training, converted_from, licence),
         template_path=str(TEMPLATE),
         name=name,
         repo_id=repo_id,
         revision=revision,
-        auto_class=auto_class,
+        auto_class=task_of(type(model))[1],
         unit=kind.unit,
         takes_videos=kind is VIDEO,
         preprocessing=_preprocessing(kind, processor),
@@ -157,6 +136,48 @@ def model_card(
         reported=reported,
         licence=licence,
         shapes=_sizes(model.config),
+    )
+
+
+def _check_records(model: PreTrainedModel, records: Sequence[Measurement | TrainingRun], has_weights: bool) -> None:
+    """See that records are of these very weights.
+
+    Raises:
+        RecordError: if one was edited or belongs to other weights.
+    """
+    digest = weights_digest(model.state_dict()) if has_weights else ""
+    for record in records:
+        if not has_weights:
+            raise RecordError(f"{record.what()} cannot be of a model without weights.")
+        record.verify(digest)
+
+
+def _metadata(
+    model: PreTrainedModel,
+    name: str,
+    kind: Kind,
+    measurements: Sequence[Measurement],
+    training: TrainingRun | None,
+    converted_from: str | None,
+    licence: str | None,
+) -> ModelCardData:
+    """What the Hub reads of a card."""
+    task = task_of(type(model))[0]
+    origin = training.started_from if training and training.started_from else converted_from
+    return ModelCardData(
+        license=licence,
+        library_name="transformers",
+        pipeline_tag=task,
+        tags=[
+            "denoising-attention",
+            "vision" if kind is IMAGE else "video",
+            "custom_code",
+            *([task] if task else []),
+        ],
+        datasets=[training.dataset.name] if training and training.dataset.name.count("/") == 1 else None,
+        base_model=origin if origin and _is_repository(origin) else None,
+        model_name=name if measurements else None,
+        eval_results=[result for measurement in measurements for result in eval_results(measurement)] or None,
     )
 
 

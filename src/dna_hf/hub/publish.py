@@ -2,25 +2,25 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCard, constants, get_token
-from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
-from ..errors import first_line
+from ..errors import first_line, told_as
 from ..kinds import kind_of, kind_of_config, load_processor
 from ..models import DnAVideoLlama3VisionConfig
 from ..pretrained import load_whole, read_config
@@ -116,36 +116,24 @@ def publish(
             of the configuration, or a figure was not measured on them; if the Hub refuses, with what was left there;
             or if what was published is not what is here.
     """
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise PublishError(f"{repo_id!r} is no name of a repository: {first_line(error)}.") from error
-    model, processor = load_checkpoint(Path(checkpoint))
-    measurements, training = _records(Path(checkpoint), model)
-    source = _conversion_source(Path(checkpoint))
-    own_card = Path(checkpoint, CARD)
+    _check_request(repo_id, max_shard_size)
+    folder = Path(checkpoint)
+    model, processor = load_checkpoint(folder)
+    records = _records(folder, model)
+    source = _conversion_source(folder)
+    own_card = folder / CARD
     if own_card.is_file():
-        _check_claims(own_card, measurements)
+        _check_claims(own_card, records.measurements)
     with tempfile.TemporaryDirectory() as temporary:
         staging = Path(temporary, "repository")
-        _stage(model, processor, Path(checkpoint), staging, max_shard_size)
+        _stage(model, processor, folder, staging, max_shard_size)
         if not dry_run:
             user = _user(token)
             repo_id = repo_id if "/" in repo_id else f"{user}/{repo_id}"
         if own_card.is_file():
             shutil.copyfile(own_card, staging / CARD)
         else:
-            card = model_card(
-                model,
-                repo_id,
-                measurements=measurements,
-                training=training,
-                processor=processor,
-                converted_from=source,
-                licence=licence,
-                revision=TAG_PLACEHOLDER,
-            )
-            card.save(staging / CARD)
+            _write_card(staging / CARD, model, repo_id, records, processor, source, licence)
         tag = _tag(staging)
         text = (staging / CARD).read_text(encoding="utf-8").replace(TAG_PLACEHOLDER, tag)
         (staging / CARD).write_text(text, encoding="utf-8")
@@ -155,6 +143,43 @@ def publish(
         commit = upload(staging, repo_id, tag, private=private, revision=revision, token=token)
         difference = _verify(repo_id, commit, model, Path(temporary, "verify"), token)
     return Published(repo_id, commit, tag, files, text, difference)
+
+
+def _check_request(repo_id: str, max_shard_size: str) -> None:
+    """Refuse what can be seen to be wrong before anything is read.
+
+    Raises:
+        PublishError: naming it.
+    """
+    with told_as(PublishError, f"{repo_id!r} is no name of a repository"):
+        validate_repo_id(repo_id)
+    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[KMGT]B\s*", max_shard_size, re.IGNORECASE)
+    if size is None or not float(size[1]):
+        raise PublishError(
+            f"max_shard_size (--max-shard-size) is {max_shard_size!r}: give a size in KB, MB, GB or TB, e.g. 5GB."
+        )
+
+
+def _write_card(
+    path: Path,
+    model: PreTrainedModel,
+    repo_id: str,
+    records: "_Records",
+    processor: Any,
+    converted_from: str | None,
+    licence: str | None,
+) -> None:
+    card = model_card(
+        model,
+        repo_id,
+        measurements=records.measurements,
+        training=records.training,
+        processor=processor,
+        converted_from=converted_from,
+        licence=licence,
+        revision=TAG_PLACEHOLDER,
+    )
+    card.save(path)
 
 
 def _user(token: str | None) -> str:
@@ -192,16 +217,22 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     return model.eval(), processor
 
 
-def _records(folder: Path, model: PreTrainedModel) -> tuple[list[Measurement], TrainingRun | None]:
-    """Records that hold for these weights."""
+class _Records(NamedTuple):
+    """Records that hold for the weights of a checkpoint."""
+
+    measurements: list[Measurement]
+    training: TrainingRun | None
+
+
+def _records(folder: Path, model: PreTrainedModel) -> _Records:
     digest = weights_digest(model.state_dict())
     try:
-        measurements, training = read_measurements(folder), read_training(folder)
-        for record in (*measurements, *([training] if training else [])):
+        records = _Records(read_measurements(folder), read_training(folder))
+        for record in (*records.measurements, *([records.training] if records.training else [])):
             record.verify(digest)
     except RecordError as error:
         raise PublishError(f"{str(folder)!r}: {error}") from error
-    return measurements, training
+    return records
 
 
 def _stage(model: PreTrainedModel, processor: Any, checkpoint: Path, staging: Path, max_shard_size: str) -> None:
@@ -231,8 +262,9 @@ def _check_claims(path: Path, measurements: list[Measurement]) -> None:
         PublishError: naming the figure.
     """
     try:
-        claims = ModelCard.load(path).data.eval_results or []
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+        with told_as(PublishError, f"the metadata of {str(path)!r} is wrong"):
+            claims = ModelCard.load(path).data.eval_results or []
+    except yaml.YAMLError as error:
         raise PublishError(f"the metadata of {str(path)!r} is wrong: {first_line(error)}.") from error
     measured = [_claim(result) for measurement in measurements for result in eval_results(measurement)]
     for claim in claims:
@@ -251,10 +283,8 @@ def _claim(result: EvalResult) -> tuple:
 
 
 def _conversion_source(folder: Path) -> str | None:
-    try:
+    with told_as(PublishError, f"{CONVERSION_FILE} in {str(folder)!r} is damaged", "remove it"):
         return conversion_source(folder)
-    except (ValueError, KeyError, TypeError) as error:
-        raise PublishError(f"{CONVERSION_FILE} in {str(folder)!r} is damaged: remove it.") from error
 
 
 @torch.no_grad()
