@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -303,7 +303,7 @@ def test_the_average_of_the_paper_is_unweighted():
 
 def test_the_table_by_hand():
     predictions = predicted("x", "ego", 1, 4, 2) + predicted("y", "ego", 2, 2) + predicted("x", "exo", 0, 1, 1)
-    rows = {(row["view"], row["category"]): row for row in accuracy_table(predictions)}
+    rows = {(row.view, row.category): row for row in accuracy_table(predictions)}
     assert list(rows) == [
         ("ego", "x"),
         ("ego", "y"),
@@ -318,25 +318,23 @@ def test_the_table_by_hand():
         ("all", "overall"),
     ]
     accuracies = [0.25, 1, 0.625, 0.5, 0, 0, 0, 0.2, 1, 0.6, 3 / 7]
-    assert [row["accuracy"] for row in rows.values()] == pytest.approx(accuracies)
-    assert [row["questions"] for row in rows.values()] == [4, 2, 6, 6, 1, 1, 1, 5, 2, 7, 7]
-    assert [row["unparsed"] for row in rows.values()] == [2, 0, 2, 2, 1, 1, 1, 3, 0, 3, 3]
-    assert rows["ego", "average"]["low"] is None
+    assert [row.accuracy for row in rows.values()] == pytest.approx(accuracies)
+    assert [row.questions for row in rows.values()] == [4, 2, 6, 6, 1, 1, 1, 5, 2, 7, 7]
+    assert [row.unparsed for row in rows.values()] == [2, 0, 2, 2, 1, 1, 1, 3, 0, 3, 3]
+    assert rows["ego", "average"].low is None
     # Wilson's interval of 1 of 4
-    assert (rows["ego", "x"]["low"], rows["ego", "x"]["high"]) == pytest.approx((0.0456, 0.6994), abs=1e-4)
+    assert (rows["ego", "x"].low, rows["ego", "x"].high) == pytest.approx((0.0456, 0.6994), abs=1e-4)
 
 
 def test_without_categories_views_or_truth():
-    assert [(row["view"], row["category"]) for row in accuracy_table(predicted(None, None, 1, 2))] == [
-        ("all", "overall")
-    ]
+    assert [(row.view, row.category) for row in accuracy_table(predicted(None, None, 1, 2))] == [("all", "overall")]
     assert multiple_choice_metrics(predicted(None, None, 1, 2)) == {"overall": 0.5, "questions": 2, "unparsed": 0}
     unknown = predicted("x", "ego", 1, 2, 1, truth=None)
     assert multiple_choice_metrics(unknown) == {"questions": 2, "unparsed": 1}
-    assert {row["accuracy"] for row in accuracy_table(unknown)} == {None}
+    assert {row.accuracy for row in accuracy_table(unknown)} == {None}
     some = predicted("x", None, 1, 2) + predicted("y", "ego", 0, 2, truth=None)
     assert multiple_choice_metrics(some) == {"overall": 0.5, "average": 0.5, "questions": 4, "unparsed": 0}
-    rows = {(row["view"], row["category"]): row["accuracy"] for row in accuracy_table(some)}
+    rows = {(row.view, row.category): row.accuracy for row in accuracy_table(some)}
     assert rows == {
         ("ego", "y"): None,
         ("ego", "average"): None,
@@ -356,7 +354,7 @@ def test_tables_and_exports(tmp_path):
     with (tmp_path / "deep" / "table.csv").open() as file:
         first, *_ = csv.DictReader(file)
     assert first["category"] == "x" and float(first["accuracy"]) == 1 / 3
-    assert json.loads((tmp_path / "table.json").read_text()) == rows
+    assert json.loads((tmp_path / "table.json").read_text()) == [asdict(row) for row in rows]
     export_choices(predictions, [{"id": "gone", "error": ""}], tmp_path / "more" / "choices.json")
     assert json.loads((tmp_path / "more" / "choices.json").read_text()) == {
         "xego0": 0,
@@ -393,7 +391,7 @@ def test_the_command(taught, checkpoint, folder, tmp_path, capsys):
     report = json.loads((tmp_path / "figures.json").read_text())
     found = load_questions(tmp_path / "questions.json", folder, on_error="skip").questions
     expected = evaluate_questions(*taught, found, SHORT)
-    assert report["metrics"] == expected.metrics and report["table"] == expected.table
+    assert report["metrics"] == expected.metrics and report["table"] == [asdict(row) for row in expected.table]
     assert report["settings"]["max_new_tokens"] == 8 and report["format"] == "generic"
     assert main(words) == 2
     assert "exists: continue it with resume" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from dna_hf.data.arguments import DataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.sources import LabelledImages, load_split
 from dna_hf.evaluation import image_classification
+from dna_hf.evaluation.figures import SliceFigure
 from dna_hf.evaluation.image_classification import evaluate_checkpoint
 from dna_hf.evaluation.intervals import wilson_interval
 from dna_hf.evaluation.slices import slice_figures, slice_rows
@@ -138,8 +139,8 @@ def test_figures_of_slices():
     hits = np.array([True, False, True, True])
     figures = slice_figures({"a": np.array([0, 1]), "b": np.array([2, 3])}, hits)
     low, high = wilson_interval(1, 2)
-    assert figures["a"] == {"images": 2, "accuracy": 0.5, "low": low, "high": high}
-    assert figures["b"]["accuracy"] == 1 and figures["b"]["high"] == 1
+    assert figures[0] == SliceFigure("a", samples=2, accuracy=0.5, low=low, high=high)
+    assert figures[1].name == "b" and figures[1].accuracy == 1 and figures[1].high == 1
 
 
 @pytest.fixture(scope="module")
@@ -159,14 +160,19 @@ def measured(tmp_path_factory):
 @pytest.mark.parametrize(("column", "count"), [("label", 10), ("brightness", 4), ("tags", 4)])
 def test_the_slices_make_up_the_whole(measured, column, count):
     result = evaluate_checkpoint(*measured, "train", batch_size=30, device="cpu", slices=column)
-    figures = result.slices.values()
+    figures = result.slices
     assert len(figures) == count
-    assert sum(each["images"] for each in figures) == result.metrics["images"] == 100
-    mean = sum(each["images"] * each["accuracy"] for each in figures) / 100
-    assert mean == pytest.approx(result.metrics["top1"], abs=1e-12) and 0 < mean < 1
+    assert sum(each.samples for each in figures) == result.figures.samples == 100
+    mean = sum(each.samples * each.accuracy for each in figures) / 100
+    assert mean == pytest.approx(result.figures.top1, abs=1e-12) and 0 < mean < 1
+    # the layout of the file that the command line writes
+    assert result.report()["slices"] == {
+        each.name: {"images": each.samples, "accuracy": each.accuracy, "low": each.low, "high": each.high}
+        for each in figures
+    }
     if column == "label":
-        assert {name: (each["accuracy"], each["images"]) for name, each in result.slices.items()} == {
-            name: (each["accuracy"], each["images"]) for name, each in result.per_class.items()
+        assert {each.name: (each.accuracy, each.samples) for each in figures} == {
+            each.name: (each.accuracy, each.samples) for each in result.per_class
         }
     elif column == "tags":
         # sliced evaluation of every fourth row is evaluation of a split of every fourth row
@@ -174,7 +180,8 @@ def test_the_slices_make_up_the_whole(measured, column, count):
         part = measured[1].dataset.replace("test.parquet", "part.parquet")
         rows.select(range(3, 100, 4)).to_parquet(part)
         alone = evaluate_checkpoint(measured[0], DataArguments(dataset=part), "train", device="cpu")
-        assert result.slices["3"]["accuracy"] == alone.metrics["top1"] and alone.slices is None
+        (third,) = (each for each in figures if each.name == "3")
+        assert third.accuracy == alone.figures.top1 and alone.slices is None
 
 
 def test_the_model_runs_once_and_not_for_a_wrong_column(measured, monkeypatch):

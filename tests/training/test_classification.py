@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
@@ -19,6 +19,7 @@ from dna_hf.data.errors import DataError
 from dna_hf.training import classification as training
 from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
+from dna_hf.training.video_llm import train_video_llm
 from tests.kit.paths import shared_path
 from tests.kit.training import interrupt, tiny_run
 
@@ -134,6 +135,71 @@ def test_nothing_to_resume_is_said(tmp_path, finished):
 
 
 @pytest.mark.parametrize(
+    "content", [b"", b"model: {a", b"model: 3\n", b"\xff\xfe"], ids=["empty", "cut", "scalar", "binary"]
+)
+def test_a_damaged_record_of_a_run_is_said(finished, tmp_path, content):
+    shutil.copytree(finished.output_dir, tmp_path / "run")
+    (tmp_path / "run" / "run.yaml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"^cannot resume: .*run\.yaml") as caught:
+        training.train_classifier(tiny_run(tmp_path / "run"), resume=True)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_where_a_run_writes_is_looked_at_before_its_data(tmp_path, resume):
+    """A file, and a folder below one: said although the data set is not there either."""
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ConfigurationError, match=r"cannot be written: '.*file' is a file"):
+            training.train_classifier(tiny_run(output, dataset="/nowhere"), resume=resume)
+
+
+def test_a_video_llm_is_no_classifier(tmp_path):
+    values = {"model_type": "dna_video_llama3", "learning_rates": {"lora": 1e-4}, "output_dir": str(tmp_path / "run")}
+    with pytest.raises(ConfigurationError, match="'dna_video_llama3' is for dna-hf train alone: it is no classifier"):
+        training.train_classifier(run_config({}, values))
+    with pytest.raises(ConfigurationError, match="'dna_vit' is no video LLM: set dna_video_llama3"):
+        train_video_llm(tiny_run(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def without_embeddings(path):
+    save_file({name: tensor for name, tensor in load_file(path).items() if "cls_token" not in name}, path)
+
+
+def with_a_stranger(path):
+    save_file(load_file(path) | {"stranger": torch.zeros(1)}, path)
+
+
+def misshaped(path):
+    save_file(load_file(path) | {"dna_vit.embeddings.cls_token": torch.zeros(1, 1, 3)}, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "the weights of .* cannot be read: 'model.safetensors' is damaged or cut off"),
+        (without_embeddings, r"tensors are 1 missing \(first 'dna_vit.embeddings.cls_token'\)"),
+        (with_a_stranger, r"tensors are 1 unexpected \(first 'stranger'\)"),
+        (misshaped, r"tensors are 1 of another shape \(first 'dna_vit.embeddings.cls_token'\)"),
+    ],
+)
+def test_a_damaged_start_checkpoint_is_said(finished, tmp_path, damage, message):
+    """Whatever is not its head comes from the checkpoint, whole."""
+    start = tmp_path / "start"
+    shutil.copytree(finished.output_dir, start, ignore=shutil.ignore_patterns("checkpoint-*"))
+    damage(start / "model.safetensors")
+    with pytest.raises(ConfigurationError, match=f"^section 'model': .*{message}") as caught:
+        training.train_classifier(tiny_run(tmp_path / "run", checkpoint=str(start)))
+    assert str(start) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"num_attention_heads": 3}, "hidden_size .16. is not a multiple of num_attention_heads .3."),
@@ -183,7 +249,7 @@ def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(finished, tmp_path)
 
 def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
     run = tiny_run(tmp_path / "run", checkpoint=str(finished.output_dir), attention_variant="softmax")
-    with pytest.raises(ConfigurationError, match="does not fit"):
+    with pytest.raises(ConfigurationError, match="^section 'model': .* 8 missing .*, 18 unexpected"):
         training.train_classifier(run)
 
 

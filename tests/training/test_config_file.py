@@ -1,12 +1,16 @@
 """Reading runs from YAML and overrides; what is wrong is named."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from transformers import TrainingArguments
 
-from dna_hf.training.config_file import data_arguments, parse_value, read_sections, run_config
+from dna_hf.training import options
+from dna_hf.training.arguments import ClassifierTrainingArguments, VideoLLMTrainingArguments
+from dna_hf.training.config_file import data_arguments, parse_value, read_record, read_sections, run_config
 from dna_hf.training.errors import ConfigurationError
 
 
@@ -115,6 +119,155 @@ def test_wrong_values_are_named(section, values, message):
     given[section] = given[section] | values
     with pytest.raises(ConfigurationError, match=message) as caught:
         run_config(given)
+    assert "\n" not in str(caught.value)
+
+
+LLM = {"model_type": "dna_video_llama3", "learning_rates": {"lora": 1e-4}}
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seed", -1, "must be from 0 to 4294967295, got -1"),
+        ("seed", 2**32, "must be from 0 to 4294967295"),
+        ("data_seed", -1, "must be from 0 to 4294967295, got -1"),
+        ("log_level", "x", "must be one of .*info, .*passive, got 'x'"),
+        ("log_level_replica", "loud", "must be one of .*warning, .*got 'loud'"),
+        ("max_steps", 0, "must be at least 1, or -1 .*, got 0"),
+        ("max_steps", -2, "must be at least 1, or -1"),
+        ("num_train_epochs", 0, "must be positive, got 0.0"),
+        ("num_train_epochs", NAN, "must be finite, got nan"),
+        ("num_train_epochs", INF, "must be finite, got inf"),
+        ("weight_decay", -0.1, "must be at least 0, got -0.1"),
+        ("weight_decay", NAN, "must be finite"),
+        ("max_grad_norm", -1, "must be at least 0"),
+        ("adam_beta1", 1.0, "must be at least 0 and below 1, got 1.0"),
+        ("adam_beta2", -0.5, "must be at least 0 and below 1"),
+        ("adam_epsilon", 0, "must be positive"),
+        ("warmup_steps", -1, "must be at least 0, got -1.0"),
+        ("label_smoothing_factor", NAN, "must be finite"),
+        ("lr_scheduler_kwargs", {"min_lr": NAN}, "must be finite"),
+        ("gradient_accumulation_steps", 0, "must be positive, got 0"),
+        ("eval_steps", 0, "must be positive"),
+        ("logging_steps", -5, "must be positive"),
+        ("save_steps", 0, "must be positive"),
+        ("save_total_limit", 0, "must be positive, got 0"),
+        ("dataloader_num_workers", -1, "must be at least 0"),
+        ("resume_from_checkpoint", "runs/a/checkpoint-3", "cannot be 'runs/a/checkpoint-3': pass --resume"),
+        ("do_train", True, "cannot be True: it does nothing here"),
+        ("do_eval", True, "cannot be True: it does nothing here"),
+        ("do_predict", True, "cannot be True: it does nothing here"),
+        ("prediction_loss_only", True, "cannot be True: the figures of an evaluation need its predictions"),
+        ("batch_eval_metrics", True, "cannot be True: figures are computed of all samples together"),
+        ("eval_do_concat_batches", False, "cannot be False: figures are computed of all samples together"),
+        ("hub_always_push", True, "cannot be True: a finished model is published once"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+@pytest.mark.parametrize("overridden", [False, True], ids=["file", "override"])
+def test_training_keys_that_cannot_work(key, value, message, overridden):
+    """Each is one sentence that names key and value, for a classifier and for a video LLM alike."""
+    for others in ({}, LLM):
+        given = sections(model={"model_type": others.get("model_type", "dna_vit")})
+        given["training"] |= {k: v for k, v in others.items() if k != "model_type"}
+        if not overridden:
+            given["training"][key] = value
+        with pytest.raises(ConfigurationError, match=rf"^training\.{key} {message}") as caught:
+            run_config(given, {key: value} if overridden else {})
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"accelerator_config": {"unknown": 1}}, "unexpected keyword argument 'unknown'"),
+        ({"fsdp": "full_shard", "fsdp_config": "nowhere.json"}, "nowhere.json"),
+        ({"lr_scheduler_kwargs": "{a"}, "property name"),
+        ({"hub_strategy": "often"}, "often"),
+        ({"push_to_hub": True, "hub_strategy": "every_save"}, "hub_strategy must be end"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_what_transformers_refuses_is_one_sentence(values, message):
+    with pytest.raises(ConfigurationError, match=f"^section 'training': .*{message}") as caught:
+        run_config(sections(), values)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_at_their_limits():
+    values = {
+        "seed": 0,
+        "data_seed": 2**32 - 1,
+        "log_level": "debug",
+        "max_steps": 1,
+        "weight_decay": 0,
+        "eval_steps": 1,
+    }
+    run = run_config(sections(), values)
+    assert {key: getattr(run.training, key) for key in values} == values
+    assert run_config(sections(), {"max_steps": -1, "save_total_limit": None}).training.max_steps == -1
+
+
+def test_arguments_of_classifiers_and_video_llms_are_siblings():
+    classifier, llm = run_config(sections()).training, run_config(sections(), LLM).training
+    assert type(classifier) is ClassifierTrainingArguments and type(llm) is VideoLLMTrainingArguments
+    for name in ("ema_decay", "layer_decay", "base_learning_rate"):
+        assert hasattr(classifier, name) and not hasattr(llm, name)
+    for name in ("learning_rates", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "adapter_dtype"):
+        assert hasattr(llm, name) and not hasattr(classifier, name)
+    for name in ("decay_all", "epoch_cosine", "epoch_steps", "early_stopping_patience"):
+        assert getattr(classifier, name) == getattr(llm, name)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "owner"),
+    [
+        ("model", "num_frames", "dna_timesformer"),
+        ("data", "num_clips", "dna_timesformer"),
+        ("training", "lora_rank", LLM),
+    ],
+)
+def test_a_key_of_another_model_says_whose_it_is(section, key, owner):
+    owner = owner if isinstance(owner, str) else owner["model_type"]
+    given = sections()
+    given[section] = given[section] | {key: 1}
+    for wrong, values in ((given, {}), (sections(), {key: 1})):
+        with pytest.raises(ConfigurationError, match=rf"{key}.*: it is a key of {owner}, not of dna_vit\."):
+            run_config(wrong, values)
+
+
+def test_the_options_of_a_run_are_listed_without_heavy_imports():
+    """A help text reads them: the file alone is loaded, in a process of its own, and nothing heavy with it."""
+    code = (
+        "import dataclasses, runpy, sys; names = runpy.run_path(sys.argv[1]); "
+        "print([f.name for f in dataclasses.fields(names['ClassifierOptions'])], "
+        "all(f.metadata['help'] for f in dataclasses.fields(names['VideoLLMOptions'])), "
+        "sorted({'torch', 'transformers', 'numpy', 'yaml'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, options.__file__], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("['decay_all', ") and "'base_learning_rate'] True []" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must hold the sections"),
+        (b"model: {image_si", "no valid YAML"),
+        (b"- a\n", "must hold the sections"),
+        (b"model: 3\n", "section 'model'"),
+        (b"\xff\xfe\x00", "it is no text"),
+        (b"a: " + 2000 * b"[", "no valid YAML"),
+        (b"model: {date: 2024-99-99}\n", "no valid YAML"),
+    ],
+    ids=["empty", "cut", "list", "scalar", "binary", "nested", "date"],
+)
+@pytest.mark.parametrize("read", [read_sections, read_record], ids=["configuration", "record"])
+def test_damaged_files_are_one_sentence(tmp_path, content, message, read):
+    (tmp_path / "run.yaml").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        run_config(read(tmp_path / "run.yaml"))
     assert "\n" not in str(caught.value)
 
 

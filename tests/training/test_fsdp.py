@@ -32,7 +32,7 @@ from dna_hf.models import (
 from dna_hf.records.digest import weights_digest
 from dna_hf.training import classification as training
 from dna_hf.training.adapter import read_tensors
-from dna_hf.training.arguments import DnATrainingArguments
+from dna_hf.training.arguments import ClassifierTrainingArguments
 from dna_hf.training.checkpoint import checkpoint_files
 from dna_hf.training.config_file import run_config
 from tests.kit.launcher import launch
@@ -253,7 +253,7 @@ SHARDED = {"pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"}
     ],
 )
 def test_what_a_resume_reads(tmp_path, monkeypatch, distributed_type, launched, options, expected):
-    arguments = DnATrainingArguments(str(tmp_path), use_cpu=True, **options)
+    arguments = ClassifierTrainingArguments(str(tmp_path), use_cpu=True, **options)
     assert arguments.world_size == 1
     monkeypatch.setattr(PartialState(), "distributed_type", distributed_type)
     monkeypatch.setattr(PartialState(), "num_processes", 2)
@@ -264,7 +264,7 @@ def test_what_a_resume_reads(tmp_path, monkeypatch, distributed_type, launched, 
 
 
 def test_deepspeed_has_files_of_its_own(tmp_path):
-    arguments = DnATrainingArguments(str(tmp_path), use_cpu=True)
+    arguments = ClassifierTrainingArguments(str(tmp_path), use_cpu=True)
     # what the arguments make of ACCELERATE_USE_DEEPSPEED where deepspeed is installed
     arguments.deepspeed_plugin = object()
     assert checkpoint_files(arguments) == ["trainer_state.json", "rng_state.pth"]

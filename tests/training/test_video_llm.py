@@ -217,15 +217,19 @@ def test_rates_that_mean_nothing(rates, reason, tmp_path):
     ("options", "reason"),
     [
         ({"learning_rate": 1e-3}, "learning_rate has no meaning for a video LLM: give learning_rates"),
-        ({"ema_decay": 0.9}, "ema_decay is for classifiers"),
+        ({"ema_decay": 0.9}, "--ema_decay: it is a key of dna_vit and dna_timesformer, not of dna_video_llama3"),
+        ({"layer_decay": 1.0}, "--layer_decay: it is a key of dna_vit and dna_timesformer"),
+        ({"base_learning_rate": 1e-3}, "--base_learning_rate: it is a key of dna_vit and dna_timesformer"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is for classifiers"),
         ({"lora_rank": 0}, "lora_rank must be at least 1"),
         ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant loses the gradients"),
         ({"metric_for_best_model": "top1"}, "metric_for_best_model of a video LLM must be loss"),
         ({"learning_rates": {"lora": "fast"}}, "learning_rates must be `name: value` lines with a float each"),
         ({"on_error": "ignore"}, "on_error must be one of raise, skip"),
-        ({"mixup_alpha": 0.1}, "unknown key --mixup_alpha"),
-        ({"adapter_dtype": "int8"}, "adapter_dtype must be float32 or bfloat16, got 'int8'"),
+        ({"activation_checkpointing_kwargs": {"use_reentrant": True}}, "use_reentrant loses the gradients"),
+        ({"mixup_alpha": 0.1}, "unknown key --mixup_alpha: it is a key of dna_vit and dna_timesformer"),
+        ({"adapter_dtype": "int8"}, "training.adapter_dtype must be one of float32, bfloat16, got 'int8'"),
+        ({"push_to_hub": True}, "an adapter is not published: dna-hf merge it"),
     ],
 )
 def test_options_that_mean_nothing(options, reason, tmp_path):
@@ -521,7 +525,7 @@ def test_what_keeps_a_run_from_starting(base, dataset, tmp_path):
         assert not (tmp_path / "out").exists()
 
     refused("model.checkpoint is missing", checkpoint_revision=None, **{"model.checkpoint": None})
-    refused("checkpoint '.*gone' cannot be loaded", checkpoint=tmp_path / "gone")
+    refused("checkpoint '.*gone' is not there: there is no such folder", checkpoint=tmp_path / "gone")
     refused("data.dataset is missing", data="")
     refused("eval_strategy needs data.eval_dataset", eval_strategy="epoch")
     refused("cannot read the conversations", DataError, data=tmp_path / "gone.json")
@@ -535,10 +539,15 @@ def test_what_keeps_a_run_from_starting(base, dataset, tmp_path):
     refused("holds a 'video_llama_3' model, no 'dna_video_llama3': convert it", checkpoint=broken)
     vision = config["vision_config"] | {"attention_variant": "softmax"}
     (broken / "config.json").write_text(json.dumps(config | {"vision_config": vision}))
-    refused("does not fit its configuration: .* tensors differ, first '.*negative_scale'", checkpoint=broken)
+    refused(
+        "are not those of its configuration: tensors are .* unexpected .first '.*negative_scale'", checkpoint=broken
+    )
     vision = config["vision_config"] | {"num_probes": 5}
     (broken / "config.json").write_text(json.dumps(config | {"vision_config": vision}))
-    refused("does not fit its configuration: 1 tensors differ, first '.*visual_probes'", checkpoint=broken)
+    refused(
+        "are not those of its configuration: tensors are 1 of another shape .first '.*visual_probes'",
+        checkpoint=broken,
+    )
 
 
 # samples that cannot be used
@@ -667,7 +676,7 @@ def test_merged_is_what_was_trained(base, dataset, trained, samples, tmp_path, c
     ]
     assert answers[0] == answers[1]
     read_training(tmp_path / "merged").verify(weights_digest(merged.state_dict()))
-    with pytest.raises(ConfigurationError, match="output folder '.*merged' is not empty"):
+    with pytest.raises(ConfigurationError, match="folder '.*merged' is not empty: choose another one"):
         merge_adapter(folder, tmp_path / "merged")
     half = merge_adapter(folder, tmp_path / "half", dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
@@ -718,8 +727,8 @@ def test_adapters_that_do_not_fit(base, trained, tmp_path):
         "was trained on other weights than those of .*seed1': give the base", other=save_base(tmp_path / "seed1", 1)
     )
     wider = save_base(tmp_path / "wider", text={"intermediate_size": 96})
-    refused("needs its base, .*: checkpoint '.*wider' does not fit its configuration", other=wider)
-    refused("needs its base, .*: checkpoint '.*gone' cannot be loaded", other=tmp_path / "gone")
+    refused("needs its base, .*: the weights in '.*wider' are not those of its configuration", other=wider)
+    refused("needs its base, .*: checkpoint '.*gone' is not there", other=tmp_path / "gone")
     refused("needs its base, .*: checkpoint '.*out' is an adapter: dna-hf merge it first", other=folder)
     refused("is no adapter: it has no dna_adapter.json", adapter=base)
     broken = tmp_path / "broken"

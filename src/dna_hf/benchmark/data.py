@@ -23,7 +23,7 @@ from ..data.provenance import DatasetRecord
 from ..data.videos import read_bad_list
 from ..records.stamp import processor_name, stamp, without_secrets
 from ..training.classification import build_trainer, load_run
-from ..training.config_file import RunConfig, run_config
+from ..training.config_file import AnyRun, classifier_run, run_config
 from ..training.errors import ConfigurationError
 from ..training.tasks import BAD_LIST, task_of
 from ..training.trainer import ClassificationTrainer
@@ -189,7 +189,7 @@ def fact_rows(result: DataBenchmark) -> list[tuple[str, str]]:
     ]
 
 
-def benchmark_data(run: RunConfig, seconds: float) -> DataBenchmark:
+def benchmark_data(run: AnyRun, seconds: float) -> DataBenchmark:
     """Measure how fast a run reads and trains.
 
     Args:
@@ -201,12 +201,13 @@ def benchmark_data(run: RunConfig, seconds: float) -> DataBenchmark:
         DataError: if data is missing or unreadable.
         NonFiniteError: if a loss is not finite.
     """
+    run = classifier_run(run)
     if run.training.world_size > 1:
         raise ConfigurationError(
             "the speed of one process is measured: run `dna-hf benchmark data` without a launcher."
         )
     with tempfile.TemporaryDirectory() as folder:
-        measured = run_config(run.sections, MEASURED_RUN | {"output_dir": folder})
+        measured = classifier_run(run_config(run.sections, MEASURED_RUN | {"output_dir": folder}))
         train, evaluation, model, processor = load_run(measured)
         trainer = build_trainer(measured, model, processor, train, evaluation)
         if not isinstance(trainer.train_dataset, IterableDataset):
@@ -225,7 +226,7 @@ def benchmark_data(run: RunConfig, seconds: float) -> DataBenchmark:
         device=str(run.training.device),
         dataset=task_of(run).provenance(run.data, train),
         settings=without_secrets(run.sections),
-        samples=task_of(run).samples,
+        samples=train.unit,
         batch_size=run.training.train_batch_size,
         workers=workers,
         reading=reading,

@@ -110,7 +110,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.output is not None:
         report = {"checkpoint": arguments.checkpoint, "questions": file.name, "format": file.format}
         report |= {"settings": dataclasses.asdict(settings), **stamp()}
-        write_json(arguments.output, report | {"metrics": result.metrics, "table": result.table, "left_out": left_out})
+        rows = [dataclasses.asdict(row) for row in result.table]
+        write_json(arguments.output, report | {"metrics": result.metrics, "table": rows, "left_out": left_out})
     print(table(*answer_rows(result.table)))
     print("\n" + table((file.name, ""), answer_facts(result.metrics)))
     for entry in left_out:

@@ -4,6 +4,7 @@ import argparse
 import csv
 import dataclasses
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     data = EVALUATE.section(given, kind.data)
     result = _evaluate(arguments, data, kind)
     if arguments.confusion is not None:
-        _write_confusion(arguments.confusion, list(result.per_class), result.confusion)
+        _write_confusion(arguments.confusion, [each.name for each in result.per_class], result.confusion)
     if arguments.output is not None:
         report = {"checkpoint": arguments.checkpoint, "data": dataclasses.asdict(data), "split": arguments.split}
-        report |= dataclasses.asdict(result)
+        report |= result.report()
         write_json(arguments.output, report)
     if arguments.record:
         record_evaluation(arguments.checkpoint, result)
@@ -77,18 +78,18 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _print(result: Any, title: str, unit: str) -> None:
-    print(table(("class", unit, "accuracy"), _per_class_rows(result.per_class, unit)))
-    metrics = result.metrics
+    print(table(("class", unit, "accuracy"), _per_class_rows(result.per_class)))
+    figures = result.figures
     rows = [
-        (unit, f"{metrics[unit]}"),
-        ("top-1", f"{100 * metrics['top1']:.2f} %"),
-        ("top-5", f"{100 * metrics['top5']:.2f} %"),
-        ("mean class accuracy", f"{100 * metrics['mean_class_accuracy']:.2f} %"),
-        ("loss", f"{metrics['loss']:.4f}"),
+        (unit, f"{figures.samples}"),
+        ("top-1", f"{100 * figures.top1:.2f} %"),
+        ("top-5", f"{100 * figures.top5:.2f} %"),
+        ("mean class accuracy", f"{100 * figures.mean_class_accuracy:.2f} %"),
+        ("loss", f"{figures.loss:.4f}"),
     ]
     print("\n" + table((title, ""), rows))
     if result.slices is not None:
-        print("\n" + table(("slice", "images", "top-1", "95 % interval"), _slice_rows(result.slices)))
+        print("\n" + table(("slice", unit, "top-1", "95 % interval"), _slice_rows(result.slices)))
     for video in result.unreadable:
         print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
 
@@ -125,20 +126,19 @@ def _write_confusion(path: Path, names: list[str], confusion: list[list[int]]) -
         writer.writerows([name, *counts] for name, counts in zip(names, confusion, strict=True))
 
 
-def _per_class_rows(per_class: dict[str, dict[str, float]], samples: str) -> list[tuple[str, str, str]]:
+def _per_class_rows(per_class: Iterable[Any]) -> list[tuple[str, str, str]]:
     return [
-        (name, str(figures[samples]), f"{100 * figures['accuracy']:.1f} %" if figures[samples] else "-")
-        for name, figures in per_class.items()
+        (each.name, str(each.samples), f"{100 * each.accuracy:.1f} %" if each.samples else "-") for each in per_class
     ]
 
 
-def _slice_rows(slices: dict[str, dict[str, float]]) -> list[tuple[str, ...]]:
+def _slice_rows(slices: Iterable[Any]) -> list[tuple[str, ...]]:
     return [
         (
-            name,
-            str(figures["images"]),
-            f"{100 * figures['accuracy']:.1f} %",
-            f"{100 * figures['low']:.1f} to {100 * figures['high']:.1f} %",
+            each.name,
+            str(each.samples),
+            f"{100 * each.accuracy:.1f} %",
+            f"{100 * each.low:.1f} to {100 * each.high:.1f} %",
         )
-        for name, figures in slices.items()
+        for each in slices
     ]

@@ -12,9 +12,6 @@ from .publish import print_published
 from .table import table
 
 
-VIDEO_LLM = "dna_video_llama3"
-
-
 def add(commands: Any) -> None:
     """Declare the verb and its options."""
     parser = add_verb(
@@ -38,28 +35,19 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf train CONFIG [--key value ...]`."""
+    from ..kinds import VIDEO_LLM
     from ..recipes import default_output_dir
     from ..training.config_file import read_sections, run_config
-    from ..training.errors import ConfigurationError
 
     overrides = parse_overrides(rest)
     sections = read_sections(arguments.config)
     sections["training"].setdefault("output_dir", str(default_output_dir(arguments.config, overrides)))
     run = run_config(sections, overrides)
-    if run.model_arguments.model_type == VIDEO_LLM:
+    if run.kind is VIDEO_LLM:
         return _train_video_llm(run, arguments.resume)
 
     from ..training.classification import train_classifier
 
-    # publishing is one commit of a finished and measured model; the Trainer's own would push many of unfinished ones
-    push = run.training.push_to_hub
-    run.training.push_to_hub = False
-    if push:
-        from ..hub.upload import sign_in
-
-        if run.sections["training"].get("hub_strategy", "end") != "end":
-            raise ConfigurationError("dna-hf publishes a finished model alone: training.hub_strategy must be end.")
-        sign_in(run.training.hub_token)
     result = train_classifier(run, resume=arguments.resume)
     if run.training.process_index == 0:
         rows = [
@@ -72,28 +60,16 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             ("saved in", str(result.output_dir)),
         ]
         print("\n" + table(("evaluation", run.data.dataset), rows))
-        if push:
-            from ..hub.publish import publish
-
-            published = publish(
-                result.output_dir,
-                run.training.hub_model_id or result.output_dir.resolve().name,
-                private=bool(run.training.hub_private_repo),
-                revision=run.training.hub_revision,
-                token=run.training.hub_token,
-            )
+        if result.published is not None:
             print()
-            print_published(published)
+            print_published(result.published)
     return 0
 
 
 def _train_video_llm(run: Any, resume: bool) -> int:
     """`dna-hf train` of a video LLM: what will be trained is printed first, and only that is saved."""
-    from ..training.errors import ConfigurationError
     from ..training.video_llm import train_video_llm
 
-    if run.training.push_to_hub:
-        raise ConfigurationError("an adapter is not published: dna-hf merge it, then dna-hf publish the result.")
     is_first = run.training.process_index == 0
     result = train_video_llm(run, resume=resume, announce=_print_plan if is_first else None)
     if is_first:

@@ -1,10 +1,11 @@
 """Figures of a video LLM's answers as text, for a table."""
 
 from collections.abc import Sequence
-from typing import Any
+
+from .multiple_choice import AccuracyRow
 
 
-def answer_rows(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def answer_rows(rows: Sequence[AccuracyRow]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The header and the rows of a table of accuracies.
 
     Args:
@@ -13,12 +14,12 @@ def answer_rows(rows: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[t
     header = ("view", "category", "questions", "accuracy", "95 % interval", "unparsed")
     return header, [
         (
-            row["view"],
-            row["category"],
-            str(row["questions"]),
-            "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f} %",
-            "-" if row["low"] is None else f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %",
-            str(row["unparsed"]),
+            row.view,
+            row.category,
+            str(row.questions),
+            "-" if row.accuracy is None else f"{100 * row.accuracy:.1f} %",
+            "-" if row.low is None or row.high is None else f"{100 * row.low:.1f} to {100 * row.high:.1f} %",
+            str(row.unparsed),
         )
         for row in rows
     ]

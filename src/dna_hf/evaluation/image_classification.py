@@ -1,7 +1,7 @@
 """Evaluate an image classifier: loss, top-1, top-5 and accuracy per class."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
 from ..data.arguments import ImageDataArguments
@@ -17,51 +17,59 @@ from ..data.errors import DataError
 from ..data.images import torch_dataset
 from ..data.provenance import provenance
 from ..data.sources import load_split
-from ..kinds import IMAGE, load
+from ..data.videos import UNREADABLE
+from ..kinds import IMAGE, Kind, load
 from ..records.checkpoint_records import Measurement, record_measurement
 from ..records.digest import weights_digest
 from ..records.stamp import stamp
-from .metrics import PerClassAccuracy, TopKAccuracy
+from .figures import (
+    ClassFigure,
+    Figures,
+    SliceFigure,
+    compute_class_figures,
+    compute_figures,
+    confusion_matrix,
+)
 from .slices import slice_figures, slice_rows
 
 
 @dataclass
 class ClassificationResult:
-    """Figures of one model on one split.
+    """What a classifier reaches on a split.
 
     Args:
-        metrics: `loss` (mean cross entropy, nats), `top1`, `top5`, `mean_class_accuracy` (in [0, 1]) and the number of
-            `images` or `videos`.
-        per_class: class name -> `accuracy` and the same number.
-        confusion: images of a class (row) that were taken for a class (column), in the order of the model's classes.
+        kind: what the classifier is.
+        figures: loss and accuracies over all samples.
+        per_class: accuracy on each class, in the order of the model's classes.
+        confusion: samples of a class (row) that were taken for a class (column), in the order of the model's classes.
+        slices: accuracy on each slice, where slices were asked for.
         measurement: the figures, tied to the weights they were measured on.
-        unreadable: videos that could not be read, and count nowhere.
-        slices: where asked for, name of the slice -> `images`, `accuracy` and its 95 % interval from `low` to `high`.
+        unreadable: paths of videos that could not be read, and count nowhere.
     """
 
-    metrics: dict[str, float]
-    per_class: dict[str, dict[str, float]]
+    kind: Kind
+    figures: Figures
+    per_class: list[ClassFigure]
+    confusion: list[list[int]]
+    slices: list[SliceFigure] | None = None
     measurement: Measurement | None = None
-    slices: dict[str, dict[str, float]] | None = None
-    confusion: list[list[int]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
+    def report(self) -> dict[str, Any]:
+        """The result in the layout of the files that `dna-hf evaluate --output` writes."""
+        unit = self.kind.unit
+        return {
+            "metrics": self.figures.by_name(self.kind),
+            "per_class": {each.name: {"accuracy": each.accuracy, unit: each.samples} for each in self.per_class},
+            "measurement": None if self.measurement is None else asdict(self.measurement),
+            "slices": None if self.slices is None else {each.name: _of_slice(each, unit) for each in self.slices},
+            "confusion": self.confusion,
+            "unreadable": self.unreadable,
+        }
 
-def top_k_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """`compute_metrics` of a Trainer from logits (images, classes).
 
-    Returns:
-        `top1`, `top5`, `mean_class_accuracy`, and how many `images` there were.
-    """
-    logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-    per_class = PerClassAccuracy(keep_in_memory=True).compute(
-        predictions=logits.argmax(axis=1), references=labels, num_classes=logits.shape[1]
-    )
-    return {
-        **TopKAccuracy(keep_in_memory=True).compute(predictions=logits, references=labels),
-        "mean_class_accuracy": per_class["mean_class_accuracy"],
-        "images": len(labels),
-    }
+def _of_slice(found: SliceFigure, unit: str) -> dict[str, float]:
+    return {unit: found.samples, "accuracy": found.accuracy, "low": found.low, "high": found.high}
 
 
 def evaluate_checkpoint(
@@ -101,15 +109,15 @@ def evaluate_checkpoint(
     dataset = torch_dataset(images, processor)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
     logits, labels = predict_logits(model, loader)
-    result = classification_result(logits, classes[labels], known)
+    result = classification_result(logits, classes[labels], known, IMAGE)
     if rows_of_slices is not None:
         result.slices = slice_figures(rows_of_slices, logits.argmax(axis=1) == classes[labels])
     result.measurement = Measurement(
-        task="image-classification",
+        task=IMAGE.task,
         dataset=provenance(arguments, images),
         split=split,
-        metrics={name: value for name, value in result.metrics.items() if name != "images"},
-        samples=len(labels),
+        metrics=result.figures.means(),
+        samples=result.figures.samples,
         **stamp(),
         seed=None,
         weights=weights_digest(model.state_dict()),
@@ -166,27 +174,23 @@ def logits_by_batch(model: PreTrainedModel, loader: Any) -> Iterator[tuple[np.nd
 
 
 def classification_result(
-    logits: np.ndarray, labels: np.ndarray, names: list[str], samples: str = "images"
+    scores: np.ndarray, labels: np.ndarray, names: list[str], kind: Kind
 ) -> ClassificationResult:
-    """Compute all figures from logits (images, classes), labels (images) and the names of the classes."""
-    confusion = np.zeros((len(names), len(names)), dtype=int)
-    np.add.at(confusion, (labels, logits.argmax(axis=1)), 1)
-    log_probabilities = torch.from_numpy(logits).double().log_softmax(dim=1)
-    loss = -log_probabilities[torch.arange(len(labels)), torch.from_numpy(labels)].mean()
-    top_k = TopKAccuracy(keep_in_memory=True).compute(predictions=logits, references=labels)
-    per_class = PerClassAccuracy(keep_in_memory=True).compute(
-        predictions=logits.argmax(axis=1), references=labels, num_classes=len(names)
-    )
+    """Compute all figures.
+
+    Args:
+        scores: logits or logarithms of probabilities (samples, classes).
+        labels: index of the class of each sample (samples); `UNREADABLE` for one that could not be read.
+        names: names of the classes.
+        kind: what the classifier is.
+
+    Raises:
+        DataError: if no sample could be read.
+    """
+    readable = labels != UNREADABLE
     return ClassificationResult(
-        metrics={
-            "loss": float(loss),
-            **top_k,
-            "mean_class_accuracy": per_class["mean_class_accuracy"],
-            samples: len(labels),
-        },
-        per_class={
-            name: {"accuracy": accuracy, samples: count}
-            for name, accuracy, count in zip(names, per_class["accuracy"], per_class["count"], strict=True)
-        },
-        confusion=confusion.tolist(),
+        kind=kind,
+        figures=compute_figures(scores, labels),
+        per_class=compute_class_figures(scores[readable], labels[readable], names),
+        confusion=confusion_matrix(scores[readable], labels[readable]),
     )

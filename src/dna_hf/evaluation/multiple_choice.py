@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..data.multiple_choice import Question, check_on_error
 from ..records.digest import weights_digest
 from .answers import parse_answer
 from .intervals import wilson_interval
+from .predictions_file import AnsweredQuestion, PredictionsFile
 from .video_llm import generate
 
 
@@ -71,33 +72,27 @@ class AnswerSettings:
 
 
 @dataclass(frozen=True)
-class AnsweredQuestion:
-    """What a model answered to a question.
+class AccuracyRow:
+    """A row of the table of accuracies.
 
     Args:
-        id: of the question.
-        answer: as the model wrote it.
-        letter: of the option that it chose, `None` where that cannot be told.
-        rule: what decided, see [`~dna_hf.evaluation.answers.ParsedAnswer`]; `likelihood` of a second chance.
-        truth: letter of the right option, `None` where the file does not tell.
-        category: of the question.
-        view: the same.
-        unparsed: whether the answer itself could not be read.
+        view: view of the questions; `"all"`: of all views.
+        category: category of the questions, or `average` or `overall` of the view.
+        questions: how many questions there are.
+        accuracy: part of the questions whose right option is known that were answered right, in [0, 1]; `None` where
+            no right option is known.
+        low: lower end of the 95 % interval of the accuracy; `None` for an average.
+        high: upper end of the 95 % interval of the accuracy; `None` for an average.
+        unparsed: how many answers could not be read.
     """
 
-    id: str
-    answer: str
-    letter: str | None
-    rule: str
-    truth: str | None
-    category: str | None
-    view: str | None
-    unparsed: bool
-
-    @property
-    def correct(self) -> bool:
-        """Whether the right option was chosen."""
-        return self.letter is not None and self.letter == self.truth
+    view: str
+    category: str
+    questions: int
+    accuracy: float | None
+    low: float | None
+    high: float | None
+    unparsed: int
 
 
 @dataclass
@@ -112,7 +107,7 @@ class MultipleChoiceResult:
     """
 
     metrics: dict[str, float]
-    table: list[dict[str, Any]]
+    table: list[AccuracyRow]
     predictions: list[AnsweredQuestion]
     unreadable: list[dict[str, str]] = field(default_factory=list)
 
@@ -152,7 +147,7 @@ def evaluate_questions(
     answered: dict[str, AnsweredQuestion] = {}
     file = None
     if predictions is not None:
-        file = _PredictionsFile(Path(predictions), _conditions(model, processor, questions, settings))
+        file = PredictionsFile(Path(predictions), _conditions(model, processor, questions, settings))
         answered = file.read(resume)
     unreadable: list[dict[str, str]] = []
     # questions about one video one after the other, so that it is decoded once
@@ -308,37 +303,33 @@ def multiple_choice_metrics(predictions: Sequence[AnsweredQuestion]) -> dict[str
     return metrics | ({"second_chance": second} if second else {})
 
 
-def accuracy_table(predictions: Sequence[AnsweredQuestion]) -> list[dict[str, Any]]:
-    """A row for every category of every view, and for the `average` and the `overall` of each view and of all.
-
-    Returns:
-        Rows of `view` (`"all"`: of all views), `category`, `questions`, `unparsed`, and where the right options are
-        known `accuracy` and, save for an average, its 95 % interval from `low` to `high`; all in [0, 1], else `None`.
-    """
+def accuracy_table(predictions: Sequence[AnsweredQuestion]) -> list[AccuracyRow]:
+    """A row for every category of every view, and for the `average` and the `overall` of each view and of all."""
     rows = []
     for view, of_view in _by_view(predictions).items():
-        categories = {name: _figures(group) for name, group in _by_category(of_view).items()}
-        overall = _figures(of_view)
-        accuracies = [row["accuracy"] for row in categories.values() if row["accuracy"] is not None]
+        categories = [_row(view, name, group) for name, group in _by_category(of_view).items()]
+        overall = _row(view, "overall", of_view)
         if categories:
+            accuracies = [row.accuracy for row in categories if row.accuracy is not None]
             mean = sum(accuracies) / len(accuracies) if accuracies else None
-            categories["average"] = overall | {"accuracy": mean, "low": None, "high": None}
-        categories["overall"] = overall
-        rows += [{"view": view, "category": name} | row for name, row in categories.items()]
+            categories.append(replace(overall, category="average", accuracy=mean, low=None, high=None))
+        rows += [*categories, overall]
     return rows
 
 
-def _figures(group: Sequence[AnsweredQuestion]) -> dict[str, Any]:
+def _row(view: str, category: str, group: Sequence[AnsweredQuestion]) -> AccuracyRow:
     known = [each for each in group if each.truth is not None]
     hits = sum(each.correct for each in known)
     low, high = wilson_interval(hits, len(known)) if known else (None, None)
-    return {
-        "questions": len(group),
-        "accuracy": hits / len(known) if known else None,
-        "low": low,
-        "high": high,
-        "unparsed": sum(each.unparsed for each in group),
-    }
+    return AccuracyRow(
+        view=view,
+        category=category,
+        questions=len(group),
+        accuracy=hits / len(known) if known else None,
+        low=low,
+        high=high,
+        unparsed=sum(each.unparsed for each in group),
+    )
 
 
 def _accuracy(group: Sequence[AnsweredQuestion]) -> float:
@@ -364,17 +355,22 @@ def _by_category(predictions: Iterable[AnsweredQuestion]) -> dict[str, list[Answ
     return dict(sorted(groups.items()))
 
 
-def write_table(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """Write the rows of [`accuracy_table`] to a file, `.json` or, by any other name, with commas between."""
-    path = Path(path)
+def write_table(rows: Sequence[AccuracyRow], path: str | Path) -> None:
+    """Write the rows of [`accuracy_table`] to a file.
+
+    Args:
+        rows: at least one row.
+        path: the file; `.json`, or by any other name a table with commas between.
+    """
+    path, content = Path(path), [asdict(row) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".json":
-        path.write_text(json.dumps(list(rows), indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         return
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(content[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(content)
 
 
 def export_choices(
@@ -398,70 +394,3 @@ def _conditions(model: Any, processor: Any, questions: Sequence[Question], setti
         "questions": hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest(),
         "weights": weights_digest(model.state_dict()),
     }
-
-
-class _PredictionsFile:
-    """A line for every answer, and beside it `NAME.settings.json`.
-
-    Args:
-        path: of the answers.
-        conditions: what they depend on.
-    """
-
-    def __init__(self, path: Path, conditions: dict[str, Any]) -> None:
-        self.path = path
-        self.settings = path.with_suffix(".settings.json")
-        self.conditions = conditions
-
-    def read(self, resume: bool) -> dict[str, AnsweredQuestion]:
-        """Answers that are there already, by id; the file is made if there is none.
-
-        Raises:
-            DataError: if it is there and is not to be continued, or cannot be.
-        """
-        if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.settings.write_text(json.dumps(self.conditions, indent=2) + "\n", encoding="utf-8")
-            self.path.touch()
-            return {}
-        if not resume:
-            raise DataError(f"{str(self.path)!r} exists: continue it with resume, or choose another file.")
-        self._check_settings()
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # a line that was cut when the run ended is answered again
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()
-            self.path.write_text("".join(lines), encoding="utf-8")
-        answered = {}
-        for number, line in enumerate(lines, 1):
-            try:
-                content = json.loads(line)
-                content.pop("correct")
-                answered[content["id"]] = AnsweredQuestion(**content)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise DataError(f"line {number} of {str(self.path)!r} is damaged: remove the file.") from error
-        return answered
-
-    def append(self, predictions: Iterable[AnsweredQuestion]) -> None:
-        """Write answers down."""
-        with self.path.open("a", encoding="utf-8") as file:
-            for each in predictions:
-                correct = None if each.truth is None else each.correct
-                file.write(json.dumps(asdict(each) | {"correct": correct}, ensure_ascii=False) + "\n")
-
-    def _check_settings(self) -> None:
-        try:
-            before = json.loads(self.settings.read_text(encoding="utf-8"))
-            different = [name for name, value in self.conditions.items() if before.get(name) != value]
-        except (OSError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{str(self.settings)!r}, which says how {self.path.name} was written, is missing or damaged: choose "
-                "another file of predictions."
-            ) from error
-        if different:
-            name = different[0]
-            was, now = before.get(name), self.conditions[name]
-            changed = name if name in ("questions", "weights") else f"{name}: {was!r}, now {now!r}"
-            raise DataError(
-                f"{str(self.path)!r} was written with other settings ({changed}): choose another file of predictions."
-            )

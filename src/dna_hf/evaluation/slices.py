@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from ..data.errors import DataError
 from ..data.sources import LabelledImages
+from .figures import SliceFigure
 from .intervals import wilson_interval
 
 
@@ -53,21 +54,18 @@ def slice_rows(images: LabelledImages, column: str) -> dict[str, np.ndarray]:
     return slices
 
 
-def slice_figures(slices: dict[str, np.ndarray], hits: np.ndarray) -> dict[str, dict[str, float]]:
+def slice_figures(slices: dict[str, np.ndarray], hits: np.ndarray) -> list[SliceFigure]:
     """Accuracy on every slice.
 
     Args:
-        slices: name -> rows, as [`slice_rows`] returns them.
-        hits: for every row of the split, whether its class was predicted.
-
-    Returns:
-        Name -> `images`, `accuracy` and the ends `low` and `high` of its 95 % interval, in [0, 1].
+        slices: name of the slice -> its rows, as [`slice_rows`] returns them.
+        hits: for every row of the split, whether its class was predicted (samples).
     """
-    figures = {}
+    figures = []
     for name, rows in slices.items():
         correct = int(hits[rows].sum())
         low, high = wilson_interval(correct, len(rows))
-        figures[name] = {"images": len(rows), "accuracy": correct / len(rows), "low": low, "high": high}
+        figures.append(SliceFigure(name, len(rows), correct / len(rows), low, high))
     return figures
 
 

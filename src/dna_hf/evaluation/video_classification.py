@@ -1,12 +1,10 @@
 """Evaluate a video classifier over views: loss, top-1, top-5, accuracy per class and confusion matrix."""
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
 from ..data.arguments import VideoDataArguments
@@ -23,33 +21,11 @@ from .image_classification import (
     class_names,
     classification_result,
     match_classes,
-    top_k_metrics,
 )
 
 
 # what `view_average` says of the views, for records
 AVERAGED = {"softmax": "probabilities averaged", "logit_sum": "logits added"}
-
-
-def video_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """`compute_metrics` of a Trainer from logits (videos, classes); videos that could not be read do not count.
-
-    Returns:
-        `top1`, `top5`, `mean_class_accuracy`, `cross_entropy` (nats), and how many `videos` were read and how many
-        `unreadable`.
-
-    Raises:
-        DataError: if none could be read.
-    """
-    labels: Any = prediction.label_ids
-    readable = labels != UNREADABLE
-    if not readable.any():
-        raise DataError("no video of the evaluation split can be read.")
-    logits, labels = np.asarray(prediction.predictions)[readable], labels[readable]
-    loss = torch.nn.functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels))
-    figures = top_k_metrics(EvalPrediction(predictions=logits, label_ids=labels))
-    figures["videos"] = figures.pop("images")
-    return figures | {"cross_entropy": float(loss), "unreadable": int((~readable).sum())}
 
 
 def evaluate_video_checkpoint(
@@ -93,15 +69,15 @@ def evaluate_video_checkpoint(
     readable = all_labels != UNREADABLE
     if not readable.any():
         raise DataError(f"no video of split {split!r} can be read.")
-    found = classification_result(np.concatenate(scores)[readable], classes[all_labels[readable]], known, "videos")
-    found.metrics["unreadable"] = int((~readable).sum())
+    all_labels[readable] = classes[all_labels[readable]]
+    found = classification_result(np.concatenate(scores), all_labels, known, VIDEO)
     found.unreadable = [videos.clips[number].path for number in numbers[~readable]]
     found.measurement = Measurement(
-        task="video-classification",
+        task=VIDEO.task,
         dataset=video_provenance(arguments, videos),
         split=split,
-        metrics={name: value for name, value in found.metrics.items() if name not in ("videos", "unreadable")},
-        samples=int(readable.sum()),
+        metrics=found.figures.means(),
+        samples=found.figures.samples,
         views=f"{processor.describe()['views']}, {AVERAGED[arguments.view_average]}",
         **stamp(),
         seed=None,

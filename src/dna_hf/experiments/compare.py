@@ -21,7 +21,7 @@ from ..models.attention_variants import ATTENTION_VARIANTS
 from ..models.configuration_dna import DnATransformerConfig
 from ..records.checkpoint_records import read_measurements, read_training
 from ..records.complexity import count_macs, count_parameters
-from ..training.config_file import RunConfig, read_sections, run_config
+from ..training.config_file import AnyRun, read_sections, run_config
 from ..training.errors import ConfigurationError
 from .statistics import paired_difference, spread
 
@@ -236,7 +236,7 @@ def _record(output_dir: Path, sections: dict[str, dict[str, Any]]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
-def _changes(name: str, run: RunConfig, output_dir: Path) -> dict[str, Any]:
+def _changes(name: str, run: AnyRun, output_dir: Path) -> dict[str, Any]:
     """What a variant changes in the configuration."""
     variant = BASELINE if name == MATCHED else name
     if run.model_arguments.checkpoint is not None:
@@ -250,7 +250,7 @@ def _changes(name: str, run: RunConfig, output_dir: Path) -> dict[str, Any]:
     return {"attention_variant": variant, "intermediate_size": matched_intermediate_size(config)}
 
 
-def _convert(run: RunConfig, variant: str, folder: Path) -> None:
+def _convert(run: AnyRun, variant: str, folder: Path) -> None:
     import torch
 
     from ..conversion import ConversionError, from_pretrained_softmax

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from .. import models
-from ..errors import one_line
+from ..errors import must_be_empty, one_line
+from ..kinds import VIDEO_LLM, kind_of_config, load_processor
+from ..pretrained import check_size, load_config, load_whole, read_config, tensor_shapes
 from ..records.checkpoint_records import read_training, record_training
 from ..records.digest import weights_digest
-from .config_file import VIDEO_LLM
 from .errors import ConfigurationError
 from .parameter_groups import LORA, ParameterGroup
 
@@ -107,28 +106,16 @@ def load_base(
     """
     if Path(source, DESCRIPTION_FILE).is_file():
         raise ConfigurationError(f"checkpoint {source!r} is an adapter: dna-hf merge it first.")
-    if config is None:
-        config = base_config(source, revision, fields)
-    model_class: Any = models.DnAVideoLlama3ForConditionalGeneration
-    processor_class: Any = models.DnAVideoLlama3Processor
-    try:
-        model, info = model_class.from_pretrained(
-            source,
-            config=config,
-            revision=revision,
-            dtype=dtype or "auto",
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-        processor = processor_class.from_pretrained(source, revision=revision or "main")
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ConfigurationError(f"checkpoint {source!r} cannot be loaded: {one_line(error)}") from error
-    strangers = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    if strangers:
-        raise ConfigurationError(
-            f"checkpoint {source!r} does not fit its configuration: {len(strangers)} tensors differ, first "
-            f"{sorted(strangers)[0]!r}."
-        )
+    own_config = base_config(source, revision, fields)
+    processor = load_processor(source, VIDEO_LLM, revision, ConfigurationError)
+    model = load_whole(
+        VIDEO_LLM.auto_model,
+        source,
+        revision=revision,
+        config=own_config if config is None else config,
+        dtype=dtype or "auto",
+        error_class=ConfigurationError,
+    )
     _agree(source, processor, model.config)
     return model, processor
 
@@ -139,15 +126,22 @@ def base_config(source: str, revision: str | None, fields: Mapping[str, Any] | N
     Raises:
         ConfigurationError: see [`load_base`].
     """
-    try:
-        config = AutoConfig.from_pretrained(source, revision=revision, **(fields or {}))
-    except StrictDataclassError as error:
-        raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"checkpoint {source!r} cannot be loaded: {one_line(error)}") from error
-    if config.model_type != VIDEO_LLM:
+    found = read_config(source, revision, ConfigurationError)
+    check_size(source, found, tensor_shapes(source, revision, ConfigurationError), ConfigurationError)
+    return _of_video_llm(source, load_config(source, revision, ConfigurationError, **(fields or {})))
+
+
+def _of_video_llm(source: str, config: Any) -> Any:
+    """A configuration, if it is that of a DnA video LLM.
+
+    Raises:
+        ConfigurationError: if it is of another model.
+    """
+    if kind_of_config(config) is not VIDEO_LLM:
         hint = ": convert it with dna-hf convert" if config.model_type == "video_llama_3" else ""
-        raise ConfigurationError(f"checkpoint {source!r} holds a {config.model_type!r} model, no {VIDEO_LLM!r}{hint}.")
+        raise ConfigurationError(
+            f"checkpoint {source!r} holds a {config.model_type!r} model, no {VIDEO_LLM.model_type!r}{hint}."
+        )
     return config
 
 
@@ -284,7 +278,7 @@ def load_adapted(
     description = read_description(folder)
     source = description.base if base is None else base
     revision = description.base_revision if base is None else None
-    config = base_config(str(folder), None)
+    config = _of_video_llm(str(folder), load_config(folder, None, ConfigurationError))
     try:
         model, processor = load_base(source, revision, config=config, dtype=dtype)
     except ConfigurationError as error:
@@ -357,9 +351,7 @@ def merge_adapter(
     Raises:
         ConfigurationError: see [`load_adapted`]; if `output` is not empty.
     """
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigurationError(f"output folder {str(output)!r} is not empty: choose another one.")
+    output = must_be_empty(output, ConfigurationError)
     model, processor = load_adapted(folder, base, dtype=dtype)
     model.save_pretrained(output)
     processor.save_pretrained(output)

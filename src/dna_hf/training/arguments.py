@@ -1,84 +1,47 @@
-"""What the `training` section takes beside the fields of transformers' `TrainingArguments`."""
+"""The `training` section: transformers' `TrainingArguments` with what the recipes of this package need beyond them.
+
+[`ClassifierTrainingArguments`] and [`VideoLLMTrainingArguments`] are siblings: neither has a field of the other.
+"""
 
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 
+from .options import ClassifierOptions, TrainingOptions, VideoLLMOptions
 from .parameter_groups import LORA, check_rates
 
 
-METRICS = ("loss", "top1", "top5", "mean_class_accuracy")
+CLASSIFIER_METRICS = ("loss", "top1", "top5", "mean_class_accuracy")
 EPOCH_COSINE_KEYS = {"warmup_epochs", "warmup_lr", "min_lr"}
 EPOCH_STEPS_KEYS = {"steps", "factors"}
 ADAPTER_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass
-class DnATrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` and what the recipes of classifiers need beyond them."""
+class DnATrainingArguments(TrainingOptions, TrainingArguments):
+    """What classifiers and video LLMs both take, checked.
 
-    decay_all: bool = field(
-        default=False,
-        metadata={
-            "help": "apply weight_decay to every parameter, as the paper does; by default biases, norms, tokens, "
-            "position tables and other vectors are left alone"
-        },
-    )
-    layer_decay: float = field(
-        default=1.0,
-        metadata={"help": "factor on the learning rate from each layer to the one below it; 1: the same everywhere"},
-    )
-    ema_decay: float = field(
-        default=0.0,
-        metadata={"help": "also keep an exponential moving average of the weights with this decay; 0: none"},
-    )
-    base_learning_rate: float | None = field(
-        default=None,
-        metadata={
-            "help": "learning rate for a batch of 512 images; learning_rate becomes this x batch of a step / 512"
-        },
-    )
-    epoch_cosine: bool = field(
-        default=False,
-        metadata={
-            "help": "the paper's schedule, one learning rate per epoch; lr_scheduler_kwargs gives warmup_epochs, "
-            "warmup_lr and min_lr"
-        },
-    )
-    epoch_steps: bool = field(
-        default=False,
-        metadata={
-            "help": "the schedule of the paper's video recipe; lr_scheduler_kwargs gives steps, the epochs from 0 on "
-            "at which the rate changes, and factors, what learning_rate is then multiplied by"
-        },
-    )
-    early_stopping_patience: int | None = field(
-        default=None,
-        metadata={
-            "help": "stop after this many evaluations in a row that are no better than the best; needs "
-            "load_best_model_at_end and metric_for_best_model"
-        },
-    )
+    Raises:
+        ValueError: for a value that is out of range, or settings that do not go together.
+    """
+
     # batches hold the numbers of their rows beside what the model takes
     remove_unused_columns: bool = field(default=False, metadata={"help": "drop what the model does not take"})
     # transformers leaves losses that are not finite out of the logged mean; here training stops at them
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "leave losses out of the log that are not finite"}
     )
+    # what is published is one commit of a finished and measured model
+    hub_strategy: HubStrategy | str = field(default="end", metadata={"help": "end: the finished model alone"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"label_smoothing_factor must lie in [0, 1), got {self.label_smoothing_factor}.")
         if self.dataloader_num_workers < 0:
             raise ValueError(f"dataloader_num_workers must not be negative, got {self.dataloader_num_workers}.")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
         if self.metric_for_best_model is not None:
             self._check_best_model(self.metric_for_best_model.removeprefix("eval_"))
         if self.early_stopping_patience is not None:
@@ -91,14 +54,8 @@ class DnATrainingArguments(TrainingArguments):
             self._check_epoch_cosine()
         if self.epoch_steps:
             self._check_epoch_steps()
-        if self.base_learning_rate is not None:
-            self._scale_learning_rate(self.base_learning_rate)
 
     def _check_best_model(self, metric: str) -> None:
-        known = METRICS + (tuple(f"ema_{name}" for name in METRICS) if self.ema_decay else ())
-        if metric not in known:
-            hint = "" if self.ema_decay else " (and ema_... with ema_decay)"
-            raise ValueError(f"metric_for_best_model must be one of {', '.join(known)}{hint}, got {metric!r}.")
         if self.load_best_model_at_end and self.eval_strategy == "no":
             raise ValueError("load_best_model_at_end needs an eval_strategy.")
         if self.load_best_model_at_end and self.save_strategy == "steps" and self.save_steps != self.eval_steps:
@@ -136,6 +93,36 @@ class DnATrainingArguments(TrainingArguments):
         if steps[0] != 0 or any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
             raise ValueError(f"lr_scheduler_kwargs.steps must start at 0 and increase, got {steps}.")
 
+
+@dataclass
+class ClassifierTrainingArguments(ClassifierOptions, DnATrainingArguments):
+    """The arguments of classifiers of images and videos.
+
+    Raises:
+        ValueError: for a value that is out of range, or settings that do not go together.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(f"label_smoothing_factor must lie in [0, 1), got {self.label_smoothing_factor}.")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
+        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
+            raise ValueError("hub_strategy must be end: a finished model alone is published, in one commit.")
+        if self.base_learning_rate is not None:
+            self._scale_learning_rate(self.base_learning_rate)
+
+    def _check_best_model(self, metric: str) -> None:
+        averaged = tuple(f"ema_{name}" for name in CLASSIFIER_METRICS) if self.ema_decay else ()
+        if metric not in CLASSIFIER_METRICS + averaged:
+            known = ", ".join(CLASSIFIER_METRICS + averaged)
+            hint = "" if self.ema_decay else " (and ema_... with ema_decay)"
+            raise ValueError(f"metric_for_best_model must be one of {known}{hint}, got {metric!r}.")
+        super()._check_best_model(metric)
+
     def _scale_learning_rate(self, base: float) -> None:
         """The linear rule of arXiv:1706.02677: as many times the rate as the batch of a step is larger."""
         if not base > 0:
@@ -146,48 +133,47 @@ class DnATrainingArguments(TrainingArguments):
         self.learning_rate = base * batch / 512
 
 
-@dataclass
-class VideoLLMTrainingArguments(DnATrainingArguments):
-    """The same for a video LLM: a learning rate for each group of parameters, and LoRA."""
+# fields of transformers that mean nothing for a video LLM, and their defaults
+CLASSIFIER_FIELDS = {"label_smoothing_factor": 0, "bf16_full_eval": False, "fp16_full_eval": False}
 
-    learning_rates: dict[str, float] = field(
-        default_factory=dict,
-        metadata={
-            "help": "learning rate of each group that is trained: lora, projector, probe_projector, "
-            "interaction_modules, visual_probes, vision_encoder, language_model; a group that is left out is frozen"
-        },
-    )
-    lora_rank: int = field(default=64, metadata={"help": "rank of the updates of the language model"})
-    lora_alpha: float = field(default=16.0, metadata={"help": "the updates are multiplied by lora_alpha / lora_rank"})
-    lora_dropout: float = field(default=0.05, metadata={"help": "dropout on the input of the updates"})
-    lora_targets: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        metadata={"help": "linear layers of the language model that get updates"},
-    )
-    adapter_dtype: str = field(
-        default="float32",
-        metadata={
-            "help": "dtype in which the finished adapter is saved: float32, or bfloat16, which halves it; checkpoints "
-            "hold float32"
-        },
-    )
+
+@dataclass
+class VideoLLMTrainingArguments(VideoLLMOptions, DnATrainingArguments):
+    """The arguments of video LLMs: `learning_rates` stand in for `learning_rate`, which becomes the largest of them.
+
+    Raises:
+        ValueError: for a value that is out of range, or settings that do not go together.
+    """
 
     def __post_init__(self) -> None:
         check_rates(self.learning_rates)
         if self.learning_rate != type(self).learning_rate:
             raise ValueError("learning_rate has no meaning for a video LLM: give learning_rates, one for each group.")
         self.learning_rate = max(self.learning_rates.values())
-        for name, neutral in (
-            *(("ema_decay", 0), ("layer_decay", 1), ("base_learning_rate", None), ("label_smoothing_factor", 0)),
-            *(("bf16_full_eval", False), ("fp16_full_eval", False)),
-        ):
-            if getattr(self, name) != neutral:
+        for name, default in CLASSIFIER_FIELDS.items():
+            if getattr(self, name) != default:
                 raise ValueError(f"{name} is for classifiers: leave it out for a video LLM.")
+        if self.push_to_hub:
+            raise ValueError(
+                "push_to_hub: an adapter is not published: dna-hf merge it, then dna-hf publish the result."
+            )
+        self._check_lora()
+        if self.ddp_find_unused_parameters is None:
+            # everything that is trained is used by every batch, see VideoLLMTrainer.compute_loss
+            self.ddp_find_unused_parameters = False
+        super().__post_init__()
         if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):  # type: ignore[union-attr]
             raise ValueError(
                 "gradient_checkpointing_kwargs: use_reentrant loses the gradients behind a frozen vision encoder and "
                 "frozen embeddings: leave it out."
             )
+
+    @property
+    def with_lora(self) -> bool:
+        """Whether the language model gets low-rank updates."""
+        return LORA in self.learning_rates
+
+    def _check_lora(self) -> None:
         if self.lora_rank < 1 or not self.lora_alpha > 0 or not 0 <= self.lora_dropout < 1:
             raise ValueError(
                 "lora_rank must be at least 1, lora_alpha positive and lora_dropout in [0, 1), got "
@@ -195,15 +181,6 @@ class VideoLLMTrainingArguments(DnATrainingArguments):
             )
         if self.adapter_dtype not in ADAPTER_DTYPES:
             raise ValueError(f"adapter_dtype must be {' or '.join(ADAPTER_DTYPES)}, got {self.adapter_dtype!r}.")
-        if self.ddp_find_unused_parameters is None:
-            # everything that is trained is used by every batch, see VideoLLMTrainer.compute_loss
-            self.ddp_find_unused_parameters = False
-        super().__post_init__()
-
-    @property
-    def with_lora(self) -> bool:
-        """Whether the language model gets low-rank updates."""
-        return LORA in self.learning_rates
 
     def _check_best_model(self, metric: str) -> None:
         if metric != "loss":

@@ -2,11 +2,9 @@
 
 import json
 import shutil
-import tempfile
 import zipfile
 from pathlib import Path
 
-import yaml
 from accelerate import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
 from safetensors import SafetensorError, safe_open
@@ -14,9 +12,10 @@ from torch.distributed.fsdp import StateDictType
 from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
+from ..errors import must_be_empty, must_be_writable
 from .adapter import DESCRIPTION_FILE, LORA_FOLDER, LORA_WEIGHTS_FILE, WEIGHTS_FILE
-from .arguments import DnATrainingArguments, VideoLLMTrainingArguments
-from .config_file import RunConfig
+from .arguments import ClassifierTrainingArguments, DnATrainingArguments, VideoLLMTrainingArguments
+from .config_file import AnyRun, read_record
 from .ema import EMA_FILE
 from .errors import ConfigurationError
 
@@ -26,8 +25,15 @@ RUN_FILE = "run.yaml"
 METADATA = ".metadata"
 
 
-def find_checkpoint(run: RunConfig, resume: bool) -> str | None:
+def find_checkpoint(run: AnyRun, resume: bool) -> str | None:
     """The checkpoint to resume from, if any; guards the output folder.
+
+    Args:
+        run: its `output_dir` is looked at.
+        resume: whether the run goes on from a checkpoint.
+
+    Returns:
+        The folder of the newest checkpoint, `None` without `resume`.
 
     Raises:
         ConfigurationError: if the folder holds another run and `resume` is not set, or cannot be written, or there is
@@ -35,32 +41,39 @@ def find_checkpoint(run: RunConfig, resume: bool) -> str | None:
     """
     output_dir = run.output_dir
     if not resume:
-        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-            raise ConfigurationError(
-                f"output_dir {str(output_dir)!r} is not empty: pass --resume to continue the run in it, or choose "
-                "another --output_dir."
-            )
-        _check_writable(output_dir)
+        fix = "pass --resume to continue the run in it, or choose another --output_dir"
+        must_be_empty(output_dir, ConfigurationError, fix)
         return None
+    must_be_writable(output_dir, ConfigurationError)
     checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
     if checkpoint is None:
         raise ConfigurationError(f"there is no checkpoint to resume from in {str(output_dir)!r}.")
-    record = output_dir / RUN_FILE
+    _must_be_the_same(run)
+    _check_whole(Path(checkpoint), run.training)
+    return checkpoint
+
+
+def _must_be_the_same(run: AnyRun) -> None:
+    """See that the run in the output folder has the same model and data.
+
+    Raises:
+        ConfigurationError: naming the first key that differs, or if the record is missing or damaged.
+    """
+    folder, record = str(run.output_dir), run.output_dir / RUN_FILE
     if not record.exists():
-        raise ConfigurationError(
-            f"{str(output_dir)!r} has checkpoints but no {RUN_FILE}: dna-hf train did not write it."
-        )
-    earlier = yaml.safe_load(record.read_text(encoding="utf-8"))
+        raise ConfigurationError(f"{folder!r} has checkpoints but no {RUN_FILE}: dna-hf train did not write it.")
+    try:
+        earlier = read_record(record)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"cannot resume: {error}") from error
     for section in ("model", "data"):
         before, now = earlier[section], run.sections[section]
         changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if changed:
             raise ConfigurationError(
-                f"the run in {str(output_dir)!r} has {section}.{changed[0]} = {before.get(changed[0])!r}, not "
+                f"the run in {folder!r} has {section}.{changed[0]} = {before.get(changed[0])!r}, not "
                 f"{now.get(changed[0])!r}: a resumed run keeps its model and data."
             )
-    _check_whole(Path(checkpoint), run.training)
-    return checkpoint
 
 
 def weights_size(model: PreTrainedModel) -> int:
@@ -68,18 +81,18 @@ def weights_size(model: PreTrainedModel) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
-def check_disk(run: RunConfig, weights: int, besides: int = 0) -> None:
+def check_disk(run: AnyRun, weights: int, *, averages: int = 0, besides: int = 0) -> None:
     """See that what the run will keep at a time fits on the disk: the model, and its checkpoints with Adam's moments.
 
     Args:
         run: says how many checkpoints are kept.
         weights: bytes of what is saved of the model.
-        besides: bytes that each checkpoint holds besides it and Adam's moments.
+        averages: number of averages of the weights that are saved beside them.
+        besides: bytes that each checkpoint holds besides the weights, their averages and Adam's moments.
 
     Raises:
         ConfigurationError: if it does not.
     """
-    averages = 1 if run.training.ema_decay else 0
     # a new checkpoint is written before the oldest one goes
     checkpoints = 0 if run.training.save_strategy == "no" else (run.training.save_total_limit or 0) + 1
     needed = weights * (1 + averages + checkpoints * (3 + averages)) + checkpoints * besides
@@ -89,17 +102,6 @@ def check_disk(run: RunConfig, weights: int, besides: int = 0) -> None:
             f"the run needs about {needed / 2**20:,.1f} MiB in {str(run.output_dir)!r}, but {free / 2**20:,.1f} MiB "
             "are free: make room, choose another output_dir, or keep fewer checkpoints (save_total_limit)."
         )
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise an error if a folder cannot be made and written; nothing is left behind."""
-    nearest = _nearest_folder(folder)
-    try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
-    except OSError as error:
-        reason = error.strerror if nearest.is_dir() else f"{str(nearest)!r} is a file"
-        raise ConfigurationError(f"output_dir {str(folder)!r} cannot be written: {reason}.") from error
 
 
 def _nearest_folder(folder: Path) -> Path:
@@ -123,7 +125,7 @@ def checkpoint_files(arguments: DnATrainingArguments) -> list[str]:
     """What a process reads of a checkpoint, but for the files of DeepSpeed."""
     single = arguments.world_size == 1
     names = ["trainer_state.json", "rng_state.pth" if single else f"rng_state_{arguments.process_index}.pth"]
-    if arguments.ema_decay:
+    if isinstance(arguments, ClassifierTrainingArguments) and arguments.ema_decay:
         names.append(EMA_FILE)
     if arguments.deepspeed_plugin is not None:
         return names

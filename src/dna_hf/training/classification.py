@@ -1,35 +1,42 @@
 """Train a classifier of images or videos with transformers' Trainer."""
 
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import (
-    AutoConfig,
-    PreTrainedModel,
-    TrainerCallback,
-    set_seed,
-)
+from transformers import AutoConfig, PreTrainedModel, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import has_length
 
 from ..data.mixing import MixingCollator
-from ..data.sampling import RepeatedSampler
-from ..errors import one_line
-from ..records.checkpoint_records import Measurement, TrainingRun, record_measurement, record_training
+from ..data.splits import Split
+from ..errors import told_as
+from ..hub.publish import Published
+from ..pretrained import check_size, load_config, load_whole, read_config, tensor_shapes
+from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
-from ..records.names import checkpoint_origin
-from ..records.stamp import peak_memory, stamp, without_secrets
-from .callbacks import AugmentationEpoch, EarlyStopping, NegativeScaleLog, RunRecord
+from ..records.stamp import stamp
+from .callbacks import AugmentationEpoch
 from .checkpoint import check_disk, find_checkpoint, weights_size
-from .config_file import RunConfig
+from .common import (
+    Outcome,
+    blamed_on_training,
+    check_precision,
+    check_publishing,
+    publish_result,
+    run_callbacks,
+    train_and_evaluate,
+    trainer_arguments,
+    training_record,
+)
+from .config_file import AnyRun, ClassifierRun, classifier_run
 from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError
 from .losses import classification_loss
-from .tasks import task_of
+from .tasks import Processor, TorchDataset, task_of
 from .trainer import ClassificationTrainer
 
 
@@ -42,11 +49,12 @@ class TrainingResult:
     """What a finished run has to say.
 
     Args:
-        metrics: of the last evaluation, as the Trainer names them (`eval_loss`, `eval_top1`, `eval_top5`, ...).
-        attention_variant: of the model.
-        parameters: number of parameters.
+        metrics: figures of the last evaluation, as the Trainer names them (`eval_loss`, `eval_top1`, ...).
+        attention_variant: attention variant of the model.
+        parameters: number of parameters of the model.
         seconds: wall time of training, evaluations included.
         output_dir: where model, processor and code were saved.
+        published: what was published, by the first process of a run with `push_to_hub`.
     """
 
     metrics: dict[str, float]
@@ -54,13 +62,14 @@ class TrainingResult:
     parameters: int
     seconds: float
     output_dir: Path
+    published: Published | None = None
 
 
-def train_classifier(run: RunConfig, *, resume: bool = False) -> TrainingResult:
-    """Train, evaluate and save a classifier of images or videos.
+def train_classifier(run: AnyRun, *, resume: bool = False) -> TrainingResult:
+    """Train, evaluate and save a classifier of images or videos, and publish it if the run has `push_to_hub`.
 
     Args:
-        run: as [`~dna_hf.training.config_file.run_config`] returns it.
+        run: the run, as [`~dna_hf.training.config_file.run_config`] returns it.
         resume: continue from the last checkpoint in `output_dir`, as if training had never stopped.
 
     Raises:
@@ -68,30 +77,36 @@ def train_classifier(run: RunConfig, *, resume: bool = False) -> TrainingResult:
             output folder that holds another run, nothing to resume from.
         DataError: if data is missing or unreadable.
         NonFiniteError: as soon as a loss is not finite.
+        PublishError: before anything is read, if the run has `push_to_hub` and the Hub does not know the token; at the
+            end, if the Hub refuses the finished model.
     """
+    run = classifier_run(run)
     checkpoint = find_checkpoint(run, resume)
+    check_publishing(run)
     train, evaluation, model, processor = load_run(run)
-    check_disk(run, weights_size(model))
+    check_disk(run, weights_size(model), averages=1 if run.training.ema_decay else 0)
     trainer = build_trainer(run, model, processor, train, evaluation)
-    start = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint)
-    seconds = time.monotonic() - start
-    trainer.save_model()
-    metrics = trainer.evaluate()
-    trainer.save_metrics("eval", metrics)
-    trainer.save_state()
+    outcome = train_and_evaluate(trainer, checkpoint)
     if trainer.average is not None:
         with trainer.average.applied_to(model):
             trainer.save_model(str(run.output_dir / AVERAGE_FOLDER))
     # sharded weights (FSDP) are gathered by all processes together
     weights = trainer.accelerator.get_state_dict(trainer.model)
+    published = None
     if trainer.is_world_process_zero():
-        _write_records(run, trainer, weights, train, evaluation, metrics, seconds, checkpoint is not None)
-    variant = model.config.attention_variant
-    return TrainingResult(metrics, variant, model.num_parameters(), seconds, run.output_dir)
+        _write_records(run, trainer, outcome, weights, train, evaluation)
+        published = publish_result(run)
+    return TrainingResult(
+        metrics=outcome.metrics,
+        attention_variant=model.config.attention_variant,
+        parameters=model.num_parameters(),
+        seconds=outcome.seconds,
+        output_dir=run.output_dir,
+        published=published,
+    )
 
 
-def load_run(run: RunConfig) -> tuple[Any, Any, PreTrainedModel, Any]:
+def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, Any]:
     """What a run begins with: the splits to train on and to evaluate on, the model and its processor.
 
     Raises:
@@ -100,8 +115,7 @@ def load_run(run: RunConfig) -> tuple[Any, Any, PreTrainedModel, Any]:
     """
     if is_deepspeed_zero3_enabled():
         raise ConfigurationError("ZeRO stage 3 is for video LLMs: train a classifier with stage 1 or 2, DDP or FSDP.")
-    if run.training.fp16 and run.training.device.type == "cpu":
-        raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
+    check_precision(run)
     set_seed(run.training.seed)
     train, evaluation = task_of(run).load(run)
     if len(train.class_names) < 2:
@@ -111,105 +125,101 @@ def load_run(run: RunConfig) -> tuple[Any, Any, PreTrainedModel, Any]:
     return train, evaluation, *build_model(run, train.class_names)
 
 
-def build_model(run: RunConfig, class_names: list[str]) -> tuple[PreTrainedModel, Any]:
+def build_model(run: ClassifierRun, class_names: list[str]) -> tuple[PreTrainedModel, Any]:
     """A fresh model, or one from a checkpoint with a head for the classes of the data, and its processor.
+
+    Args:
+        run: its section `model` says which model it is.
+        class_names: names of the classes, in the order of the labels.
 
     Raises:
         ConfigurationError: if the configuration is inconsistent, or the checkpoint does not fit it.
     """
     labels = {"id2label": dict(enumerate(class_names)), "label2id": {n: i for i, n in enumerate(class_names)}}
-    source, task = run.model_arguments.checkpoint, task_of(run)
-    try:
-        if source is None:
-            config = AutoConfig.for_model(run.model_arguments.model_type, **run.model, **labels)
-            return task.auto_model.from_config(config), task.fresh_processor(run, config)
-        revision = run.model_arguments.checkpoint_revision
-        config = AutoConfig.from_pretrained(source, revision=revision, **run.model, **labels)
-        if config.model_type != run.model_arguments.model_type:
-            raise ValueError(
-                f"checkpoint {source!r} holds a {config.model_type!r} model, but model_type is "
-                f"{run.model_arguments.model_type!r}: set model_type, or convert the checkpoint."
-            )
-        # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
-        model, info = task.auto_model.from_pretrained(
-            source,
-            config=config,
-            revision=revision,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-        processor = task.load_processor(run, config, source, revision)
-    except StrictDataclassError as error:
-        raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[-1].strip()}") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise ConfigurationError(f"section 'model': {str(error).strip().splitlines()[0]}") from error
-    task.check_processor(source, processor, config)
-    # a new head is what fine-tuning is about; anything else that does not come from the checkpoint is a mistake
-    strangers = [*info["missing_keys"], *info["unexpected_keys"], *(key for key, *_ in info["mismatched_keys"])]
-    strangers = [key for key in strangers if not key.startswith("classifier.")]
-    if strangers:
+    if run.model_arguments.checkpoint is not None:
+        with _blamed_on_model():
+            return _start_from(run.model_arguments.checkpoint, run, labels)
+    with told_as(ConfigurationError, "section 'model'"):
+        config = AutoConfig.for_model(run.kind.model_type, **run.model, **labels)
+        return run.kind.auto_model.from_config(config), task_of(run).fresh_processor(run, config)
+
+
+def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
+    """The model of a checkpoint with a head for other classes: all but the head comes from the checkpoint, whole."""
+    revision, kind, task = run.model_arguments.checkpoint_revision, run.kind, task_of(run)
+    found = read_config(source, revision, ConfigurationError)
+    if found.get("model_type") != kind.model_type:
         raise ConfigurationError(
-            f"checkpoint {source!r} does not fit section 'model': {len(strangers)} tensors differ, first "
-            f"{sorted(strangers)[0]!r}."
+            f"checkpoint {source!r} holds a {found.get('model_type')!r} model, but model_type is "
+            f"{kind.model_type!r}: set model_type, or convert the checkpoint."
         )
+    check_size(source, found, tensor_shapes(source, revision, ConfigurationError), ConfigurationError)
+    config = load_config(source, revision, ConfigurationError, **run.model, **labels)
+    # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
+    model = load_whole(
+        kind.auto_model,
+        source,
+        revision=revision,
+        config=config,
+        dtype=torch.float32,
+        new=(kind.head,),
+        error_class=ConfigurationError,
+    )
+    processor = task.load_processor(run, config, source, revision)
+    task.check_processor(source, processor, config)
     return model, processor
 
 
+@contextmanager
+def _blamed_on_model() -> Iterator[None]:
+    """Around the making of a model: what cannot work is the fault of the `model` section."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"section 'model': {error}") from error
+
+
 def _write_records(
-    run: RunConfig,
+    run: ClassifierRun,
     trainer: ClassificationTrainer,
+    outcome: Outcome,
     weights: dict[str, torch.Tensor],
-    train: Any,
-    evaluation: Any,
-    metrics: dict[str, float],
-    seconds: float,
-    resumed: bool,
+    train: Split,
+    evaluation: Split,
 ) -> None:
     """Write down how the saved weights were made and what was measured on them, for their model card."""
-    task = task_of(run)
+    task, metrics = task_of(run), outcome.metrics
+    processor: Any = trainer.processing_class
     saved = [(run.output_dir, "eval_", weights)]
     if trainer.average is not None:
         saved.append((run.output_dir / AVERAGE_FOLDER, "eval_ema_", trainer.average.model.state_dict()))
-    speed = next(e["train_samples_per_second"] for e in reversed(trainer.state.log_history) if "train_runtime" in e)
     for folder, prefix, tensors in saved:
-        common: dict[str, Any] = {
-            **stamp(),
-            "seed": run.training.seed,
-            "weights": weights_digest(tensors),
-        }
-        training = TrainingRun(
-            dataset=task.provenance(run.data, train),
-            settings=without_secrets(run.sections),
-            started_from=checkpoint_origin(origin) if (origin := run.model_arguments.checkpoint) else None,
-            seconds=round(seconds, 1),
-            samples_per_second=speed,
-            peak_memory=peak_memory(),
-            resumed=resumed,
-            processes=run.training.world_size,
-            **common,
-        )
+        facts: dict[str, Any] = {**stamp(), "weights": weights_digest(tensors)}
         measurement = Measurement(
-            task=task.name,
+            task=run.kind.task,
             dataset=task.provenance(run.data, evaluation),
             split=evaluation.name,
             metrics={name: metrics[f"{prefix}{name}"] for name in task.recorded},
-            samples=int(metrics[f"{prefix}{task.samples}"]),
-            views=task.views(trainer.processing_class),
-            **common,
+            samples=int(metrics[f"{prefix}{evaluation.unit}"]),
+            views=task.views(processor),
+            seed=run.training.seed,
+            **facts,
         )
-        record_training(folder, training)
+        record_training(folder, training_record(run, outcome, task.provenance(run.data, train), **facts))
         record_measurement(folder, measurement)
 
 
 def build_trainer(
-    run: RunConfig,
-    model: PreTrainedModel,
-    processor: Any,
-    train: Any,
-    evaluation: Any,
+    run: ClassifierRun, model: PreTrainedModel, processor: Processor, train: Split, evaluation: Split
 ) -> ClassificationTrainer:
     """The Trainer of a run, with its data sets, metrics and callbacks.
+
+    Args:
+        run: the run.
+        model: the model to train.
+        processor: makes tensors of images or videos.
+        train: split to train on.
+        evaluation: split to evaluate on.
 
     Raises:
         ConfigurationError: if the Trainer refuses its arguments, e.g. for a tracker that is not installed, or if there
@@ -218,49 +228,29 @@ def build_trainer(
     task = task_of(run)
     train_dataset, eval_dataset = task.datasets(run, train, evaluation, processor)
     batch = run.training.train_batch_size
-    if run.training.dataloader_drop_last and has_length(train_dataset) and len(train_dataset) < batch:
+    if run.training.dataloader_drop_last and has_length(train_dataset) and len(train) < batch:
         raise ConfigurationError(
-            f"training.dataloader_drop_last leaves nothing of {len(train_dataset)} {task.samples}, fewer than a "
+            f"training.dataloader_drop_last leaves nothing of {len(train)} {train.unit}, fewer than a "
             f"batch of {batch}: set it to false, or per_device_train_batch_size to fewer."
         )
     collator = _mixing_collator(run, train_dataset, len(train.class_names))
-    callbacks: list[TrainerCallback] = [
-        AugmentationEpoch(train_dataset),
-        NegativeScaleLog(),
-        RunRecord(run.sections),
-    ]
-    if run.training.early_stopping_patience is not None:
-        callbacks.append(EarlyStopping(run.training.early_stopping_patience))
-    try:
+    with blamed_on_training():
         return ClassificationTrainer(
             model=model,
-            args=run.training,
+            args=trainer_arguments(run.training),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processor,
             compute_metrics=task.metrics,
             compute_loss_func=None if collator is None else classification_loss,
             train_collator=collator,
-            train_sampler=_sampler(run, train_dataset),
+            train_sampler=task.sampler(run, train_dataset),
             average=ExponentialMovingAverage(run.training.ema_decay) if run.training.ema_decay else None,
-            callbacks=callbacks,
+            callbacks=[AugmentationEpoch(train_dataset), *run_callbacks(run)],
         )
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise ConfigurationError(f"section 'training': {one_line(error)}") from error
 
 
-def _sampler(run: RunConfig, dataset: Any) -> RepeatedSampler | None:
-    """The sampler of repeated augmentation, `None` for the usual one."""
-    repeats = getattr(run.data, "repeated_augmentation", 1)
-    if repeats == 1:
-        return None
-    if run.data.streaming:
-        raise ConfigurationError("data.repeated_augmentation needs random access: leave out streaming.")
-    seed = run.training.seed if run.training.data_seed is None else run.training.data_seed
-    return RepeatedSampler(dataset, repeats, seed)
-
-
-def _mixing_collator(run: RunConfig, dataset: Any, num_classes: int) -> MixingCollator | None:
+def _mixing_collator(run: ClassifierRun, dataset: TorchDataset, num_classes: int) -> MixingCollator | None:
     """The collator of training batches, `None` for the usual one: without Mixup, CutMix and label smoothing."""
     data, smoothing = run.data, run.training.label_smoothing_factor
     if not (data.mixup_alpha or data.cutmix_alpha or smoothing):

@@ -3,8 +3,8 @@
 A file has three sections: `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
 ([`~dna_hf.data.arguments.ImageDataArguments`], for videos [`~dna_hf.data.arguments.VideoDataArguments`], for a video
 LLM [`~dna_hf.data.conversation_arguments.ConversationDataArguments`]) and `training` (any field of
-`transformers.TrainingArguments`, and of [`~dna_hf.training.arguments.DnATrainingArguments`], for a video LLM of
-[`~dna_hf.training.arguments.VideoLLMTrainingArguments`]).
+`transformers.TrainingArguments`, and of [`~dna_hf.training.options.ClassifierOptions`], for a video LLM of
+[`~dna_hf.training.options.VideoLLMOptions`]).
 """
 
 import dataclasses
@@ -14,49 +14,39 @@ import types
 import typing
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import yaml
 from huggingface_hub.dataclasses import type_validator
 from transformers import AutoConfig
 
-from ..data.arguments import ImageDataArguments, VideoDataArguments
+from ..data.arguments import CommonDataArguments, ImageDataArguments
 from ..data.conversation_arguments import ConversationDataArguments
-from ..errors import one_line
+from ..errors import one_line, sentence
+from ..kinds import IMAGE, KINDS, VIDEO_LLM, Kind
 from ..recipes import RecipeError, find
-from .arguments import DnATrainingArguments, VideoLLMTrainingArguments
+from .arguments import ClassifierTrainingArguments, DnATrainingArguments, VideoLLMTrainingArguments
 from .errors import ConfigurationError
+from .limits import check_limits, is_finite
 
 
 SECTIONS = ("model", "data", "training")
-VIDEO_LLM = "dna_video_llama3"
-# model type -> what its data section takes
-DATA_ARGUMENTS: dict[str, type] = {
-    "dna_vit": ImageDataArguments,
-    "dna_timesformer": VideoDataArguments,
-    VIDEO_LLM: ConversationDataArguments,
-}
-# and its training section
-TRAINING_ARGUMENTS: dict[str, type[DnATrainingArguments]] = {
-    "dna_vit": DnATrainingArguments,
-    "dna_timesformer": DnATrainingArguments,
-    VIDEO_LLM: VideoLLMTrainingArguments,
-}
-MODEL_TYPES = tuple(DATA_ARGUMENTS)
-POSITIVE_TRAINING_FIELDS = (
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "learning_rate",
-)
+MODEL_TYPES = {kind.model_type: kind for kind in KINDS}
+Section = TypeVar("Section")
+Data = TypeVar("Data", covariant=True)
+Training = TypeVar("Training", bound=DnATrainingArguments, covariant=True)
+
+
+def training_arguments(kind: Kind) -> type[DnATrainingArguments]:
+    """What section `training` of a run of a kind of models takes."""
+    return VideoLLMTrainingArguments if kind is VIDEO_LLM else ClassifierTrainingArguments
 
 
 @dataclasses.dataclass
 class ModelArguments:
     """What the `model` section takes beside the fields of the model's configuration."""
 
-    model_type: str = dataclasses.field(default="dna_vit", metadata={"help": "which model to build"})
+    model_type: str = dataclasses.field(default=IMAGE.model_type, metadata={"help": "which model to build"})
     checkpoint: str | None = dataclasses.field(
         default=None, metadata={"help": "start from the weights of this DnA checkpoint (folder or Hub name)"}
     )
@@ -65,21 +55,64 @@ class ModelArguments:
     )
 
 
-@dataclasses.dataclass
-class RunConfig:
-    """A checked run: `model` holds the fields of the model's configuration that were given."""
+@dataclasses.dataclass(frozen=True)
+class RunConfig(Generic[Data, Training]):
+    """A checked run.
+
+    Args:
+        model_arguments: keys of section `model` that say which model it is.
+        model: the fields of the model's configuration that were given.
+        data: section `data`, of the class that belongs to the model type.
+        training: section `training`, of the class that belongs to the model type.
+        sections: the sections as given, to be written beside the results.
+    """
 
     model_arguments: ModelArguments
     model: dict[str, Any]
-    data: Any
-    training: Any
-    # the sections as given, to be written beside the results
+    data: Data
+    training: Training
     sections: dict[str, dict[str, Any]]
+
+    @property
+    def kind(self) -> Kind:
+        """What its model is."""
+        return MODEL_TYPES[self.model_arguments.model_type]
 
     @property
     def output_dir(self) -> Path:
         """Where the run writes."""
         return Path(self.training.output_dir or "trainer_output")
+
+
+AnyRun = RunConfig[CommonDataArguments | ConversationDataArguments, DnATrainingArguments]
+ClassifierRun = RunConfig[CommonDataArguments, ClassifierTrainingArguments]
+VideoLLMRun = RunConfig[ConversationDataArguments, VideoLLMTrainingArguments]
+
+
+def classifier_run(run: AnyRun) -> ClassifierRun:
+    """A run, if it trains a classifier.
+
+    Raises:
+        ConfigurationError: if it trains a video LLM.
+    """
+    if not isinstance(run.training, ClassifierTrainingArguments):
+        raise ConfigurationError(
+            f"model_type {run.model_arguments.model_type!r} is for dna-hf train alone: it is no classifier."
+        )
+    return cast(ClassifierRun, run)
+
+
+def video_llm_run(run: AnyRun) -> VideoLLMRun:
+    """A run, if it trains a video LLM.
+
+    Raises:
+        ConfigurationError: if it trains a classifier.
+    """
+    if not isinstance(run.training, VideoLLMTrainingArguments):
+        raise ConfigurationError(
+            f"model_type {run.model_arguments.model_type!r} is no video LLM: set {VIDEO_LLM.model_type}."
+        )
+    return cast(VideoLLMRun, run)
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,8 +147,10 @@ def parse_value(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"cannot read the value {text!r}: {_problem(error)}.") from error
+    except ConfigurationError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"cannot read the value {text[:80]!r}: {_problem(error)}.") from error
 
 
 def read_sections(config: str | Path) -> dict[str, dict[str, Any]]:
@@ -124,19 +159,44 @@ def read_sections(config: str | Path) -> dict[str, dict[str, Any]]:
     Args:
         config: path of a file, or name of a recipe of this package (see [`~dna_hf.recipes.find`]).
 
+    Returns:
+        The sections `model`, `data` and `training`, key -> value; a section that is left out is empty.
+
     Raises:
         ConfigurationError: if there is no such file and no such recipe, or it is no YAML, or it holds anything but the
             known sections.
     """
     try:
         path = find(config)
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except RecipeError as error:
         raise ConfigurationError(str(error)) from error
+    return _read(path, _Loader)
+
+
+def read_record(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Read the sections of a run that were written with `yaml.safe_dump`, as YAML 1.1.
+
+    Args:
+        path: the file `run.yaml` in the folder of a run.
+
+    Returns:
+        The sections, as [`read_sections`] does.
+
+    Raises:
+        ConfigurationError: if the file is missing, damaged, or no record of a run.
+    """
+    return _read(path, yaml.SafeLoader)
+
+
+def _read(path: str | Path, loader: type[yaml.SafeLoader]) -> dict[str, dict[str, Any]]:
+    try:
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=loader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(f"cannot read configuration {str(path)!r}: {reason}.") from error
-    except yaml.YAMLError as error:
+    except ConfigurationError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{str(path)!r} is no valid YAML: {_problem(error)}.") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{str(path)!r} must hold the sections {', '.join(SECTIONS)}.")
@@ -158,52 +218,58 @@ def model_fields(model_type: str) -> dict[str, Any]:
         raise ConfigurationError(f"unknown model_type {model_type!r}{_nearest(model_type, MODEL_TYPES)}.")
     fields = _fields(type(AutoConfig.for_model(model_type)))
     # short for that of vision_config, see _place_variant
-    return fields | {"attention_variant": str} if model_type == VIDEO_LLM else fields
+    return fields | {"attention_variant": str} if MODEL_TYPES[model_type] is VIDEO_LLM else fields
 
 
-def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | None = None) -> RunConfig:
+def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | None = None) -> AnyRun:
     """Check a run.
 
     Args:
         sections: `model`, `data` and `training`, as [`read_sections`] returns them.
         overrides: keys of any section, or `section.key`, with new values.
 
+    Returns:
+        The run: for a model type that classifies a [`ClassifierRun`], for a video LLM a [`VideoLLMRun`].
+
     Raises:
         ConfigurationError: for an unknown key (the nearest known one is proposed), a value of the wrong type or
             outside its range.
     """
     sections = {name: dict(sections.get(name, {})) for name in SECTIONS}
-    model_type = (overrides or {}).get("model_type", sections["model"].get("model_type", "dna_vit"))
-    fields = model_fields(model_type)
-    known = {
-        "model": _fields(ModelArguments) | fields,
-        "data": _fields(DATA_ARGUMENTS[model_type]),
-        "training": _fields(TRAINING_ARGUMENTS[model_type]),
-    }
-    _apply(sections, overrides or {}, known)
-    if model_type == VIDEO_LLM:
+    model_type = (overrides or {}).get("model_type", sections["model"].get("model_type", IMAGE.model_type))
+    _apply(sections, overrides or {}, _known(model_type), model_type)
+    check_limits(sections["training"])
+    kind = MODEL_TYPES[model_type]
+    if kind is VIDEO_LLM:
         _place_variant(sections["model"])
-    for key in POSITIVE_TRAINING_FIELDS:
-        value = sections["training"].get(key)
-        if value is not None and value <= 0:
-            raise ConfigurationError(f"training.{key} must be positive, got {value}.")
     model = {key: value for key, value in sections["model"].items() if key not in _fields(ModelArguments)}
     model_arguments = {key: value for key, value in sections["model"].items() if key in _fields(ModelArguments)}
     return RunConfig(
         model_arguments=ModelArguments(**model_arguments),
         model=model,
-        data=_build("data", DATA_ARGUMENTS[model_type], sections["data"]),
-        training=_build("training", TRAINING_ARGUMENTS[model_type], sections["training"]),
+        data=_build("data", kind.training_data, sections["data"]),
+        training=_build("training", training_arguments(kind), sections["training"]),
         sections=sections,
     )
+
+
+def _known(model_type: str) -> dict[str, dict[str, Any]]:
+    """The keys of every section of a model type, with their types."""
+    fields = model_fields(model_type)
+    kind = MODEL_TYPES[model_type]
+    return {
+        "model": _fields(ModelArguments) | fields,
+        "data": _fields(kind.training_data),
+        "training": _fields(training_arguments(kind)),
+    }
 
 
 def data_arguments(overrides: dict[str, Any], kind: type = ImageDataArguments) -> Any:
     """Check the keys of a `data` section alone.
 
     Args:
-        overrides: the section.
-        kind: dataclass of what it may hold.
+        overrides: key -> value, the key with or without `data.` before it.
+        kind: dataclass of what the section may hold; the result is one.
 
     Raises:
         ConfigurationError: see [`run_config`].
@@ -226,15 +292,21 @@ def _place_variant(model: dict[str, Any]) -> None:
     model["vision_config"] = vision | {"attention_variant": variant}
 
 
-def _apply(sections: dict[str, dict[str, Any]], overrides: dict[str, Any], known: dict[str, dict[str, Any]]) -> None:
+def _apply(
+    sections: dict[str, dict[str, Any]],
+    overrides: dict[str, Any],
+    known: dict[str, dict[str, Any]],
+    model_type: str | None = None,
+) -> None:
     """Put overrides into their sections, and check the keys and types of all of them."""
     for key, value in overrides.items():
-        section, name = _locate(key, known)
+        section, name = _locate(key, known, model_type)
         sections[section][name] = value
     for section, values in sections.items():
         for key, value in values.items():
             if key not in known[section]:
-                raise ConfigurationError(f"unknown key {key!r} in section {section!r}{_nearest(key, known[section])}.")
+                hint = _owners(key, [section], model_type) or _nearest(key, known[section])
+                raise ConfigurationError(f"unknown key {key!r} in section {section!r}{hint}.")
             values[key] = _checked(section, key, value, known[section][key])
 
 
@@ -247,7 +319,7 @@ def _fields(cls: type) -> dict[str, Any]:
     }
 
 
-def _locate(key: str, known: dict[str, dict[str, Any]]) -> tuple[str, str]:
+def _locate(key: str, known: dict[str, dict[str, Any]], model_type: str | None) -> tuple[str, str]:
     section, _, name = key.rpartition(".")
     if section:
         if section not in known:
@@ -257,8 +329,17 @@ def _locate(key: str, known: dict[str, dict[str, Any]]) -> tuple[str, str]:
     if len(owners) > 1:
         raise ConfigurationError(f"--{key} could mean {' or '.join(f'--{owner}.{key}' for owner in owners)}.")
     if not owners:
-        raise ConfigurationError(f"unknown key --{key}{_nearest(key, [k for f in known.values() for k in f])}.")
+        hint = _owners(key, list(known), model_type) or _nearest(key, [k for f in known.values() for k in f])
+        raise ConfigurationError(f"unknown key --{key}{hint}.")
     return owners[0], key
+
+
+def _owners(key: Any, sections: list[str], model_type: str | None) -> str:
+    """Says which other model types have a key; nothing if none has it."""
+    if model_type is None:
+        return ""
+    owners = [name for name in MODEL_TYPES if any(key in _known(name)[section] for section in sections)]
+    return f": it is a key of {' and '.join(owners)}, not of {model_type}" if owners else ""
 
 
 def _checked(section: str, key: str, value: Any, expected: Any) -> Any:
@@ -271,6 +352,8 @@ def _checked(section: str, key: str, value: Any, expected: Any) -> Any:
         value = [_as_float(item) for item in value]
     if dict[str, float] in options and isinstance(value, dict):
         value = {name: _as_float(item) for name, item in value.items()}
+    if not is_finite(value):
+        raise ConfigurationError(f"{section}.{key} must be finite, got {value!r}.")
     try:
         type_validator(f"{section}.{key}", value, expected)
     except TypeError as error:
@@ -294,10 +377,10 @@ def _describe(option: Any) -> str:
     return "null" if option is type(None) else getattr(option, "__name__", str(option))
 
 
-def _build(section: str, cls: type, values: dict[str, Any]) -> Any:
+def _build(section: str, cls: type[Section], values: dict[str, Any]) -> Section:
     try:
         return cls(**values)
-    except (ValueError, ImportError) as error:
+    except (ArithmeticError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigurationError(f"section {section!r}: {one_line(error)}") from error
 
 
@@ -306,7 +389,7 @@ def _nearest(name: Any, known: Iterable[str]) -> str:
     return f": did you mean {matches[0]!r}?" if matches else f": known are {', '.join(sorted(known)[:8])}, ..."
 
 
-def _problem(error: yaml.YAMLError) -> str:
+def _problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+    problem = getattr(error, "problem", None) or sentence(error)
     return f"{problem} in line {mark.line + 1}" if mark is not None else problem

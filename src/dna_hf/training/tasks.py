@@ -1,27 +1,31 @@
-"""What training images and training videos do differently: data, processors and metrics."""
+"""What training images and training videos do differently: data, processors and figures."""
 
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar, cast
 
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForVideoClassification,
-    PreTrainedConfig,
-)
+import numpy as np
+from torch.utils.data import Sampler
+from transformers import EvalPrediction, PreTrainedConfig
 from transformers.utils import logging
 
+from ..data.arguments import CommonDataArguments, ImageDataArguments, VideoDataArguments
 from ..data.augmentation import TrainingAugmentation
-from ..data.images import image_processor, torch_dataset
+from ..data.clips import LabelledVideos
+from ..data.images import ImageDataset, ImageProcessor, StreamedImageDataset, image_processor, torch_dataset
 from ..data.images import output_size as image_output_size
-from ..data.provenance import provenance, video_provenance
-from ..data.sources import load_train_and_eval
+from ..data.provenance import DatasetRecord, provenance, video_provenance
+from ..data.sampling import RepeatedSampler
+from ..data.sources import LabelledImages, load_train_and_eval
+from ..data.splits import Split
 from ..data.video_sources import load_train_and_eval as load_videos
 from ..data.videos import VideoAugmentation, VideoDataset, video_processor, with_given
-from ..evaluation.image_classification import top_k_metrics
-from ..evaluation.video_classification import video_metrics
-from ..kinds import VIDEO, load_processor
-from .config_file import RunConfig
+from ..evaluation.figures import compute_figures
+from ..kinds import IMAGE, VIDEO, Kind, load_processor
+from ..models.configuration_dna import pair
+from ..models.video_processing_dna_timesformer import DnATimesformerVideoProcessor
+from .arguments import ClassifierTrainingArguments
+from .config_file import ClassifierRun, RunConfig
 from .errors import ConfigurationError
 
 
@@ -30,34 +34,116 @@ BAD_LIST = "unreadable_videos.jsonl"
 
 logger = logging.get_logger(__name__)
 
+Data = TypeVar("Data", bound=CommonDataArguments)
+Samples = TypeVar("Samples", bound=Split)
+Processor = TypeVar("Processor", bound=ImageProcessor | DnATimesformerVideoProcessor)
+TorchDataset = ImageDataset | StreamedImageDataset | VideoDataset
+Run = RunConfig[Data, ClassifierTrainingArguments]
+ImageRun = RunConfig[ImageDataArguments, ClassifierTrainingArguments]
+VideoRun = RunConfig[VideoDataArguments, ClassifierTrainingArguments]
 
-class ImageTask:
+
+class Task(ABC, Generic[Data, Samples, Processor]):
+    """Classification of one kind of samples.
+
+    Its attributes are `kind`, of its models, and `recorded`, which figures are recorded for the model card.
+    """
+
+    kind: Kind
+    recorded: tuple[str, ...]
+
+    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """`compute_metrics` of a Trainer; its loss replaces the mean over batches.
+
+        Args:
+            prediction: logits (samples, classes) and labels (samples).
+
+        Raises:
+            DataError: if no sample could be read.
+        """
+        logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        return compute_figures(logits, labels).by_name(self.kind)
+
+    @abstractmethod
+    def load(self, run: Run[Data]) -> tuple[Samples, Samples]:
+        """The splits to train on and to evaluate on."""
+
+    @abstractmethod
+    def provenance(self, data: Data, split: Samples) -> DatasetRecord:
+        """Where a split came from."""
+
+    @abstractmethod
+    def fresh_processor(self, run: Run[Data], config: PreTrainedConfig) -> Processor:
+        """The processor of a fresh model."""
+
+    @abstractmethod
+    def load_processor(
+        self,
+        run: Run[Data],
+        config: PreTrainedConfig,
+        source: str,
+        revision: str | None,
+    ) -> Processor:
+        """The processor of a checkpoint."""
+
+    @abstractmethod
+    def check_processor(self, source: str, processor: Processor, config: PreTrainedConfig) -> None:
+        """See that a model takes what a processor makes.
+
+        Raises:
+            ConfigurationError: if it does not.
+        """
+
+    @abstractmethod
+    def views(self, processor: Processor) -> str | None:
+        """The views of a sample in evaluation, for the record; `None` where there is but one."""
+
+    @abstractmethod
+    def datasets(
+        self,
+        run: Run[Data],
+        train: Samples,
+        evaluation: Samples,
+        processor: Processor,
+    ) -> tuple[TorchDataset, TorchDataset]:
+        """The torch data sets of both splits."""
+
+    def sampler(self, run: Run[Data], dataset: TorchDataset) -> Sampler | None:
+        """What draws the training samples, `None` for the Trainer's own sampler."""
+        return None
+
+
+class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
     """Classification of images."""
 
-    name = "image-classification"
-    samples = "images"
-    auto_model = AutoModelForImageClassification
-    metrics = staticmethod(top_k_metrics)
-    # what of them is recorded for the model card
-    recorded: tuple[str, ...] = ("top1", "top5", "loss")
-    provenance = staticmethod(provenance)
+    kind = IMAGE
+    recorded = ("top1", "top5", "loss")
 
-    def load(self, run: RunConfig) -> tuple[Any, Any]:
+    def load(self, run: ImageRun) -> tuple[LabelledImages, LabelledImages]:
         """The splits to train on and to evaluate on."""
-        splits = load_train_and_eval(run.data, run.training.seed)
         if run.data.streaming and run.training.max_steps < 1:
             raise ConfigurationError("a streamed data set has no length: set training.max_steps.")
-        return splits
+        return load_train_and_eval(run.data, run.training.seed)
 
-    def fresh_processor(self, run: RunConfig, config: PreTrainedConfig) -> Any:
+    def provenance(self, data: ImageDataArguments, split: LabelledImages) -> DatasetRecord:
+        """Where a split came from."""
+        return provenance(data, split)
+
+    def fresh_processor(self, run: ImageRun, config: PreTrainedConfig) -> ImageProcessor:
         """The processor of a fresh model."""
         return image_processor(run.data, _image_size(config))
 
-    def load_processor(self, run: RunConfig, config: PreTrainedConfig, source: str, revision: str | None) -> Any:
+    def load_processor(
+        self,
+        run: ImageRun,
+        config: PreTrainedConfig,
+        source: str,
+        revision: str | None,
+    ) -> ImageProcessor:
         """The processor of a checkpoint."""
-        return AutoImageProcessor.from_pretrained(source, revision=revision)
+        return load_processor(source, IMAGE, revision, ConfigurationError)
 
-    def check_processor(self, source: str, processor: Any, config: PreTrainedConfig) -> None:
+    def check_processor(self, source: str, processor: ImageProcessor, config: PreTrainedConfig) -> None:
         """See that a model takes what a processor makes."""
         if not config.interpolate_pos_encoding and image_output_size(processor) != _image_size(config):
             raise ConfigurationError(
@@ -65,39 +151,61 @@ class ImageTask:
                 f"model takes {_image_size(config)}: convert it with --image-size."
             )
 
-    def views(self, processor: Any) -> str | None:
-        """The views of a sample in evaluation, for the record: there is but one of an image."""
+    def views(self, processor: ImageProcessor) -> str | None:
+        """The views of a sample in evaluation: there is but one of an image."""
         return None
 
-    def datasets(self, run: RunConfig, train: Any, evaluation: Any, processor: Any) -> tuple[Any, Any]:
+    def datasets(
+        self,
+        run: ImageRun,
+        train: LabelledImages,
+        evaluation: LabelledImages,
+        processor: ImageProcessor,
+    ) -> tuple[TorchDataset, TorchDataset]:
         """The torch data sets of both splits."""
-        augmentation = TrainingAugmentation(run.data, image_output_size(processor), processor.resample)
+        resample = processor.resample  # type: ignore[union-attr] - transformers declares it on some of them
+        augmentation = TrainingAugmentation(run.data, image_output_size(processor), resample)
         seed, buffer = run.training.seed, run.data.shuffle_buffer
         return (
             torch_dataset(train, processor, augmentation, seed=seed, shuffle_buffer=buffer),
             torch_dataset(evaluation, processor),
         )
 
+    def sampler(self, run: ImageRun, dataset: TorchDataset) -> Sampler | None:
+        """The sampler of repeated augmentation, `None` for the Trainer's own sampler."""
+        if run.data.repeated_augmentation == 1:
+            return None
+        if run.data.streaming:
+            raise ConfigurationError("data.repeated_augmentation needs random access: leave out streaming.")
+        seed = run.training.seed if run.training.data_seed is None else run.training.data_seed
+        return RepeatedSampler(dataset, run.data.repeated_augmentation, seed)
 
-class VideoTask:
-    """Classification of videos; see [`ImageTask`]."""
 
-    name = "video-classification"
-    samples = "videos"
-    auto_model = AutoModelForVideoClassification
-    metrics = staticmethod(video_metrics)
-    recorded: tuple[str, ...] = (*ImageTask.recorded, "mean_class_accuracy")
-    provenance = staticmethod(video_provenance)
+class VideoTask(Task[VideoDataArguments, LabelledVideos, DnATimesformerVideoProcessor]):
+    """Classification of videos."""
 
-    def load(self, run: RunConfig) -> tuple[Any, Any]:
+    kind = VIDEO
+    recorded = (*ImageTask.recorded, "mean_class_accuracy")
+
+    def load(self, run: VideoRun) -> tuple[LabelledVideos, LabelledVideos]:
         """The splits to train on and to evaluate on."""
         return load_videos(run.data, run.training.seed)
 
-    def fresh_processor(self, run: RunConfig, config: PreTrainedConfig) -> Any:
+    def provenance(self, data: VideoDataArguments, split: LabelledVideos) -> DatasetRecord:
+        """Where a split came from."""
+        return video_provenance(data, split)
+
+    def fresh_processor(self, run: VideoRun, config: PreTrainedConfig) -> DnATimesformerVideoProcessor:
         """The processor of a fresh model."""
         return video_processor(run.data, _image_size(config), config.num_frames)
 
-    def load_processor(self, run: RunConfig, config: PreTrainedConfig, source: str, revision: str | None) -> Any:
+    def load_processor(
+        self,
+        run: VideoRun,
+        config: PreTrainedConfig,
+        source: str,
+        revision: str | None,
+    ) -> DnATimesformerVideoProcessor:
         """The processor of a checkpoint, or a fresh one where it has none.
 
         What the run itself says of frames and normalisation goes before what the checkpoint says.
@@ -113,14 +221,20 @@ class VideoTask:
             processor.num_frames = config.num_frames
         return processor
 
-    def check_processor(self, source: str, processor: Any, config: PreTrainedConfig) -> None:
+    def check_processor(self, source: str, processor: DnATimesformerVideoProcessor, config: PreTrainedConfig) -> None:
         """See that a model takes what a processor makes: it takes everything."""
 
-    def views(self, processor: Any) -> str | None:
-        """The views of a sample in evaluation, for the record."""
+    def views(self, processor: DnATimesformerVideoProcessor) -> str | None:
+        """The views of a video in evaluation."""
         return processor.describe()["views"]
 
-    def datasets(self, run: RunConfig, train: Any, evaluation: Any, processor: Any) -> tuple[Any, Any]:
+    def datasets(
+        self,
+        run: VideoRun,
+        train: LabelledVideos,
+        evaluation: LabelledVideos,
+        processor: DnATimesformerVideoProcessor,
+    ) -> tuple[TorchDataset, TorchDataset]:
         """The torch data sets of both splits."""
         bad_list, seed = run.output_dir / BAD_LIST, run.training.seed
         augmentation = VideoAugmentation(run.data, processor)
@@ -130,20 +244,14 @@ class VideoTask:
         )
 
 
-TASKS: dict[str, Any] = {"dna_vit": ImageTask(), "dna_timesformer": VideoTask()}
+AnyTask = Task[CommonDataArguments, Split, ImageProcessor | DnATimesformerVideoProcessor]
+TASKS: dict[Kind, Task] = {task.kind: task for task in (ImageTask(), VideoTask())}
 
 
-def task_of(run: RunConfig) -> Any:
-    """The task of the model of a run.
-
-    Raises:
-        ConfigurationError: for a video LLM, which classifies nothing.
-    """
-    if run.model_arguments.model_type not in TASKS:
-        raise ConfigurationError(f"model_type {run.model_arguments.model_type!r} is for dna-hf train alone.")
-    return TASKS[run.model_arguments.model_type]
+def task_of(run: ClassifierRun) -> AnyTask:
+    """The task of the model of a run. Its methods take the data, splits and processor of this run alone."""
+    return cast(AnyTask, TASKS[run.kind])
 
 
 def _image_size(config: PreTrainedConfig) -> tuple[int, int]:
-    size = config.image_size
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return pair(config.image_size, "image_size")

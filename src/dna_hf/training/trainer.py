@@ -1,4 +1,4 @@
-"""transformers' Trainer, and what it lacks for classification."""
+"""transformers' Trainer, and what it lacks: for all models of this package, and for classifiers."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,10 +10,9 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Sampler
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
 
 from ..errors import one_line
-from .arguments import DnATrainingArguments
+from .arguments import ClassifierTrainingArguments, DnATrainingArguments
 from .callbacks import BestCheckpoint, LoaderWait
 from .diagnostics import check_finite_loss, negative_scale_statistics
 from .ema import ExponentialMovingAverage
@@ -22,56 +21,27 @@ from .optimizer import apply_layer_decay, decay_parameter_names
 from .schedule import epoch_cosine_schedule, epoch_steps_schedule
 
 
-class ClassificationTrainer(Trainer):
+class DnATrainer(Trainer):
     """A Trainer for [`~dna_hf.training.arguments.DnATrainingArguments`].
 
     - Its evaluations leave the random state of training alone: where one falls between a checkpoint and the next step,
       a run resumed from this checkpoint would otherwise shuffle and drop out differently than the uninterrupted one.
-    - It has a collator and a sampler for training alone, parameter groups with the wanted decay and learning rates,
-      evaluates the averaged weights too, logs the scales of the negative branch and which part of the time went in
-      waiting for data (`loader_wait`), and stops at the first loss that is not finite.
+    - It decays the wanted parameters and knows the paper's schedules, logs the scales of the negative branch and which
+      part of the time went in waiting for data (`loader_wait`), and stops at the first loss that is not finite.
 
     Args:
-        train_collator: collates training batches; evaluation has the usual one.
-        train_sampler: draws the training images; by default that of `transformers.Trainer`.
-        average: keeps the averaged weights, if any.
-        args, kwargs: of `transformers.Trainer`.
-
-    Raises:
-        ValueError: for averaged weights under FSDP, where no process has all of them.
+        args: positional arguments of `transformers.Trainer`.
+        kwargs: named arguments of `transformers.Trainer`.
     """
 
     args: DnATrainingArguments
 
-    def __init__(
-        self,
-        *args: Any,
-        train_collator: Callable | None = None,
-        train_sampler: Sampler | None = None,
-        average: ExponentialMovingAverage | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if average is not None and self.is_fsdp_enabled:
-            raise ValueError("ema_decay does not work with FSDP: set it to 0.")
-        self.train_collator = train_collator
-        self.train_sampler = train_sampler
         self.loader_wait = LoaderWait()
-        self.average = average
         self._rows: list[int] | None = None
         self.add_callback(self.loader_wait)
         self.add_callback(BestCheckpoint())
-        if average is not None:
-            self.add_callback(average)
-
-    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """The training batches; see `transformers.Trainer.get_train_dataloader`."""
-        usual = self.data_collator
-        self.data_collator = self.train_collator or usual
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.data_collator = usual
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         """The batches of an evaluation: all of them, whatever `dataloader_drop_last` says about those of training."""
@@ -80,9 +50,6 @@ class ClassificationTrainer(Trainer):
             return super().get_eval_dataloader(eval_dataset)
         finally:
             self.args.dataloader_drop_last = drop_last
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        return self.train_sampler or super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batches of the next step; see `transformers.Trainer.get_batch_samples`."""
@@ -95,12 +62,8 @@ class ClassificationTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer; see `transformers.Trainer.create_optimizer`."""
-        is_new = self.optimizer is None
         with _blamed_on("optim"):
-            optimizer = super().create_optimizer(model)
-        if is_new and self.args.layer_decay < 1:
-            apply_layer_decay(optimizer, model or self.model, self.args.layer_decay)  # type: ignore[arg-type]
-        return optimizer
+            return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rate schedule; see `transformers.Trainer.create_scheduler`."""
@@ -124,16 +87,96 @@ class ClassificationTrainer(Trainer):
         if not self.control.should_training_stop and self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if self.average is not None and self.state.best_model_checkpoint is not None:
-            self.average.load(Path(self.state.best_model_checkpoint))
-
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = dict(inputs)
         rows = inputs.pop("rows", None)
         self._rows = None if rows is None else rows.tolist()
         return super()._prepare_inputs(inputs)
+
+    def training_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One micro-batch, forward and backward; see `transformers.Trainer.training_step`."""
+        with self.loader_wait.working():
+            loss = super().training_step(model, *args, **kwargs)
+            check_finite_loss(loss, model, self.state.global_step + 1, self._rows)
+        return loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate, and leave the random state as it was; see `transformers.Trainer.evaluate`."""
+        with torch.random.fork_rng():
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log; a training loss comes with the scales of the negative branch and the time spent waiting for data."""
+        if "loss" in logs:
+            model: Any = self.model
+            scales = negative_scale_statistics(model)
+            logs = logs | {name: value for name, value in scales.items() if "/layer_" not in name}
+            logs["loader_wait"] = self.loader_wait.part()
+        super().log(logs, *args, **kwargs)
+
+
+class ClassificationTrainer(DnATrainer):
+    """A Trainer for [`~dna_hf.training.arguments.ClassifierTrainingArguments`].
+
+    It has a collator and a sampler for training alone, learning rates that fall from layer to layer, and evaluates the
+    averaged weights too.
+
+    Args:
+        args: positional arguments of `transformers.Trainer`.
+        train_collator: collates training batches; evaluation has the usual collator.
+        train_sampler: draws the training samples; by default the sampler of `transformers.Trainer`.
+        average: keeps the averaged weights, if any.
+        kwargs: named arguments of `transformers.Trainer`.
+
+    Raises:
+        ValueError: for averaged weights under FSDP, where no process has all of them.
+    """
+
+    args: ClassifierTrainingArguments
+
+    def __init__(
+        self,
+        *args: Any,
+        train_collator: Callable | None = None,
+        train_sampler: Sampler | None = None,
+        average: ExponentialMovingAverage | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if average is not None and self.is_fsdp_enabled:
+            raise ValueError("ema_decay does not work with FSDP: set it to 0.")
+        self.train_collator = train_collator
+        self.train_sampler = train_sampler
+        self.average = average
+        if average is not None:
+            self.add_callback(average)
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """The training batches; see `transformers.Trainer.get_train_dataloader`."""
+        usual = self.data_collator
+        self.data_collator = self.train_collator or usual
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = usual
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        return self.train_sampler or super()._get_train_sampler(train_dataset)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer; see `transformers.Trainer.create_optimizer`."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.layer_decay < 1:
+            apply_layer_decay(optimizer, model or self.model, self.args.layer_decay)  # type: ignore[arg-type]
+        return optimizer
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None and self.state.best_model_checkpoint is not None:
+            self.average.load(Path(self.state.best_model_checkpoint))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Save; see `transformers.Trainer._save`.
@@ -149,13 +192,6 @@ class ClassificationTrainer(Trainer):
             super()._save(output_dir, state_dict)
         finally:
             model.__class__ = sharded
-
-    def training_step(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One micro-batch, forward and backward; see `transformers.Trainer.training_step`."""
-        with self.loader_wait.working():
-            loss = super().training_step(model, *args, **kwargs)
-            check_finite_loss(loss, model, self.state.global_step + 1, self._rows)
-        return loss
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -180,15 +216,6 @@ class ClassificationTrainer(Trainer):
         finally:
             model.float().load_state_dict(own)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Run the evaluation; the loss is that of `compute_metrics`, if it has one, and not the mean over batches."""
-        output = super().evaluation_loop(*args, **kwargs)
-        metrics = {
-            f"{name.removesuffix('_cross_entropy')}_loss" if name.endswith("_cross_entropy") else name: value
-            for name, value in (output.metrics or {}).items()
-        }
-        return output._replace(metrics=metrics)
-
     def _evaluate_average(self, average: ExponentialMovingAverage, eval_dataset: Any, prefix: str) -> dict[str, float]:
         """Metrics of the averaged weights. Callbacks see one evaluation: that of the weights themselves."""
         model: Any = self.model
@@ -198,15 +225,6 @@ class ClassificationTrainer(Trainer):
         metrics = output.metrics or {}
         self.log(metrics)
         return metrics
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log; a training loss comes with the scales of the negative branch and the time spent waiting for data."""
-        if "loss" in logs:
-            model: Any = self.model
-            scales = negative_scale_statistics(model)
-            logs = logs | {name: value for name, value in scales.items() if "/layer_" not in name}
-            logs["loader_wait"] = self.loader_wait.part()
-        super().log(logs, *args, **kwargs)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Fine-tune a video LLM on conversations: the checkpoint stays as it is, what is trained is saved as an adapter."""
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,20 @@ from ..data.conversations import (
     read_conversations,
 )
 from ..errors import one_line
-from ..records.checkpoint_records import TrainingRun, record_training
+from ..records.checkpoint_records import record_training
 from ..records.digest import weights_digest
-from ..records.names import checkpoint_origin
-from ..records.stamp import peak_memory, stamp, without_secrets
+from ..records.stamp import stamp
 from .adapter import base_config, describe, fingerprint, load_base, read_tensors
-from .callbacks import EarlyStopping, NegativeScaleLog, RunRecord
 from .checkpoint import check_disk, find_checkpoint, is_sharded
-from .config_file import RunConfig
+from .common import (
+    blamed_on_training,
+    check_precision,
+    run_callbacks,
+    train_and_evaluate,
+    trainer_arguments,
+    training_record,
+)
+from .config_file import AnyRun, VideoLLMRun, video_llm_run
 from .errors import ConfigurationError
 from .memory import MemoryEstimate, estimate_memory
 from .parameter_groups import ParameterGroup, add_lora, freeze_all_but
@@ -79,11 +85,13 @@ class VideoLLMResult:
     bad: Path | None
 
 
-def train_video_llm(run: RunConfig, *, resume: bool = False, announce: Any = None) -> VideoLLMResult:
+def train_video_llm(
+    run: AnyRun, *, resume: bool = False, announce: Callable[[TrainingPlan], None] | None = None
+) -> VideoLLMResult:
     """Train, evaluate and save the adapter of a video LLM.
 
     Args:
-        run: as [`~dna_hf.training.config_file.run_config`] returns it.
+        run: the run, as [`~dna_hf.training.config_file.run_config`] returns it.
         resume: continue from the last checkpoint in `output_dir`, as if training had never stopped.
         announce: called with the [`TrainingPlan`] before weights are loaded.
 
@@ -92,33 +100,35 @@ def train_video_llm(run: RunConfig, *, resume: bool = False, announce: Any = Non
         DataError: if conversations, images or videos are wrong or missing.
         NonFiniteError: as soon as a loss is not finite.
     """
+    run = video_llm_run(run)
     checkpoint = find_checkpoint(run, resume)
     _check(run)
     train, evaluation = load_conversations(run)
     plan = make_plan(run, train)
     if announce is not None:
         announce(plan)
-    check_disk(run, 4 * plan.trained, _whole_model_in_checkpoints(run, plan))
+    check_disk(run, 4 * plan.trained, besides=_whole_model_in_checkpoints(run, plan))
     set_seed(run.training.seed)
     trainer = build_trainer(run, train, evaluation)
-    if trainer.is_world_process_zero():
-        list_bad_samples(run.output_dir / BAD_LIST, [*train.bad, *(evaluation.bad if evaluation else ())])
-    start = time.monotonic()
-    loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
-    seconds = time.monotonic() - start
-    trainer.save_model()
-    metrics = {}
-    if evaluation is not None:
-        metrics = trainer.evaluate()
-        trainer.save_metrics("eval", metrics)
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        _record(run, trainer, train, seconds, checkpoint is not None)
     bad = run.output_dir / BAD_LIST
-    return VideoLLMResult(metrics, loss, plan.groups, seconds, run.output_dir, bad if bad.exists() else None)
+    if trainer.is_world_process_zero():
+        list_bad_samples(bad, [*train.bad, *(evaluation.bad if evaluation else ())])
+    outcome = train_and_evaluate(trainer, checkpoint)
+    if trainer.is_world_process_zero():
+        weights = weights_digest(read_tensors(run.output_dir))
+        record = training_record(run, outcome, train.provenance("train"), weights=weights, **stamp())
+        record_training(run.output_dir, record)
+    return VideoLLMResult(
+        metrics=outcome.metrics,
+        loss=outcome.loss,
+        groups=plan.groups,
+        seconds=outcome.seconds,
+        output_dir=run.output_dir,
+        bad=bad if bad.exists() else None,
+    )
 
 
-def _check(run: RunConfig) -> None:
+def _check(run: VideoLLMRun) -> None:
     """What can be refused without reading anything."""
     if run.model_arguments.checkpoint is None:
         raise ConfigurationError(
@@ -136,11 +146,10 @@ def _check(run: RunConfig) -> None:
             )
         if run.training.fp16:
             raise ConfigurationError("training.fp16 does not go with ZeRO stage 3: use bf16.")
-    if run.training.fp16 and run.training.device.type == "cpu":
-        raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
+    check_precision(run)
 
 
-def load_conversations(run: RunConfig) -> tuple[Conversations, Conversations | None]:
+def load_conversations(run: VideoLLMRun) -> tuple[Conversations, Conversations | None]:
     """The conversations to train on, and those to evaluate on if there are any.
 
     Raises:
@@ -165,7 +174,7 @@ def load_conversations(run: RunConfig) -> tuple[Conversations, Conversations | N
     return train, evaluation
 
 
-def make_plan(run: RunConfig, train: Conversations) -> TrainingPlan:
+def make_plan(run: VideoLLMRun, train: Conversations) -> TrainingPlan:
     """Say what will be trained and how much memory it takes, from the configuration alone.
 
     Raises:
@@ -183,7 +192,7 @@ def make_plan(run: RunConfig, train: Conversations) -> TrainingPlan:
     return TrainingPlan(groups, memory, len(train.samples), len(train.bad))
 
 
-def prepare(model: PreTrainedModel, run: RunConfig) -> tuple[Any, list[ParameterGroup]]:
+def prepare(model: PreTrainedModel, run: VideoLLMRun) -> tuple[Any, list[ParameterGroup]]:
     """Add LoRA if it is asked for, freeze what is not trained, and have what is trained learn in float32.
 
     Returns:
@@ -210,7 +219,7 @@ def prepare(model: PreTrainedModel, run: RunConfig) -> tuple[Any, list[Parameter
     return lora_config, groups
 
 
-def build_trainer(run: RunConfig, train: Conversations, evaluation: Conversations | None) -> VideoLLMTrainer:
+def build_trainer(run: VideoLLMRun, train: Conversations, evaluation: Conversations | None) -> VideoLLMTrainer:
     """The Trainer of a run, with its model, data sets and callbacks.
 
     Raises:
@@ -221,30 +230,25 @@ def build_trainer(run: RunConfig, train: Conversations, evaluation: Conversation
     base_fingerprint = fingerprint(model)
     lora_config, groups = prepare(model, run)
     bad_list = run.output_dir / BAD_LIST
-    callbacks: list[Any] = [NegativeScaleLog(), RunRecord(run.sections)]
-    if run.training.early_stopping_patience is not None:
-        callbacks.append(EarlyStopping(run.training.early_stopping_patience))
 
     def dataset(conversations: Conversations, training: bool) -> ConversationDataset:
         return ConversationDataset(conversations, processor, run.data, training=training, bad_list=bad_list)
 
-    try:
+    with blamed_on_training():
         return VideoLLMTrainer(
             model=model,
-            args=run.training,
+            args=trainer_arguments(run.training),
             train_dataset=dataset(train, True),
             eval_dataset=None if evaluation is None else dataset(evaluation, False),
             data_collator=ConversationCollator(_pad_token_id(processor.tokenizer)),
             processing_class=processor,
-            callbacks=callbacks,
+            callbacks=run_callbacks(run),
             description=describe(source, revision, base_fingerprint, groups),
             lora_config=lora_config,
         )
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise ConfigurationError(f"section 'training': {one_line(error)}") from error
 
 
-def _whole_model_in_checkpoints(run: RunConfig, plan: TrainingPlan) -> int:
+def _whole_model_in_checkpoints(run: VideoLLMRun, plan: TrainingPlan) -> int:
     """Bytes of the model that DeepSpeed and FSDP write into every checkpoint, frozen weights and all."""
     parameters = sum(group.parameters for group in plan.groups)
     if is_sharded(run.training):
@@ -253,7 +257,7 @@ def _whole_model_in_checkpoints(run: RunConfig, plan: TrainingPlan) -> int:
     return _dtype(run).itemsize * parameters if run.training.deepspeed_plugin is not None else 0
 
 
-def _dtype(run: RunConfig) -> torch.dtype:
+def _dtype(run: VideoLLMRun) -> torch.dtype:
     """Of what is not trained."""
     return torch.bfloat16 if run.training.bf16 else torch.float32
 
@@ -261,28 +265,3 @@ def _dtype(run: RunConfig) -> torch.dtype:
 def _pad_token_id(tokenizer: Any) -> int:
     """What fills up sequences: masked, so that any token will do where there is none for it."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-
-def _record(
-    run: RunConfig,
-    trainer: VideoLLMTrainer,
-    train: Conversations,
-    seconds: float,
-    resumed: bool,
-) -> None:
-    """Write down how the adapter was made."""
-    speed = next(e["train_samples_per_second"] for e in reversed(trainer.state.log_history) if "train_runtime" in e)
-    record = TrainingRun(
-        dataset=train.provenance("train"),
-        settings=without_secrets(run.sections),
-        started_from=checkpoint_origin(run.model_arguments.checkpoint or ""),
-        seconds=round(seconds, 1),
-        samples_per_second=speed,
-        peak_memory=peak_memory(),
-        resumed=resumed,
-        processes=run.training.world_size,
-        **stamp(),
-        seed=run.training.seed,
-        weights=weights_digest(read_tensors(run.output_dir)),
-    )
-    record_training(run.output_dir, record)

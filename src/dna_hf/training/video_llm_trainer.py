@@ -12,13 +12,13 @@ from .adapter import AdapterDescription, load_tensors, save_adapter
 from .arguments import VideoLLMTrainingArguments
 from .errors import ConfigurationError
 from .parameter_groups import GROUPS, LORA, apply_group_rates, check_optimizer, group_of
-from .trainer import ClassificationTrainer
+from .trainer import DnATrainer
 
 
 VISUAL_INPUTS = ("pixel_values", "pixel_values_videos")
 
 
-class VideoLLMTrainer(ClassificationTrainer):
+class VideoLLMTrainer(DnATrainer):
     """A Trainer for [`~dna_hf.training.arguments.VideoLLMTrainingArguments`].
 
     - Its loss is the cross-entropy summed over the answers' tokens, divided by the number of them in the whole step:
@@ -28,9 +28,10 @@ class VideoLLMTrainer(ClassificationTrainer):
     - Its checkpoints hold what is trained, see [`~dna_hf.training.adapter`].
 
     Args:
-        description: of the adapter that it saves.
+        args: positional arguments of `transformers.Trainer`.
+        description: what the adapters that it saves belong to.
         lora_config: as [`~dna_hf.training.parameter_groups.add_lora`] returned it; `None` without LoRA.
-        args, kwargs: of [`~dna_hf.training.trainer.ClassificationTrainer`].
+        kwargs: named arguments of `transformers.Trainer`.
     """
 
     args: VideoLLMTrainingArguments
@@ -144,8 +145,20 @@ def _answer_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = N
 
 
 def answer_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Means over the answers' tokens of all samples: their cross-entropy, and the part that was predicted right."""
+    """`compute_metrics` of a Trainer: means over the answers' tokens of all samples.
+
+    Args:
+        prediction: its predictions are, for each sample (samples, 3), the sum of the losses of its answers' tokens,
+            the number of those that were predicted right, and their number.
+
+    Returns:
+        `loss`, the cross-entropy in nats, which replaces the Trainer's mean over batches, and `token_accuracy`, the
+        part that was predicted right.
+
+    Raises:
+        ConfigurationError: if no sample could be read.
+    """
     losses, right, tokens = prediction.predictions.sum(0)  # type: ignore[union-attr]
     if not tokens:
         raise ConfigurationError("no sample of data.eval_dataset could be read.")
-    return {"cross_entropy": float(losses / tokens), "token_accuracy": float(right / tokens)}
+    return {"loss": float(losses / tokens), "token_accuracy": float(right / tokens)}

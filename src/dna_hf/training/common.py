@@ -1,0 +1,159 @@
+"""How every run starts and ends, whatever it trains: checks, arguments and callbacks, training, figures, records."""
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from transformers import TrainerCallback
+
+from ..data.provenance import DatasetRecord
+from ..errors import one_line
+from ..hub.publish import Published, publish
+from ..hub.upload import sign_in
+from ..records.checkpoint_records import TrainingRun
+from ..records.names import checkpoint_origin
+from ..records.stamp import peak_memory, without_secrets
+from .arguments import DnATrainingArguments
+from .callbacks import EarlyStopping, NegativeScaleLog, RunRecord
+from .config_file import AnyRun
+from .errors import ConfigurationError
+from .trainer import DnATrainer
+
+
+Arguments = TypeVar("Arguments", bound=DnATrainingArguments)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training came to.
+
+    Args:
+        loss: mean training loss.
+        metrics: figures of the last evaluation, as the Trainer names them (`eval_loss`, ...); empty without
+            evaluation data.
+        seconds: wall time of training, evaluations included.
+        samples_per_second: throughput over that time.
+        resumed: whether the run had been stopped before; then the times are those of its last part.
+    """
+
+    loss: float
+    metrics: dict[str, float]
+    seconds: float
+    samples_per_second: float
+    resumed: bool
+
+
+def check_precision(run: AnyRun) -> None:
+    """See that half precision does something.
+
+    Raises:
+        ConfigurationError: for `fp16` on the CPU.
+    """
+    if run.training.fp16 and run.training.device.type == "cpu":
+        raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
+
+
+def check_publishing(run: AnyRun) -> None:
+    """Before a run that publishes its model: see that the Hub can be reached and knows the token.
+
+    Raises:
+        PublishError: saying what is wrong.
+    """
+    if run.training.push_to_hub:
+        sign_in(run.training.hub_token)
+
+
+def publish_result(run: AnyRun) -> Published | None:
+    """Publish the finished and measured model of a run in one commit, if the run says so (`push_to_hub`).
+
+    Raises:
+        PublishError: see [`~dna_hf.hub.publish.publish`].
+    """
+    if not run.training.push_to_hub:
+        return None
+    return publish(
+        run.output_dir,
+        run.training.hub_model_id or run.output_dir.resolve().name,
+        private=bool(run.training.hub_private_repo),
+        revision=run.training.hub_revision,
+        token=run.training.hub_token,
+    )
+
+
+def trainer_arguments(arguments: Arguments) -> Arguments:
+    """The arguments of a run as its Trainer gets them: it never pushes, for it would push unfinished models."""
+    quiet = copy.copy(arguments)
+    quiet.push_to_hub = False
+    return quiet
+
+
+def run_callbacks(run: AnyRun) -> list[TrainerCallback]:
+    """What every run writes down and decides beside its steps."""
+    callbacks: list[TrainerCallback] = [NegativeScaleLog(), RunRecord(run.sections)]
+    if run.training.early_stopping_patience is not None:
+        callbacks.append(EarlyStopping(run.training.early_stopping_patience))
+    return callbacks
+
+
+@contextmanager
+def blamed_on_training() -> Iterator[None]:
+    """Around the making of a Trainer: what it refuses is a setting of the `training` section.
+
+    Raises:
+        ConfigurationError: e.g. for a tracker that is not installed.
+    """
+    try:
+        yield
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ConfigurationError(f"section 'training': {one_line(error)}") from error
+
+
+def train_and_evaluate(trainer: DnATrainer, checkpoint: str | None) -> Outcome:
+    """Train, save the model, evaluate it where there is something to evaluate on, and save figures and state.
+
+    Args:
+        trainer: the Trainer of the run.
+        checkpoint: folder of the checkpoint to go on from, `None` to start anew.
+
+    Raises:
+        NonFiniteError: as soon as a loss is not finite.
+    """
+    start = time.monotonic()
+    loss = trainer.train(resume_from_checkpoint=checkpoint).training_loss
+    seconds = time.monotonic() - start
+    trainer.save_model()
+    metrics: dict[str, float] = {}
+    if trainer.eval_dataset is not None:
+        metrics = trainer.evaluate()
+        trainer.save_metrics("eval", metrics)
+    trainer.save_state()
+    history = reversed(trainer.state.log_history)
+    speed = next(entry["train_samples_per_second"] for entry in history if "train_runtime" in entry)
+    return Outcome(loss, metrics, seconds, speed, checkpoint is not None)
+
+
+def training_record(run: AnyRun, outcome: Outcome, dataset: DatasetRecord, **facts: Any) -> TrainingRun:
+    """How weights were made, for their model card.
+
+    Args:
+        run: the run that made them.
+        outcome: what [`train_and_evaluate`] returned.
+        dataset: what was trained on.
+        facts: the digest of the `weights`, and when and where this was, see [`~dna_hf.records.stamp.stamp`].
+    """
+    source = run.model_arguments.checkpoint
+    return TrainingRun(
+        dataset=dataset,
+        settings=without_secrets(run.sections),
+        started_from=None if source is None else checkpoint_origin(source),
+        seconds=round(outcome.seconds, 1),
+        samples_per_second=outcome.samples_per_second,
+        peak_memory=peak_memory(),
+        resumed=outcome.resumed,
+        processes=run.training.world_size,
+        seed=run.training.seed,
+        **facts,
+    )
