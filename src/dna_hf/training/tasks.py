@@ -163,7 +163,8 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
         processor: ImageProcessor,
     ) -> tuple[TorchDataset, TorchDataset]:
         """The torch data sets of both splits."""
-        resample = processor.resample  # type: ignore[union-attr] - transformers declares it on some of them
+        # which transformers declares on the classes below
+        resample = processor.resample  # type: ignore[union-attr]
         augmentation = TrainingAugmentation(run.data, image_output_size(processor), resample)
         seed, buffer = run.training.seed, run.data.shuffle_buffer
         return (
