@@ -128,7 +128,7 @@ def test_what_is_for_images_alone_is_refused_before_anything_happens(finished, t
     ("options", "message"),
     [
         (["--dataset", "/nowhere"], "nowhere"),
-        (["--crop_pct", "0.9"], "unknown key --crop_pct"),
+        (["--crop_pct", "0.9"], "--crop_pct has no effect on dna-hf evaluate"),
         (["--on_error", "ignore"], "raise, skip"),
         (["--slices", "label"], "--slices is for images"),
     ],
