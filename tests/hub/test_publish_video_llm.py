@@ -74,7 +74,7 @@ def test_published_and_used_by_others(checkpoint, tmp_path):
 
 def test_incomplete_folders_are_refused(checkpoint, tmp_path):
     (checkpoint / "processor_config.json").unlink()
-    with pytest.raises(PublishError, match="has no processor_config.json: save the processor of the model in it"):
+    with pytest.raises(PublishError, match="save the processor of the video language model in it"):
         publish(checkpoint, REPO, dry_run=True)
     shutil.rmtree(checkpoint)
     tiny_model(tiny_processor()).model.vision_model.save_pretrained(checkpoint)
