@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +143,9 @@ def _load_all(arguments: ImageDataArguments) -> Any:
         raise DataError(f"data set {source!r} cannot be loaded: {first_line(error)}") from error
 
 
+@cache
 def _embedded() -> datasets.DatasetDict:
-    """The embedded images, in 10 classes."""
+    """The embedded images, in 10 classes, encoded once in a process."""
     names = datasets.ClassLabel(names=embedded.class_names())
     info = datasets.DatasetInfo(
         features=datasets.Features({"image": datasets.Image(), "label": names}),
