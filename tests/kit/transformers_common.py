@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import unittest
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from unittest import mock
@@ -128,6 +130,28 @@ def unpack_common_tests(version: str) -> Path:
             if not package.exists():
                 raise
     return folder
+
+
+@contextmanager
+def quiet_sub_test(test, *message, **values):
+    """In the place of `subTest`: the common tests have thousands, and to report each takes longer than to run it.
+
+    The first failure ends a test. It is skipped if all of its parts are.
+    """
+    if not hasattr(test, "sub_tests"):
+        test.sub_tests = []
+        test.addCleanup(_skip_if_all_parts_are, test.sub_tests)
+    try:
+        yield
+    except unittest.SkipTest as skip:
+        test.sub_tests.append(skip)
+    else:
+        test.sub_tests.append(None)
+
+
+def _skip_if_all_parts_are(sub_tests):
+    if all(sub_tests):
+        raise sub_tests[0]
 
 
 def treat_as(native_name: str, model_class: type) -> None:

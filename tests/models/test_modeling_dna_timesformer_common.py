@@ -1,129 +1,42 @@
 """transformers' common model and configuration tests, on the DnA TimeSformer.
 
-Those of DnA and of softmax attention always run; those of the other variants, which differ in the attention alone, are
-slow tests.
+On two variants: DnA, and cog, whose first layer here is softmax attention. `test_contract.py` has every variant.
 """
 
 import unittest
-from unittest import mock
-
-import pytest
-from torch import nn
 
 from dna_hf.models import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerModel
-from tests.kit.transformers_common import common_test_module, newest_only, treat_as
+from tests.kit.picture_model_tests import PictureModelTester, PictureModelTests
+from tests.kit.transformers_common import newest_only, treat_as
 
-
-ConfigTester = common_test_module("test_configuration_common").ConfigTester
-modeling_common = common_test_module("test_modeling_common")
 
 treat_as("TimesformerModel", DnATimesformerModel)
 treat_as("TimesformerForVideoClassification", DnATimesformerForVideoClassification)
 
 
-class DnATimesformerModelTester:
-    """A toy model with dropout and stochastic depth."""
-
-    is_training = True
-    batch_size = 3
-    image_size = 8
-    patch_size = 4
-    num_channels = 3
-    num_frames = 2
-    hidden_size = 32
-    num_hidden_layers = 2
-    num_attention_heads = 4
-    num_labels = 10
+class DnATimesformerModelTester(PictureModelTester):
+    config_class = DnATimesformerConfig
+    fields = {"patch_size": 4, "num_frames": 2}
+    shape = (2, 3, 8, 8)
     # tokens of a video, and of one frame
     seq_length = 9
     frame_length = 5
 
-    def __init__(self, attention_variant):
-        self.attention_variant = attention_variant
 
-    def get_config(self):
-        return DnATimesformerConfig(
-            attention_variant=self.attention_variant,
-            # one layer of each kind: by default the only two layers would both be softmax
-            cog_softmax_layers=[0],
-            image_size=self.image_size,
-            patch_size=self.patch_size,
-            num_channels=self.num_channels,
-            num_frames=self.num_frames,
-            hidden_size=self.hidden_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            intermediate_size=37,
-            hidden_dropout_prob=0.1,
-            attention_probs_dropout_prob=0.1,
-            drop_path_rate=0.1,
-            num_labels=self.num_labels,
-            attn_implementation="eager",
-        )
-
-    def prepare_config_and_inputs_for_common(self):
-        size = (self.batch_size, self.num_frames, self.num_channels, self.image_size, self.image_size)
-        return self.get_config(), {"pixel_values": modeling_common.floats_tensor(size)}
-
-
-class ModelTests(modeling_common.ModelTesterMixin):
-    attention_variant: str
-
+class ModelTests(PictureModelTests):
+    model_tester_class = DnATimesformerModelTester
     all_model_classes = (DnATimesformerModel, DnATimesformerForVideoClassification)
-    test_resize_embeddings = False
-
-    def setUp(self):
-        self.model_tester = DnATimesformerModelTester(self.attention_variant)
-        self.config_tester = ConfigTester(
-            self,
-            config_class=DnATimesformerConfig,
-            has_text_modality=False,
-            hidden_size=24,
-            attention_variant=self.attention_variant,
-        )
-
-    def test_config(self):
-        self.config_tester.run_common_tests()
-
-    def test_can_init_all_missing_weights(self):
-        # the common test takes the age of a model from the copyright line of its file and skips those before 2023
-        source = mock.mock_open(read_data="# Copyright 2026")
-        with mock.patch.object(modeling_common, "open", source, create=True):
-            super().test_can_init_all_missing_weights()
 
     def test_attention_outputs(self):
         # the common test takes the maps to go over all tokens; here `attentions` goes over those of a frame
         self.model_tester.encoder_seq_length = self.model_tester.frame_length
         super().test_attention_outputs()
 
-    def test_model_get_set_embeddings(self):
-        # as the native TimeSformer: the input embedding is a projection of patches, not an `nn.Embedding`
-        config = self.model_tester.get_config()
-        for model_class in self.all_model_classes:
-            model = model_class(config)
-            self.assertIsInstance(model.get_input_embeddings(), nn.Module)
-            self.assertIsNone(model.get_output_embeddings())
-
 
 class DnATimesformerModelTest(ModelTests, unittest.TestCase):
     attention_variant = "dna"
 
 
-@pytest.mark.slow
-class DnATimesformerSharedValueModelTest(ModelTests, unittest.TestCase):
-    attention_variant = "dna_shared_value"
-
-
 @newest_only
-class DnATimesformerSoftmaxModelTest(ModelTests, unittest.TestCase):
-    attention_variant = "softmax"
-
-
-@pytest.mark.slow
-class DnATimesformerDifferentialModelTest(ModelTests, unittest.TestCase):
-    attention_variant = "differential"
-
-
-@pytest.mark.slow
 class DnATimesformerCogModelTest(ModelTests, unittest.TestCase):
     attention_variant = "cog"

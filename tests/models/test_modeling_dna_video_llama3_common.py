@@ -13,7 +13,7 @@ from dna_hf.models import (
     DnAVideoLlama3VisionConfig,
     DnAVideoLlama3VisionModel,
 )
-from tests.kit.transformers_common import common_test_module, treat_as
+from tests.kit.transformers_common import common_test_module, quiet_sub_test, treat_as
 
 
 ConfigTester = common_test_module("test_configuration_common").ConfigTester
@@ -79,6 +79,7 @@ class VisionModelTester:
 @without("test_retain_grad_hidden_states_attentions")
 class DnAVideoLlama3VisionModelTest(modeling_common.ModelTesterMixin, unittest.TestCase):
     all_model_classes = (DnAVideoLlama3VisionModel,)
+    subTest = quiet_sub_test
     test_resize_embeddings = False
 
     def setUp(self):
@@ -158,6 +159,7 @@ original_ids_tensor = modeling_common.ids_tensor
 @without("test_generation_tester_mixin_inheritance")
 class DnAVideoLlama3ModelTest(modeling_common.ModelTesterMixin, unittest.TestCase):
     all_model_classes = (DnAVideoLlama3Model, DnAVideoLlama3ForConditionalGeneration)
+    subTest = quiet_sub_test
     _is_composite = True
 
     def setUp(self):
