@@ -1,5 +1,6 @@
-"""Shared fixtures: where the reference data lies, and what to skip without it."""
+"""Shared fixtures, and which tests may be skipped."""
 
+import gc
 import os
 from importlib.util import find_spec
 
@@ -14,10 +15,55 @@ from huggingface_hub import constants  # noqa: E402
 from packaging import version  # noqa: E402
 
 from tests.kit.paths import shared_path  # noqa: E402
+from tests.kit.skips import read_allowed_skips, reason_of  # noqa: E402
+
+
+ALLOWED = pytest.StashKey()
 
 
 def pytest_addoption(parser):
     parser.addoption("--run-slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure(config):
+    config.stash[ALLOWED] = read_allowed_skips(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    _fail_if_skipped_in_silence(report, item.config)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    _fail_if_skipped_in_silence(report, collector.config)
+    return report
+
+
+def _fail_if_skipped_in_silence(report, config):
+    reason = reason_of(report)
+    if reason is not None and not any(skip.covers(report.nodeid, reason) for skip in config.stash[ALLOWED]):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which no line of tests/allowed_skips.txt allows here: {reason}"
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """After a run of all tests, name the lines that are no longer needed."""
+    skipped = [(report.nodeid, reason_of(report)) for report in terminalreporter.stats.get("skipped", [])]
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.keyword or config.option.markexpr:
+        return
+    for skip in config.stash[ALLOWED]:
+        if skip.when == "always" and not any(skip.covers(test, reason or "") for test, reason in skipped):
+            terminalreporter.write_line(f"tests/allowed_skips.txt: nothing is skipped by: {skip.line}")
+
+
+def pytest_collection_finish():
+    """Leave what lives as long as the process out of garbage collections, of which every training asks for some."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
