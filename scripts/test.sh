@@ -8,30 +8,46 @@ source scripts/setup_environment.sh
 oldest_transformers=5.17.0
 oldest_huggingface_hub=1.33.0
 
+# The same packages, with older transformers laid over them.
+oldest_environment() {
+    rm -rf .venv-oldest
+    ${PYTHON:-python3} -m venv .venv-oldest
+    $python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+        >"$(.venv-oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth"
+    .venv-oldest/bin/python -m pip --disable-pip-version-check -qq install \
+        "transformers==$oldest_transformers" "huggingface_hub==$oldest_huggingface_hub"
+}
+
+# pytest PYTHON [ARGUMENT...]: keeps the last line, which says how many tests passed and were skipped
+run_tests() {
+    local version
+    version=$("$1" -c 'import transformers; print(transformers.__version__)')
+    echo "== tests, transformers $version"
+    "$1" -m pytest -q -n 2 "${@:2}" | tee "$log"
+    summary+=("transformers $version: $(tail -n 1 "$log")")
+}
+
 echo "== set up .venv-test"
 fresh_environment .venv-test ".[dev]"
 python=.venv-test/bin/python
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+summary=()
 
 echo "== style and types"
+oldest_environment &
 $python -m ruff check .
 $python -m ruff format --check .
 $python -m mypy
+wait $!
 
 # one thread per worker: two workers with two threads each slow each other down many times over
 export OMP_NUM_THREADS=1 DNA_HF_REQUIRE_COMMON_TESTS=1
-
-echo "== tests, transformers $($python -c 'import transformers; print(transformers.__version__)')"
-$python -m pytest -q -n 2 "$@"
-
-echo "== models and conversion, transformers $oldest_transformers"
-# the same packages, with older transformers laid over them
-rm -rf .venv-oldest
-${PYTHON:-python3} -m venv .venv-oldest
-$python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-    >"$(.venv-oldest/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth"
-.venv-oldest/bin/python -m pip --disable-pip-version-check -qq install \
-    "transformers==$oldest_transformers" "huggingface_hub==$oldest_huggingface_hub"
+run_tests $python "$@"
 # how videos are decoded, and what is in other people's files, does not depend on transformers
-.venv-oldest/bin/python -m pytest -q -n 2 tests/models tests/conversion --ignore tests/models/test_video_decoding.py \
+run_tests .venv-oldest/bin/python tests/models tests/conversion --ignore tests/models/test_video_decoding.py \
     --ignore tests/conversion/test_authors.py --ignore tests/conversion/test_authors_timesformer.py \
     --ignore tests/conversion/test_timm.py --ignore tests/conversion/test_files.py "$@"
+
+echo "== passed"
+printf '%s\n' "${summary[@]}"
