@@ -1,9 +1,7 @@
 """The command line as a user meets it."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -17,14 +15,8 @@ from dna_hf.cli.table import table
 from dna_hf.records.checkpoint_records import read_measurements, read_training
 from dna_hf.records.digest import weights_digest
 from dna_hf.training.errors import ConfigurationError
-from tests.kit.paths import ROOT
+from tests.kit.command_line import run_cli
 from tests.kit.training import SECTIONS
-
-
-def run_cli(*words, cwd=None):
-    """Run `dna-hf` in a process of its own."""
-    command = [sys.executable, "-m", "dna_hf", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=os.environ, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -285,15 +277,3 @@ def test_overrides():
 def test_table_aligns_numbers_to_the_right():
     expected = "name  count\n----  -----\na         5\nbcd      10"
     assert table(("name", "count"), [("a", "5"), ("bcd", "10")]) == expected
-
-
-def test_torchrun_trains_on_two_processes(tmp_path):
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(SECTIONS))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29653"]
-    command += [ROOT / "scripts" / "train.py", "tiny.yaml", "--max_steps", "2"]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert result.returncode == 0, result.stderr
-    state = json.loads((tmp_path / "runs/tiny/trainer_state.json").read_text())
-    # 40 images in batches of 8 on each of two processes
-    assert state["global_step"] == 2 and state["epoch"] == pytest.approx(2 / 3)
-    assert result.stdout.count("attention variant") == 1

@@ -15,8 +15,10 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 
 from dna_hf import DnAViTConfig, DnAViTForImageClassification, recipes
 from dna_hf.recipes import find
+from tests.kit.command_line import run_cli
 from tests.kit.fake_hub import FakeHub
 from tests.kit.fresh_process import run_fresh
+from tests.kit.hub_client import client_of
 from tests.kit.paths import ROOT
 from tests.kit.video_llm import tiny_model, tiny_processor
 from tests.kit.videos import numbered, write_video
@@ -56,9 +58,15 @@ def snippet(start):
     return found
 
 
-def test_snippet_of_a_fresh_model(tmp_path):
-    output = run([sys.executable, "-c", snippet("import torch\nfrom dna_hf")], tmp_path)
-    assert output.count("torch.Size([1, 4, 17, 17])") == 2
+def test_snippets_of_a_conversion_and_of_a_fresh_model(tmp_path):
+    texts = [snippet("from transformers import ViTConfig"), snippet("import torch\nfrom dna_hf")]
+    # each with names of its own
+    script = "\n".join(f"exec({text!r}, {{}})" for text in texts)
+    difference, copied, new, *shapes = run([sys.executable, "-c", script], tmp_path).split(maxsplit=3)
+    assert float(difference) <= 1e-5
+    assert int(copied) > 100
+    assert int(new) == 12 * 5
+    assert shapes[0].count("torch.Size([1, 4, 17, 17])") == 2
 
 
 def test_snippet_of_a_video_language_model(tmp_path):
@@ -70,15 +78,6 @@ def test_snippet_of_a_video_language_model(tmp_path):
         "from transformers import AutoModelForImageTextToText"
     )
     assert run_fresh(script + "\nprint('all is well')", tmp_path).endswith("all is well\n")
-
-
-def test_snippet_of_a_conversion(tmp_path):
-    difference, copied, new = run(
-        [sys.executable, "-c", snippet("from transformers import ViTConfig")], tmp_path
-    ).split()
-    assert float(difference) <= 1e-5
-    assert int(copied) > 100
-    assert int(new) == 12 * 5
 
 
 @pytest.fixture
@@ -105,8 +104,10 @@ def test_convert_train_publish_load(tmp_path, hub):
     commands[1] += [word for key, value in small.items() for word in (f"--{key}", str(value))]
     folder = tmp_path / "work"
     folder.mkdir()
-    for command in commands:
-        run([sys.executable, "-m", "dna_hf", *command[1:]], folder, **hub.environment(tmp_path / "mine", hub.token))
+    with client_of(hub, tmp_path / "mine"):
+        for command in commands:
+            done = run_cli(*command[1:], cwd=folder)
+            assert done.returncode == 0, done.stderr[-3000:]
 
     Image.new("RGB", (40, 30), (200, 30, 90)).save(folder / "picture.png")
     # the reader of the published model has neither dna-hf nor a token

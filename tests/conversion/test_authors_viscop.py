@@ -14,6 +14,7 @@ from dna_hf.conversion import (
 )
 from dna_hf.conversion.authors_check import evaluate_authors_viscop
 from dna_hf.models import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
+from tests.kit.models import moved
 
 
 PROBES, WIDTH, HEADS, LAYERS = 4, 16, 2, 3
@@ -25,10 +26,7 @@ def source_of(variant="dna", seed=0, **overrides):
     torch.manual_seed(seed)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "patch_size": 2}
     sizes |= {"intermediate_size": 24, "num_probes": PROBES, "attention_variant": variant}
-    model = DnAVideoLlama3VisionModel(DnAVideoLlama3VisionConfig(**sizes | overrides)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model = moved(DnAVideoLlama3VisionModel(DnAVideoLlama3VisionConfig(**sizes | overrides)))
     state = {}
     for name, tensor in model.state_dict().items():
         head, found, tail = name.partition(".attention.")

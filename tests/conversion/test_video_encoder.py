@@ -7,6 +7,7 @@ from transformers import AutoModel, VideoLlama3VisionConfig, VideoLlama3VisionMo
 
 from dna_hf.conversion import ConversionError, from_pretrained_softmax
 from dna_hf.models import DnAVideoLlama3VisionModel
+from tests.kit.models import moved
 
 
 WIDTH, HEADS, LAYERS, PROBES = 16, 2, 3, 4
@@ -24,11 +25,7 @@ def encoder(seed=0):
         patch_size=2,
         layer_norm_eps=1e-5,
     )
-    model = VideoLlama3VisionModel(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model
+    return moved(VideoLlama3VisionModel(config))
 
 
 @pytest.fixture(scope="module")

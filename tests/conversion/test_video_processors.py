@@ -1,9 +1,6 @@
 """Converted video models preprocess as their source does, and work in transformers' pipeline without more."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -24,7 +21,7 @@ from dna_hf.conversion import (
 )
 from dna_hf.evaluation.video_classification import load_video_processor
 from dna_hf.models import DnATimesformerVideoProcessor
-from tests.kit.fresh_process import WITHOUT_PACKAGE
+from tests.kit.fresh_process import run_fresh
 from tests.kit.videos import numbered, write_video
 
 
@@ -293,18 +290,8 @@ def test_converted_folders_classify_videos_without_the_package(tmp_path, capsys)
         expected.append({model.config.id2label[index]: value for index, value in enumerate(probabilities)})
         assert main(["predict", str(out), str(clip)]) == 0
         printed.append(capsys.readouterr().out)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable,
-        "-c",
-        WITHOUT_PACKAGE + CLASSIFY,
-        *(str(tmp_path / name) for name in sources),
-        str(clip),
-    ]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-4000:]
-    for line, scores, table in zip(result.stdout.splitlines(), expected, printed, strict=True):
+    found = run_fresh(CLASSIFY, tmp_path, *(tmp_path / name for name in sources), clip)
+    for line, scores, table in zip(found.splitlines(), expected, printed, strict=True):
         assert json.loads(line) == pytest.approx(scores, abs=1e-5)
         for label, score in scores.items():
             assert label in table and f"{100 * score:.1f} %" in table

@@ -154,7 +154,7 @@ def test_a_streamed_training_epoch_is_shuffled_anew():
     augment = TrainingAugmentation(arguments, (32, 32), processor.resample)
 
     def labels(number):
-        dataset = torch_dataset(load_split(arguments, "test"), processor, augment, seed=3)
+        dataset = torch_dataset(load_split(arguments, "test"), processor, augment, seed=3, shuffle_buffer=50)
         dataset.set_epoch(number)
         return [sample["labels"] for _, sample in zip(range(30), dataset, strict=False)]
 

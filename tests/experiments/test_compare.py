@@ -17,10 +17,12 @@ from dna_hf import (
     DnAViTForImageClassification,
 )
 from dna_hf.cli import main
+from dna_hf.experiments import compare as comparing
 from dna_hf.experiments.compare import RunFigures, compare, draw, matched_intermediate_size, summary
 from dna_hf.records.complexity import count_parameters
 from dna_hf.training import classification as training
 from dna_hf.training.errors import ConfigurationError
+from tests.kit.command_line import instead_of_processes
 from tests.kit.training import SECTIONS, tiny_run
 
 
@@ -35,9 +37,10 @@ def recipe(tmp_path_factory):
 def compared(recipe, tmp_path_factory):
     """Two variants under two seeds, and what was reported."""
     folder, told = tmp_path_factory.mktemp("compared") / "out", []
-    figures = compare(
-        recipe, ["softmax", "dna"], [0, 1], folder, overrides={"num_train_epochs": 1}, report=told.append
-    )
+    with instead_of_processes(comparing):
+        figures = compare(
+            recipe, ["softmax", "dna"], [0, 1], folder, overrides={"num_train_epochs": 1}, report=told.append
+        )
     return folder, figures, told
 
 
@@ -77,9 +80,10 @@ def test_a_stopped_comparison_goes_on(compared, recipe, tmp_path):
     for name in ("training.json", "measurements.json", "model.safetensors"):
         (unfinished / name).unlink()
     shutil.rmtree(copy / "dna" / "seed0")
-    again = compare(
-        recipe, ["softmax", "dna"], [0, 1], copy, overrides={"num_train_epochs": 1}, report=lambda line: None
-    )
+    with instead_of_processes(comparing):
+        again = compare(
+            recipe, ["softmax", "dna"], [0, 1], copy, overrides={"num_train_epochs": 1}, report=lambda line: None
+        )
     assert [run.resumed for run in again] == [False, False, False, True]
     assert [(run.top1, run.loss) for run in again] == [(run.top1, run.loss) for run in figures]
     for seed in (0, 1):

@@ -20,15 +20,16 @@ from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from dna_hf import DnAViTBackbone, DnAViTConfig, DnAViTForImageClassification, DnAViTModel
+from dna_hf import DnAViTBackbone, DnAViTForImageClassification, DnAViTModel
 from dna_hf.cli import main
 from dna_hf.data.provenance import DatasetRecord
 from dna_hf.hub import PublishError, publish
 from dna_hf.records.checkpoint_records import Measurement, TrainingRun, record_measurement, record_training
 from dna_hf.records.digest import weights_digest
 from tests.kit.fake_hub import FakeHub
-from tests.kit.fresh_process import WITHOUT_PACKAGE
+from tests.kit.fresh_process import run_fresh
 from tests.kit.hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
+from tests.kit.models import animal_model
 from tests.kit.training import SECTIONS
 
 
@@ -58,23 +59,7 @@ METRICS = {"top1": 0.25, "top5": 0.75, "loss": 1.5}
 
 def save_checkpoint(folder, model_class=DnAViTForImageClassification, dtype=torch.float32, **options):
     """A checkpoint of a tiny model with random weights; returns its folder."""
-    torch.manual_seed(0)
-    names = {0: "cat", 1: "dog", 2: "bird"}
-    config = DnAViTConfig(
-        image_size=32,
-        patch_size=8,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        id2label=names,
-        label2id={name: index for index, name in names.items()},
-    )
-    model = model_class(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    model.to(dtype).save_pretrained(folder, **options)
+    animal_model(model_class).to(dtype).save_pretrained(folder, **options)
     processor().save_pretrained(folder)
     return folder
 
@@ -287,12 +272,9 @@ def expected_output(model_class, folder, file):
 
 def pull(hub, folder, **switches):
     """Run the script in a process without the package, with a cache of its own and no other token."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    environment |= hub.environment(folder / "home", hub.read_only_token) | switches
-    command = [sys.executable, "-c", WITHOUT_PACKAGE + PULL, str(folder / "models.json")]
-    result = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return json.loads(result.stdout.splitlines()[-1])
+    environment = hub.environment(folder / "home", hub.read_only_token) | switches
+    printed = run_fresh(PULL, folder, folder / "models.json", environment=environment)
+    return json.loads(printed.splitlines()[-1])
 
 
 def test_others_load_it_by_name_and_from_their_cache(published, tmp_path):

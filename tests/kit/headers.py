@@ -2,7 +2,7 @@
 
 import shlex
 
-from dna_hf.cli import parse_overrides
+from dna_hf.cli.overrides import parse_overrides
 from dna_hf.recipes import read_header
 
 

@@ -1,8 +1,5 @@
 """What the tests of publishing share: a client of the Hub on loopback, and what is looked at afterwards."""
 
-import os
-import subprocess
-import sys
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +13,7 @@ from safetensors.torch import load_file
 
 import dna_hf
 from dna_hf.hub import PublishError, publish
+from tests.kit import command_line
 from tests.kit.fake_hub import FakeHub
 
 
@@ -27,14 +25,14 @@ REPO = "user/model"
 
 
 @contextmanager
-def client_of(hub, folder, monkeypatch=None):
+def client_of(hub, folder, monkeypatch=None, token=FakeHub.token):
     """Lead the client of this process to a Hub; publishing and the client do not wait between attempts.
 
     A fixture gives its `monkeypatch`, with which tests change more: two of them would be undone in the wrong order.
     """
     slept = []
     with nullcontext(monkeypatch) if monkeypatch else pytest.MonkeyPatch.context() as patch:
-        for name, value in hub.environment(folder, hub.token).items():
+        for name, value in hub.environment(folder, token).items():
             patch.setenv(name, value)
         for name, value in {
             "ENDPOINT": hub.endpoint,
@@ -55,11 +53,9 @@ def client_of(hub, folder, monkeypatch=None):
 
 
 def run_cli(hub, folder, *words):
-    """Run `python -m dna_hf` in a process of its own, with that Hub."""
-    (folder / "home").mkdir(exist_ok=True)
-    environment = os.environ | hub.environment(folder / "home")
-    command = [sys.executable, "-m", "dna_hf", *map(str, words)]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+    """Run `dna-hf` with that Hub and without a token of its own."""
+    with client_of(hub, folder / "home", token=None):
+        return command_line.run_cli(*words, cwd=folder)
 
 
 def refused(*arguments, **options):

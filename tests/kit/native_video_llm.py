@@ -6,6 +6,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
+from tests.kit.models import moved
+
 
 PATCH, WIDTH, HEADS, LAYERS, VOCABULARY = 2, 16, 2, 3, 50
 IMAGE, VIDEO = 40, 41
@@ -30,10 +32,7 @@ VISCOP = OWN | {"model.vision_model.": "model.vision_encoder.vision_encoder."}
 def scatter(model, seed=0):
     """Move every parameter from its initial value, so that no two tensors are alike."""
     torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model.eval()
+    return moved(model, 0.1)
 
 
 def text_config(text="qwen2", vocabulary=VOCABULARY, **fields):

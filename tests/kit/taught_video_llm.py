@@ -9,12 +9,11 @@ from transformers import PreTrainedTokenizerFast
 from dna_hf.data.multiple_choice import Question
 from dna_hf.evaluation.multiple_choice import PROMPT, question_prompt
 from dna_hf.models import (
-    DnAVideoLlama3Config,
-    DnAVideoLlama3ForConditionalGeneration,
     DnAVideoLlama3ImageProcessor,
     DnAVideoLlama3Processor,
     DnAVideoLlama3VideoProcessor,
 )
+from tests.kit.video_llm import tiny_model
 from tests.kit.videos import write_video
 
 
@@ -53,17 +52,9 @@ def tiny_video_llm():
         DnAVideoLlama3VideoProcessor(patch_size=PATCH, max_visual_tokens=8, min_visual_tokens=1, max_frames=4),
         num_probes=PROBES,
     )
-    torch.manual_seed(0)
-    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = DnAVideoLlama3Config(
-        text_config=text
-        | {"model_type": "llama", "vocab_size": len(tokenizer), "num_key_value_heads": 1}
-        | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
-        vision_config=vision | {"patch_size": PATCH, "num_probes": PROBES},
-        **processor.token_ids(),
-    )
-    return DnAVideoLlama3ForConditionalGeneration(config).eval(), processor
+    text = {"num_key_value_heads": 1}
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "patch_size": PATCH}
+    return tiny_model(processor, text, vision, spread=0), processor
 
 
 def write_colours(folder):

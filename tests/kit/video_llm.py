@@ -11,6 +11,7 @@ from dna_hf import (
     DnAVideoLlama3Processor,
     DnAVideoLlama3VideoProcessor,
 )
+from tests.kit.models import moved
 
 
 PROBES = 4
@@ -36,8 +37,15 @@ def tiny_processor(tokenizer=None):
     )
 
 
-def tiny_model(processor, text=(), vision=()):
-    """A model for a processor, in evaluation mode, with every parameter moved from its initial value."""
+def tiny_model(processor, text=(), vision=(), seed=0, spread=0.05):
+    """A model for a processor, in evaluation mode, the same one at every call.
+
+    Args:
+        text: fields of the language model, over those here.
+        vision: fields of the encoder, over those here.
+        seed: of the weights.
+        spread: how far every parameter is moved from its initial value, so that no two are alike.
+    """
     tokenizer = processor.tokenizer
     text_config = {
         "model_type": "llama",
@@ -57,12 +65,9 @@ def tiny_model(processor, text=(), vision=()):
         "intermediate_size": 48,
         "num_probes": processor.num_probes,
     }
+    torch.manual_seed(seed)
     config = DnAVideoLlama3Config(
         text_config=text_config | dict(text), vision_config=vision_config | dict(vision), **processor.token_ids()
     )
-    torch.manual_seed(0)
     model = DnAVideoLlama3ForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    return model
+    return moved(model, spread) if spread else model

@@ -8,12 +8,12 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, TrainerCallback
 
-from dna_hf import DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration
 from dna_hf.models.image_processing_dna_video_llama3 import DnAVideoLlama3ImageProcessor
 from dna_hf.models.processing_dna_video_llama3 import DnAVideoLlama3Processor
 from dna_hf.models.video_processing_dna_video_llama3 import DnAVideoLlama3VideoProcessor
-from dna_hf.training import video_llm
 from dna_hf.training.config_file import run_config
+from dna_hf.training.video_llm import build_trainer, load_conversations
+from tests.kit import video_llm
 from tests.kit.paths import shared_path
 
 
@@ -28,6 +28,7 @@ TEXT = {
     "attention_dropout": 0.0,
     "initializer_range": 0.1,
     "tie_word_embeddings": True,
+    "pad_token_id": None,
 }
 VISION = {
     "hidden_size": 32,
@@ -57,15 +58,9 @@ def tiny_processor():
     )
 
 
-def tiny_model(processor, seed=0, text=None, vision=None):
+def tiny_model(processor, seed=0, text=(), vision=()):
     """A fresh model that takes what the processor makes."""
-    torch.manual_seed(seed)
-    config = DnAVideoLlama3Config(
-        text_config=TEXT | {"vocab_size": len(processor.tokenizer)} | (text or {}),
-        vision_config=VISION | (vision or {}),
-        **processor.token_ids(),
-    )
-    return DnAVideoLlama3ForConditionalGeneration(config).eval()
+    return video_llm.tiny_model(processor, TEXT | dict(text), VISION | dict(vision), seed, spread=0)
 
 
 def save_base(folder, seed=0, **fields):
@@ -134,7 +129,7 @@ class _SaveGradients(TrainerCallback):
 def ready_to_train(sections):
     """The Trainer of one step without dropout. Its model is always the same, and no gradient of it vanishes."""
     run = run_config(sections, {"max_steps": 1, "max_grad_norm": 0, "lora_dropout": 0.0, "save_strategy": "no"})
-    trainer = video_llm.build_trainer(run, *video_llm.load_conversations(run))
+    trainer = build_trainer(run, *load_conversations(run))
     # the gradients of LoRA's first factors are zero as long as the second ones are
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

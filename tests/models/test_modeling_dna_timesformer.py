@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForVideoClassification
 from dna_hf.models import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerModel
 from dna_hf.models.attention_variants import VariantAttention
 from dna_hf.models.layers_dna import DnADropPath
+from tests.kit.models import moved
 from tests.reference import ReferenceTimesformer
 
 
@@ -47,17 +48,9 @@ def tiny_config(**overrides):
 
 
 def tiny_model(model_class=DnATimesformerForVideoClassification, seed=0, **overrides):
-    """A small model in evaluation mode, with every parameter moved from its initial value.
-
-    Initial values are small, zero or constant, which hides what is applied in the wrong place.
-    """
+    """A small model in evaluation mode, with every parameter moved from its initial value."""
     torch.manual_seed(seed)
-    model = model_class(tiny_config(**overrides)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            scale = 0.1 if "lambda" in name or parameter.dim() == 1 else 0.2
-            parameter.add_(torch.randn_like(parameter) * scale)
-    return model
+    return moved(model_class(tiny_config(**overrides)))
 
 
 def videos(batch=BATCH, frames=FRAMES, height=ROWS * PATCH, width=COLUMNS * PATCH, channels=3, seed=1):

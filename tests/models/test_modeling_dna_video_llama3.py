@@ -13,6 +13,7 @@ from transformers.models.video_llama_3.configuration_video_llama_3 import VideoL
 from transformers.models.video_llama_3.modeling_video_llama_3 import VideoLlama3VisionModel
 
 from dna_hf.models import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
+from tests.kit.models import moved
 from tests.reference import reference_attention
 
 
@@ -42,11 +43,7 @@ def tiny_config(**overrides):
 def tiny_model(seed=0, **overrides):
     """A small model in evaluation mode, with every parameter moved from its initial value."""
     torch.manual_seed(seed)
-    model = DnAVideoLlama3VisionModel(tiny_config(**overrides)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-    return model
+    return moved(DnAVideoLlama3VisionModel(tiny_config(**overrides)))
 
 
 def native_model(model):

@@ -10,6 +10,7 @@ from transformers.models.video_llama_3.configuration_video_llama_3 import VideoL
 from transformers.models.video_llama_3.modeling_video_llama_3 import VideoLlama3ForConditionalGeneration
 
 from dna_hf.models import DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3Model
+from tests.kit.models import moved
 
 
 PATCH, PROBES, VOCABULARY = 2, 3, 50
@@ -57,9 +58,7 @@ def tiny_model(*args, **overrides):
     model = DnAVideoLlama3ForConditionalGeneration._from_config(
         tiny_config(*args, **overrides), attn_implementation=attention
     ).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model = moved(model, 0.1)
     model.generation_config.pad_token_id = PAD
     return model
 

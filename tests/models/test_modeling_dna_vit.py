@@ -21,6 +21,7 @@ from dna_hf.models import (
 )
 from dna_hf.models.layers_dna import DnADropPath
 from dna_hf.models.modeling_dna_vit import DnAViTLayer, DnAViTLayerScale
+from tests.kit.models import moved
 
 
 VARIANTS = ("dna", "dna_shared_value", "softmax", "differential", "cog")
@@ -43,17 +44,9 @@ def tiny_config(**overrides):
 
 
 def tiny_model(model_class=DnAViTForImageClassification, seed=0, **overrides):
-    """A small model in evaluation mode, with every parameter moved from its initial value.
-
-    Initial values are small, zero or constant, which hides what is applied in the wrong place.
-    """
+    """A small model in evaluation mode, with every parameter moved from its initial value."""
     torch.manual_seed(seed)
-    model = model_class(tiny_config(**overrides)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            scale = 0.1 if "lambda" in name or parameter.dim() == 1 else 0.2
-            parameter.add_(torch.randn_like(parameter) * scale)
-    return model
+    return moved(model_class(tiny_config(**overrides)))
 
 
 def images(batch=2, height=32, width=32, channels=3, seed=1):

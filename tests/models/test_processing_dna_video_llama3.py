@@ -1,11 +1,8 @@
 """The processor of the video language model: what stands for images and videos, what is learned, what is refused."""
 
 import json
-import os
 import pickle
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -22,7 +19,8 @@ from dna_hf.models import (
     DnAVideoLlama3Processor,
     DnAVideoLlama3VideoProcessor,
 )
-from tests.kit.fresh_process import WITHOUT_PACKAGE
+from tests.kit.fresh_process import run_fresh
+from tests.kit.models import moved
 from tests.kit.videos import write_video
 
 
@@ -569,10 +567,7 @@ def test_checkpoint_answers_without_the_package(tmp_path, path):
     vision_config |= {"patch_size": 14, "num_probes": PROBES}
     torch.manual_seed(0)
     config = DnAVideoLlama3Config(text_config=text_config, vision_config=vision_config, **process.token_ids())
-    model = DnAVideoLlama3ForConditionalGeneration(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model = moved(DnAVideoLlama3ForConditionalGeneration(config), 0.1)
     checkpoint = tmp_path / "checkpoint"
     model.save_pretrained(checkpoint)
     process.save_pretrained(checkpoint)
@@ -587,16 +582,5 @@ def test_checkpoint_answers_without_the_package(tmp_path, path):
         "answer": process.post_process_image_text_to_text(generated)[0],
     }
     (tmp_path / "expected.json").write_text(json.dumps(expected))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE + LOAD, checkpoint, path, tmp_path / "expected.json"],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert "all is well" in result.stdout
+    assert "all is well" in run_fresh(LOAD, tmp_path, checkpoint, path, tmp_path / "expected.json")
     assert {file.name for file in (tmp_path / "checkpoint-again").glob("*.py")} == CODE

@@ -15,18 +15,17 @@ from transformers import AutoModelForImageClassification
 
 import dna_hf
 from dna_hf.models import (
-    DnATimesformerConfig,
     DnATimesformerForVideoClassification,
     DnATimesformerModel,
     DnAVideoLlama3VisionConfig,
     DnAVideoLlama3VisionModel,
     DnAViTBackbone,
-    DnAViTConfig,
     DnAViTForImageClassification,
     DnAViTForMaskedImageModeling,
     DnAViTModel,
 )
 from tests.kit.fresh_process import run_fresh
+from tests.kit.models import action_model, animal_model, moved
 
 
 ROOM = Path(dna_hf.__file__).parent / "models"
@@ -127,24 +126,9 @@ def test_published_files_are_flat_and_have_unique_names():
 
 def save_checkpoint(model_class, folder):
     """Save a small model with random weights, an image and what the model makes of it; returns the folder."""
-    torch.manual_seed(0)
-    config = DnAViTConfig(
-        image_size=32,
-        patch_size=8,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        num_labels=3,
-        id2label={0: "cat", 1: "dog", 2: "bird"},
-        label2id={"cat": 0, "dog": 1, "bird": 2},
-        out_indices=[1, 2],
-    )
-    model = model_class(config).eval()
+    model = animal_model(model_class, out_indices=[1, 2])
+    pixel_values = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-        pixel_values = torch.randn(2, 3, 32, 32)
         output = model(pixel_values)
     model.save_pretrained(folder / "checkpoint")
     image_processor().save_pretrained(folder / "checkpoint")
@@ -336,23 +320,9 @@ print("all is well")
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_video_checkpoint_loads_without_the_package(tmp_path, auto_class, model_class):
-    torch.manual_seed(0)
-    config = DnATimesformerConfig(
-        image_size=16,
-        patch_size=8,
-        num_frames=3,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        id2label={0: "fall", 1: "walk", 2: "sit"},
-        label2id={"fall": 0, "walk": 1, "sit": 2},
-    )
-    model = model_class(config).eval()
+    model = action_model(model_class)
+    pixel_values = torch.randn(2, 3, 3, 16, 16)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
-        pixel_values = torch.randn(2, 3, 3, 16, 16)
         output = model(pixel_values)[0].contiguous()
     checkpoint, again = tmp_path / "checkpoint", tmp_path / "again"
     model.save_pretrained(checkpoint)
@@ -418,15 +388,13 @@ def test_vision_encoder_loads_without_the_package(tmp_path):
         interaction_layers=[1],
         negative_scale_init=0.25,
     )
-    model = DnAVideoLlama3VisionModel(config).eval()
+    model = moved(DnAVideoLlama3VisionModel(config))
     inputs = {
         "pixel_values": torch.randn(20, 48),
         "grid_thw": torch.tensor([[2, 2, 4], [1, 2, 2]]),
         "merge_sizes": torch.tensor([2, 1]),
     }
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
         output = model(**inputs)
     checkpoint, again = tmp_path / "checkpoint", tmp_path / "again"
     model.save_pretrained(checkpoint)

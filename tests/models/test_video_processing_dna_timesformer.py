@@ -1,12 +1,6 @@
 """The video processor: what it makes of videos of every kind, and that it travels with a checkpoint."""
 
 import json
-import os
-import subprocess
-import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -14,9 +8,11 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from dna_hf.models import DnATimesformerConfig, DnATimesformerForVideoClassification, DnATimesformerVideoProcessor
-from tests.kit.fresh_process import WITHOUT_PACKAGE
+from dna_hf.models import DnATimesformerVideoProcessor
+from tests.kit.fresh_process import run_fresh
+from tests.kit.models import action_model
 from tests.kit.videos import number_of, numbered, write_video
+from tests.kit.web import served
 
 
 FRAMES = 40
@@ -164,20 +160,10 @@ def test_paths_of_every_kind_are_equal(path):
 
 
 def test_urls(path):
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *values):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(path.parent)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/"
-    try:
+    with served(path.parent) as address:
         assert torch.equal(small()(address + path.name).pixel_values, small()(str(path)).pixel_values)
         with pytest.raises(Exception, match="404"):
             small()(address + "missing.mp4")
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -317,22 +303,8 @@ def test_description():
 
 
 def test_checkpoint_classifies_videos_without_the_package(tmp_path, path):
-    torch.manual_seed(0)
-    config = DnATimesformerConfig(
-        image_size=32,
-        patch_size=8,
-        num_frames=4,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        id2label={0: "fall", 1: "walk", 2: "sit"},
-        label2id={"fall": 0, "walk": 1, "sit": 2},
-    )
-    model = DnATimesformerForVideoClassification(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.2)
+    model = action_model(image_size=32, num_frames=4)
+    config = model.config
     checkpoint = tmp_path / "checkpoint"
     model.save_pretrained(checkpoint)
     small().save_pretrained(checkpoint)
@@ -351,21 +323,3 @@ def test_checkpoint_classifies_videos_without_the_package(tmp_path, path):
     (tmp_path / "expected.json").write_text(json.dumps(expected))
     printed = run_fresh(LOAD, tmp_path, checkpoint, path, tmp_path / "expected.json")
     assert "all is well" in printed
-
-
-def run_fresh(script, folder, *arguments):
-    """Run a script in a process that cannot import the package and has empty caches."""
-    (folder / "empty").mkdir()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
-    environment |= {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE + script, *map(str, arguments)],
-        cwd=folder / "empty",
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    return result.stdout

@@ -1,10 +1,7 @@
 """The video processor of the video language model: which frames it takes, how large they get, and their patches."""
 
 import json
-import threading
 from fractions import Fraction
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 
 import huggingface_hub.constants
@@ -17,6 +14,7 @@ from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import
 from dna_hf.models import DnAVideoLlama3ImageProcessor, DnAVideoLlama3VideoProcessor
 from dna_hf.models.image_processing_dna_video_llama3 import resized_sides
 from tests.kit.videos import number_of, numbered, numbers_of, write_sound, write_video
+from tests.kit.web import served
 
 
 # of the model: 14 pixels a patch, 2 x 2 patches a token
@@ -182,14 +180,7 @@ def test_inputs_of_every_kind_are_equal(tmp_path):
 
 
 def test_urls(path, monkeypatch):
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *values):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(path.parent)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/"
-    try:
+    with served(path.parent) as address:
         with pytest.raises(ValueError, match=r"^cannot read video 'http.*a.mp4': HF_HUB_OFFLINE=1 forbids downloads"):
             processor()(address + path.name)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -197,9 +188,6 @@ def test_urls(path, monkeypatch):
         assert torch.equal(found, processor()(path).pixel_values_videos)
         with pytest.raises(ValueError, match="404"):
             processor()(address + "missing.mp4")
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 # --- sizes
