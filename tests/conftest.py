@@ -52,11 +52,14 @@ def _fail_if_skipped_in_silence(report, config):
 
 def pytest_terminal_summary(terminalreporter, config):
     """After a run of all tests, name the lines that are no longer needed."""
-    skipped = [(report.nodeid, reason_of(report)) for report in terminalreporter.stats.get("skipped", [])]
-    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or config.option.keyword or config.option.markexpr:
+    option = config.option
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS or option.keyword or option.markexpr:
         return
+    if option.collectonly or "error" in terminalreporter.stats:
+        return
+    skipped = [(report.nodeid, reason_of(report)) for report in terminalreporter.stats.get("skipped", [])]
     for skip in config.stash[ALLOWED]:
-        if skip.when == "always" and not any(skip.covers(test, reason or "") for test, reason in skipped):
+        if skip.when == "always" and not any(skip.covers(*each) for each in skipped):
             terminalreporter.write_line(f"tests/allowed_skips.txt: nothing is skipped by: {skip.line}")
 
 

@@ -19,7 +19,7 @@ from dna_hf.conversion import (
     from_image_model,
     from_pretrained_softmax,
 )
-from dna_hf.evaluation.video_classification import load_video_processor
+from dna_hf.kinds import VIDEO, load_processor
 from dna_hf.models import DnATimesformerVideoProcessor
 from tests.kit.fresh_process import run_fresh
 from tests.kit.videos import numbered, write_video
@@ -251,7 +251,7 @@ def test_image_processor_of_another_folder(tmp_path, capsys):
     words = ["--num-frames", "4", "--image-processor", str(tmp_path / "other")]
     assert main(["convert", str(tmp_path / "vit"), str(tmp_path / "out"), *words]) == 0
     assert "mean 0.1, 0.2, 0.3" in capsys.readouterr().out
-    assert statistics(load_video_processor(str(tmp_path / "out")))[0] == MEAN
+    assert statistics(load_processor(str(tmp_path / "out"), VIDEO))[0] == MEAN
     assert not (tmp_path / "out" / "preprocessor_config.json").exists()
 
 
