@@ -26,7 +26,7 @@ def main(what, folder):
     model = DnAViTForImageClassification(DnAViTConfig(num_labels=1000)).eval()
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if what == "maps":
-        from dna_hf.analysis import attention_maps
+        from dna_hf.analysis import visual_maps
     elif what == "visualize":
         # as the command does before it loads a model
         from dna_hf.analysis.sight import VisualizeSettings
@@ -38,7 +38,7 @@ def main(what, folder):
         with torch.no_grad():
             model(torch.randn(1, 3, 224, 224))
     elif what == "maps":
-        attention_maps(model, {"pixel_values": torch.randn(1, 3, 224, 224)})
+        visual_maps(model, {"pixel_values": torch.randn(1, 3, 224, 224)})
     else:
         picture = Path(folder, "noise.png")
         Image.effect_noise((300, 260), 60).convert("RGB").save(picture)

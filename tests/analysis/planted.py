@@ -14,7 +14,7 @@ import time
 import torch
 
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
-from dna_hf.analysis import attention_maps, attention_relevance, attention_rollout
+from dna_hf.analysis import attention_relevance, attention_rollout, visual_maps
 
 
 # the last class is that of images without an object
@@ -110,7 +110,7 @@ def look(model, count=400):
     relevance = attention_relevance(model, inputs)
     found["relevance on top"] = share_on_top(relevance, "combined")
     found["rollout on top"] = share_on_top(attention_rollout(model, inputs), "combined")
-    heats = [maps.heat() for maps in attention_maps(model, inputs, layers=[-1])]
+    heats = [maps.heat() for maps in visual_maps(model, inputs, layers=[-1])]
     for name in heats[0].branches():
         weights = torch.stack([heat.value(name).flatten() for heat in heats]) / heats[0].uniform
         found[f"{name}: object"] = weights[torch.arange(count), objects].mean().item()

@@ -168,10 +168,10 @@ def test_videos(tmp_path):
 def test_pictures_begin_with_what_is_disputed():
     first = dict.fromkeys(range(8), ("cat", 0.5))
     second = first | {3: ("dog", 0.9), 6: ("dog", 0.9)}
-    assert choose_rows([first, second], 4) == [3, 6, 0, 4]
-    assert choose_rows([first, second], 1) == [3]
-    assert choose_rows([first], 3) == [0, 2, 5]
-    assert choose_rows([first], 20) == list(range(8))
+    assert choose_rows(range(8), [first, second], 4) == [3, 6, 0, 4]
+    assert choose_rows(range(8), [first, second], 1) == [3]
+    assert choose_rows(range(8), [first], 3) == [0, 2, 5]
+    assert choose_rows(range(8), [first], 20) == list(range(8))
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_pictures_begin_with_what_is_disputed():
         (["--split", "nowhere"], "has no split 'nowhere'"),
         (["--epsilon", "2"], "epsilon"),
         (["--k", "9"], "choose k between 1 and 8"),
-        (["--pictures", "-1"], "pictures must not be negative"),
-        (["--streaming", "true"], "leave out --streaming"),
-        (["--compare", "/nowhere"], "checkpoint '/nowhere' is not there"),
+        (["--pictures", "-1"], "--pictures: must be a whole number of at least 0, got '-1'"),
+        (["--streaming", "true"], "--streaming has no effect on dna-hf analyze"),
+        (["--compare", "/nowhere"], "'/nowhere' is not there"),
         (["--no_such_key", "1"], "no_such_key"),
     ],
 )

@@ -185,5 +185,5 @@ def test_what_cannot_be_asked(folder, tmp_path, capsys, words, message):
 
 
 def test_data_of_another_kind(folder, tmp_path):
-    with pytest.raises(AnalysisError, match="dna takes QuestionDataArguments, got DataArguments"):
+    with pytest.raises(AnalysisError, match="dna takes QuestionDataArguments, got ImageDataArguments"):
         analyze([str(folder / "dna")], DataArguments(), None, tmp_path)

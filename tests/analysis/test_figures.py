@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from dna_hf.analysis import AnalysisError, analyze_subspaces, attention_maps
+from dna_hf.analysis import AnalysisError, analyze_subspaces, visual_maps
 from dna_hf.analysis.drawing import COLOURS, overlay, pictures
 from dna_hf.analysis.figures import FigureRow, Panel, contact_sheet, map_figure, save_figure
 from dna_hf.analysis.maps_callback import SaveAttentionMaps
@@ -251,7 +251,7 @@ def test_maps_of_fixed_images_are_saved_every_epoch(tmp_path):
 
 def test_brightness_is_where_the_colour_is():
     picture = bright_patches([(1, 2)], 3, 3)
-    (maps,) = attention_maps(seek_brightness(tiny_vit()), {"pixel_values": picture}, layers=[0])
+    (maps,) = visual_maps(seek_brightness(tiny_vit()), {"pixel_values": picture}, layers=[0])
     seen = (255 * picture[0]).movedim(0, -1).to(torch.uint8).numpy()
     drawn = overlay(seen, maps.heat().drawn("positive")[0], maps.heat().drawn("positive").max(), opacity=1.0)
     red = (drawn == COLOURS["red-blue"][0]).all(-1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dna_hf import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
-from dna_hf.analysis import AnalysisError, attention_maps, attention_relevance
+from dna_hf.analysis import AnalysisError, attention_relevance, visual_maps
 from dna_hf.models import DnAVideoLlama3ImageProcessor, DnAVideoLlama3VideoProcessor
 from dna_hf.models.modeling_dna_video_llama3 import DnAVideoLlama3VisionInteraction
 from tests.kit.seeing import bright_patches, seek_brightness
@@ -23,8 +23,8 @@ def model():
 
 
 def test_maps_of_the_whole_model_are_those_of_its_encoder(model):
-    found = attention_maps(model, INPUTS)
-    images = attention_maps(
+    found = visual_maps(model, INPUTS)
+    images = visual_maps(
         model.model.vision_model,
         {
             "pixel_values": INPUTS["pixel_values"],
@@ -79,7 +79,7 @@ def test_relevance_for_the_next_token(model):
 
 def test_text_alone_has_no_maps(model):
     with pytest.raises(AnalysisError, match="reach no attention that can be looked into: give an image or a video"):
-        attention_maps(model, {"input_ids": torch.tensor([[5, 6, 7]])})
+        visual_maps(model, {"input_ids": torch.tensor([[5, 6, 7]])})
     with pytest.raises(AnalysisError, match="position 900 does not exist"):
         attention_relevance(model, INPUTS, position=900)
 
@@ -99,7 +99,7 @@ def test_a_bright_patch_of_an_image_is_found_through_the_processor():
     picture = as_bytes(bright_patches([(4, 1)], 6, 8, size=14))[0]
     inputs = DnAVideoLlama3ImageProcessor()(picture, return_tensors="pt")
     named = {"pixel_values": inputs["pixel_values"], "grid_thw": inputs["image_grid_thw"]}
-    (maps,) = attention_maps(seeking(), {**named, "merge_sizes": inputs["image_merge_sizes"]})
+    (maps,) = visual_maps(seeking(), {**named, "merge_sizes": inputs["image_merge_sizes"]})
     values = maps.heat().value("positive")[0]
     assert values.shape == (6, 8) and divmod(int(values.argmax()), 8) == (4, 1)
 
@@ -110,7 +110,7 @@ def test_a_moving_bright_patch_is_found_through_the_processor():
     inputs = DnAVideoLlama3VideoProcessor()([np.asarray(video)], return_tensors="pt", do_sample_frames=False)
     assert inputs["video_merge_sizes"].tolist() == [2]
     named = {"pixel_values": inputs["pixel_values_videos"], "grid_thw": inputs["video_grid_thw"]}
-    (maps,) = attention_maps(seeking(), {**named, "merge_sizes": inputs["video_merge_sizes"]})
+    (maps,) = visual_maps(seeking(), {**named, "merge_sizes": inputs["video_merge_sizes"]})
     heat = maps.heat()
     for frame, place in enumerate(path):
         assert divmod(int(heat.value("positive")[frame].argmax()), 8) == place

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dna_hf import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel, DnAViTConfig, DnAViTModel
-from dna_hf.analysis import AnalysisError, attention_maps
+from dna_hf.analysis import AnalysisError, visual_maps
 from dna_hf.models.attention_variants import ATTENTION_VARIANTS, TWO_MAP_VARIANTS, VariantAttention
 from tests.kit.models import FRAMES, HEADS, LAYERS, images, tiny_timesformer, tiny_vit, videos
 from tests.kit.seeing import bright_patches, merged_patches, seek_brightness
@@ -34,7 +34,7 @@ def close(found, expected):
 @pytest.mark.parametrize("variant", ATTENTION_VARIANTS)
 def test_maps_of_images_are_those_of_eager(variant, backend):
     model = tiny_vit(variant, attn_implementation=backend)
-    found = attention_maps(model, {"pixel_values": images(2)}, queries=range(10))
+    found = visual_maps(model, {"pixel_values": images(2)}, queries=range(10))
     assert model.config._attn_implementation == backend
     assert [(maps.place.layer, maps.visual) for maps in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     expected = eager(model, pixel_values=images(2))
@@ -54,7 +54,7 @@ def test_maps_of_images_are_those_of_eager(variant, backend):
 def test_class_token_at_any_size(size, distilled):
     model = tiny_vit(interpolate_pos_encoding=True, use_distillation_token=distilled)
     pixel_values = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
-    (maps,) = attention_maps(model, {"pixel_values": pixel_values}, layers=[-1], heads=[1])
+    (maps,) = visual_maps(model, {"pixel_values": pixel_values}, layers=[-1], heads=[1])
     assert (maps.grid.rows, maps.grid.columns, maps.grid.prefix) == (size[0] // 4, size[1] // 4, 1 + distilled)
     expected = eager(model, pixel_values=pixel_values)
     close(whole(maps.positive), expected.attentions[1][0, 1:, :1])
@@ -72,7 +72,7 @@ def test_class_token_of_images_of_224_pixels_and_more(size):
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.normal_(module.weight, std=0.2)
     pixel_values = torch.randn(1, 3, size, size)
-    found = attention_maps(model, {"pixel_values": pixel_values})
+    found = visual_maps(model, {"pixel_values": pixel_values})
     expected = eager(model, pixel_values=pixel_values)
     for maps in found:
         assert (maps.grid.rows, maps.grid.columns) == (size // 16, size // 16)
@@ -85,8 +85,8 @@ def test_class_token_of_images_of_224_pixels_and_more(size):
 
 def test_queries_are_named_by_number_or_place():
     model, inputs = tiny_vit(), {"pixel_values": images(1)}
-    every = attention_maps(model, inputs, layers=[0], queries=range(10))[0]
-    named = attention_maps(model, inputs, layers=[0], heads=[-1], queries=["class", (1, 2), -1])[0]
+    every = visual_maps(model, inputs, layers=[0], queries=range(10))[0]
+    named = visual_maps(model, inputs, layers=[0], heads=[-1], queries=["class", (1, 2), -1])[0]
     assert (named.heads, named.queries) == ([1], [0, 6, 9])
     close(named.positive.patches[0], every.positive.patches[1, [0, 6, 9]])
     close(named.heat(query=6).value("negative"), every.heat(head=1, query=6).value("negative"))
@@ -103,7 +103,7 @@ def test_masked_keys_have_no_weight():
         return args[:1], {**kwargs, "attention_mask": allowed}
 
     attention.register_forward_pre_hook(add_mask, with_kwargs=True)
-    maps, _ = attention_maps(model, {"pixel_values": images(2)}, layers=[0], queries=[2, 3])
+    maps, _ = visual_maps(model, {"pixel_values": images(2)}, layers=[0], queries=[2, 3])
     assert (whole(maps.positive)[:, 0] > 0).all()
     assert not whole(maps.positive)[:, 1, 5:].any() and (whole(maps.negative)[:, 1, :5] > 0).all()
 
@@ -117,13 +117,13 @@ def test_packed_sequences_are_refused():
         return args, {**kwargs, "cu_seq_lens_q": torch.tensor([0, 5, 10])}
 
     attention.register_forward_pre_hook(pack, with_kwargs=True)
-    with pytest.raises(AnalysisError, match="in layer 0 got packed sequences.*use sdpa"):
-        attention_maps(model, {"pixel_values": images(1)})
+    with pytest.raises(AnalysisError, match="in layer 0 cannot .* sequences packed .*: use eager or sdpa"):
+        visual_maps(model, {"pixel_values": images(1)})
 
 
 def test_combined_map_adds_alpha_times_the_softmin():
     model, pixel_values = tiny_vit(), images(1)
-    (maps,) = attention_maps(model, {"pixel_values": pixel_values}, layers=[1])
+    (maps,) = visual_maps(model, {"pixel_values": pixel_values}, layers=[1])
     alpha = model.dna_vit.layers[1].attention.negative_scale.detach()
     expected = eager(model, pixel_values=pixel_values)
     rows = expected.attentions[1][0, :, :1] + alpha[:, None, None] * expected.negative_attentions[1][0, :, :1]
@@ -135,7 +135,7 @@ def test_combined_map_adds_alpha_times_the_softmin():
 
 def test_differential_attention_subtracts_lambda_times_its_second_map():
     model, pixel_values = tiny_vit("differential"), images(1)
-    (maps,) = attention_maps(model, {"pixel_values": pixel_values}, layers=[1])
+    (maps,) = visual_maps(model, {"pixel_values": pixel_values}, layers=[1])
     factor = model.dna_vit.layers[1].attention.current_lambda().detach()
     expected = eager(model, pixel_values=pixel_values)
     rows = expected.attentions[1][0, :, :1] - factor * expected.negative_attentions[1][0, :, :1]
@@ -143,7 +143,7 @@ def test_differential_attention_subtracts_lambda_times_its_second_map():
 
 
 def test_parts_of_signed_maps():
-    (maps,) = attention_maps(tiny_vit("cog"), {"pixel_values": images(1)}, layers=[1])
+    (maps,) = visual_maps(tiny_vit("cog"), {"pixel_values": images(1)}, layers=[1])
     values = maps.heat().values
     assert values["positive"].min() >= 0 and values["negative"].max() > 0
     close(values["difference"], maps.positive.patches.mean(dim=(0, 1)))
@@ -152,7 +152,7 @@ def test_parts_of_signed_maps():
 @pytest.mark.parametrize("attention_type", ["divided_space_time", "joint_space_time", "space_only"])
 def test_maps_of_videos_are_those_of_eager(attention_type):
     model = tiny_timesformer(attention_type=attention_type)
-    found = attention_maps(model, {"pixel_values": videos(2)})
+    found = visual_maps(model, {"pixel_values": videos(2)})
     expected = eager(model, pixel_values=videos(2))
     for maps in found:
         layer, axis = maps.place.layer, maps.place.axis
@@ -189,7 +189,7 @@ def test_a_moving_bright_patch_is_found(attention_type):
     video = bright_patches(PATH, 4, 5)
     axis = "space_time" if attention_type == "joint_space_time" else "space"
     queries = ["class", (2, 1, 1) if axis == "space_time" else (1, 1)]
-    for maps in attention_maps(model, {"pixel_values": video[None]}, axis=axis, queries=queries):
+    for maps in visual_maps(model, {"pixel_values": video[None]}, axis=axis, queries=queries):
         assert maps.grid.frames == 4
         heat = maps.heat()
         for frame, place in enumerate(PATH):
@@ -200,7 +200,7 @@ def test_a_moving_bright_patch_is_found(attention_type):
 def test_time_finds_the_frame_at_each_place():
     model = seek_brightness(tiny_timesformer())
     video = bright_patches(PATH, 4, 5)
-    for maps in attention_maps(model, {"pixel_values": video[None]}, axis="time"):
+    for maps in visual_maps(model, {"pixel_values": video[None]}, axis="time"):
         heat = maps.heat()
         for frame, (row, column) in enumerate(PATH):
             assert heat.value("positive")[:, row, column].argmax() == frame
@@ -234,7 +234,7 @@ def batch_of_visuals():
 def test_probes_find_the_bright_patch_of_their_own_visual(backend):
     places, inputs = batch_of_visuals()
     model = seek_brightness(probes(attn_implementation=backend))
-    found = attention_maps(model, inputs, queries=[1, 2])
+    found = visual_maps(model, inputs, queries=[1, 2])
     assert [(maps.place.layer, maps.visual) for maps in found] == [(layer, v) for layer in (0, 2) for v in range(3)]
     for maps in found:
         assert (maps.grid.frames, maps.grid.rows, maps.grid.columns) == tuple(inputs["grid_thw"][maps.visual].tolist())
@@ -253,10 +253,10 @@ def test_probes_of_a_batch_see_what_they_see_alone():
     _, inputs = batch_of_visuals()
     torch.manual_seed(0)
     model = probes(attn_implementation="sdpa")
-    together = attention_maps(model, inputs)
+    together = visual_maps(model, inputs)
     lengths = [int(grid.prod()) for grid in inputs["grid_thw"]]
     for visual, patches in enumerate(inputs["pixel_values"].split(lengths)):
-        alone = attention_maps(
+        alone = visual_maps(
             model,
             {
                 "pixel_values": patches,
@@ -272,7 +272,7 @@ def test_probes_of_a_batch_see_what_they_see_alone():
 def test_the_model_is_left_as_it_was():
     model = tiny_vit().train()
     model.classifier.eval()
-    attention_maps(model, {"pixel_values": images(1)})
+    visual_maps(model, {"pixel_values": images(1)})
     assert model.training and not model.classifier.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
@@ -291,32 +291,32 @@ def test_the_model_is_left_as_it_was():
 def test_what_does_not_exist(arguments, message):
     model = tiny_vit()
     with pytest.raises(AnalysisError, match=message):
-        attention_maps(model, {"pixel_values": images(1)}, **arguments)
+        visual_maps(model, {"pixel_values": images(1)}, **arguments)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_what_does_not_exist_in_videos_and_probes():
     with pytest.raises(AnalysisError, match="over space and time: say by axis"):
-        attention_maps(tiny_timesformer(), {"pixel_values": videos(1)}, queries=[0])
+        visual_maps(tiny_timesformer(), {"pixel_values": videos(1)}, queries=[0])
     with pytest.raises(AnalysisError, match="query 3 does not exist: over time the queries are the 3 frames"):
-        attention_maps(tiny_timesformer(), {"pixel_values": videos(1)}, queries=[3], axis="time")
+        visual_maps(tiny_timesformer(), {"pixel_values": videos(1)}, queries=[3], axis="time")
     joint = tiny_timesformer(attention_type="joint_space_time")
     with pytest.raises(AnalysisError, match=r"query \(3, 0, 0\) does not exist"):
-        attention_maps(joint, {"pixel_values": videos(1)}, queries=[(3, 0, 0)])
+        visual_maps(joint, {"pixel_values": videos(1)}, queries=[(3, 0, 0)])
     _, inputs = batch_of_visuals()
     with pytest.raises(AnalysisError, match="no probe reads layer 1: choose among 0, 2"):
-        attention_maps(probes(), inputs, layers=[1])
+        visual_maps(probes(), inputs, layers=[1])
     with pytest.raises(AnalysisError, match="query 'class' does not exist: the queries are the 3 probes"):
-        attention_maps(probes(), inputs, queries=["class"])
+        visual_maps(probes(), inputs, queries=["class"])
 
 
 def test_what_cannot_be_looked_into():
     with pytest.raises(AnalysisError, match="arguments of the model by name are needed"):
-        attention_maps(tiny_vit(), images(1))
+        visual_maps(tiny_vit(), images(1))
     with pytest.raises(AnalysisError, match="has no attention to look into"):
-        attention_maps(torch.nn.Linear(2, 2), {"input": images(1)})
+        visual_maps(torch.nn.Linear(2, 2), {"input": images(1)})
     model = tiny_vit()
     with torch.no_grad():
         model.dna_vit.layers[1].attention.k_proj.weight[0] = torch.nan
     with pytest.raises(AnalysisError, match="a map of the attention over space in layer 1 has values"):
-        attention_maps(model, {"pixel_values": images(1)})
+        visual_maps(model, {"pixel_values": images(1)})

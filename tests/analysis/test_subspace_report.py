@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from dna_hf.analysis.branches import visit_branches
 from dna_hf.analysis.errors import AnalysisError
+from dna_hf.analysis.observer import attention_places, watch_attention
 from dna_hf.analysis.subspace_report import analyze_subspaces
 from dna_hf.analysis.subspaces import (
     intruder_dimensions,
@@ -51,6 +51,14 @@ def batches(pixel_values, size):
     return [{"pixel_values": part} for part in pixel_values.split(size)]
 
 
+def all_branches(model, pixel_values):
+    """What the branches of every attention module do, by layer."""
+    found = []
+    inputs = {"pixel_values": pixel_values}
+    watch_attention(model, inputs, attention_places(model), lambda call: found.append(call.branches()))
+    return found
+
+
 def expected_statistics(branches, epsilon=0.5, against="top_k"):
     positive, negative = (output.double() for output in branches.outputs)
     angles = principal_angles(left_singular_vectors(positive), left_singular_vectors(negative), K)
@@ -75,8 +83,7 @@ def expected_statistics(branches, epsilon=0.5, against="top_k"):
 def test_streaming_equals_all_at_once(variant, against):
     model, pixel_values = tiny_vit(variant), images(7)
     report = analyze_subspaces(model, batches(pixel_values, 3), k=K, epsilon=0.6, against=against)
-    branches = []
-    visit_branches(model, {"pixel_values": pixel_values}, branches.append)
+    branches = all_branches(model, pixel_values)
     assert report.samples == 7
     assert len(report.layers) == len(branches) == LAYERS
     for layer, item in zip(report.layers, branches, strict=True):
@@ -104,8 +111,7 @@ def test_sensitivity_holds_every_k_and_epsilon():
     model, pixel_values = tiny_vit(), images(4)
     epsilons = (0.3, 0.5, 0.8)
     report = analyze_subspaces(model, batches(pixel_values, 3), k=K, epsilons=epsilons)
-    branches = []
-    visit_branches(model, {"pixel_values": pixel_values}, branches.append)
+    branches = all_branches(model, pixel_values)
     for layer, item in zip(report.layers, branches, strict=True):
         for direction, table in layer.sensitivity().items():
             assert len(table) == HEADS
@@ -223,7 +229,7 @@ def test_what_cannot_be_asked_ends_in_a_sentence():
         analyze_subspaces(model, inputs, k=K, epsilon=0)
     with pytest.raises(AnalysisError, match="no batches"):
         analyze_subspaces(model, [])
-    with pytest.raises(AnalysisError, match="a batch is a Tensor"):
+    with pytest.raises(AnalysisError, match="inputs are a Tensor, but arguments"):
         analyze_subspaces(model, [images()], k=K)
     with pytest.raises(AnalysisError, match="not finite"):
         analyze_subspaces(model, [{"pixel_values": torch.full((1, 3, 12, 12), torch.inf)}], k=K)

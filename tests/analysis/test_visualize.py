@@ -11,7 +11,7 @@ from transformers import BertConfig, ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from dna_hf import DnATimesformerVideoProcessor
-from dna_hf.analysis import attention_maps, attention_relevance, attention_rollout
+from dna_hf.analysis import attention_relevance, attention_rollout, visual_maps
 from dna_hf.cli import main
 from tests.kit.models import tiny_timesformer, tiny_vit
 from tests.kit.seeing import bright_patches, seek_brightness
@@ -120,7 +120,7 @@ def test_panels_are_what_the_library_computes(folder, tmp_path, kind):
     processor = ViTImageProcessorPil(size=SIZE, resample=0)
     inputs = processor([Image.open(folder / "two.png").convert("RGB")], return_tensors="pt")
     if kind == "attention":
-        heat = attention_maps(model, inputs, [0], [1], [(1, 2)])[0].heat()
+        heat = visual_maps(model, inputs, [0], [1], [(1, 2)])[0].heat()
     elif kind == "rollout":
         heat = attention_rollout(model, inputs, (1, 2))[0]
     else:
@@ -230,7 +230,7 @@ def test_help(capsys):
 
 def test_models_of_two_kinds(folder, tmp_path, capsys):
     assert run(folder, "dna", "two.png", tmp_path, "--compare", folder / "divided") == 2
-    assert_one_sentence(capsys, "give models of one kind")
+    assert_one_sentence(capsys, "models of one kind are needed side by side")
 
 
 def test_a_model_given_twice(folder, tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dna_hf.analysis import attention_maps, attention_relevance
+from dna_hf.analysis import attention_relevance, visual_maps
 from dna_hf.analysis.sight import VisualizeSettings
 from dna_hf.analysis.video_llm_sight import MAX_FRAMES, probe_settings, see_by_probes
 from dna_hf.cli import main
@@ -85,8 +85,8 @@ def test_what_is_seen_is_the_file_and_the_first_word(folder, name):
     kind = "image" if name == "image.png" else "video"
     inputs = encode(processor, [[user_turn("Who?", [(kind, str(path))])]])
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=1, suppress_tokens=None)
-    assert sight.prediction == repr(processor.tokenizer.decode(tokens[0, -1]))
-    maps = attention_maps(model, inputs, layers=[-1])[0]
+    assert sight.answer[0] == repr(processor.tokenizer.decode(tokens[0, -1]))
+    maps = visual_maps(model, inputs, layers=[-1])[0]
     heat = sight.heats["last layer"][""]
     torch.testing.assert_close(heat.value("combined"), maps.combined().patches.mean((0, 1)))
     assert heat.uniform == pytest.approx(1 / (maps.grid.frames * maps.grid.patches))
@@ -98,7 +98,7 @@ def test_one_probe_each_head_and_relevance(folder, tmp_path):
     loaded = load(folder / "dna", device="cpu")
     model, processor = loaded.model, loaded.processor
     inputs = read_question_input(folder / "files" / "image.png", processor, "What happens here?")
-    (maps,) = attention_maps(model, inputs, layers=[-1], queries=[PROBES - 1])
+    (maps,) = visual_maps(model, inputs, layers=[-1], queries=[PROBES - 1])
     for head, row in enumerate(panels(tmp_path)):
         place = divmod(int(np.abs(maps.heat(head=head).drawn("difference")).argmax()), 8)
         assert row["row"] == f"head {head}"

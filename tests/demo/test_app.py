@@ -10,7 +10,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from dna_hf.analysis import AnalysisError
 from dna_hf.demo.app import build_app, serve
-from dna_hf.demo.explore import View, load_explorer
+from dna_hf.demo.explore import Choices, load_explorer
 from tests.kit.models import tiny_vit
 from tests.kit.video_llm import tiny_model, tiny_processor
 from tests.kit.videos import numbered, write_video
@@ -158,8 +158,8 @@ def test_page_of_video_language_models(folder, visit):
     shown = visit.changed(shown)
     # another question begins other answers; the pictures stay as they are
     readings = explorer.read(folder / "a.mp4", "Who?")
-    tokens = [list(one.predictions) for one in explorer.show(readings, View(1, frame=2))]
-    default = [list(one.predictions) for one in explorer.show(explorer.read(folder / "a.mp4"), View(1, frame=2))]
+    tokens = [list(one.predictions) for one in explorer.show(readings, Choices(1, frame=2))]
+    default = [list(one.predictions) for one in explorer.show(explorer.read(folder / "a.mp4"), Choices(1, frame=2))]
     assert default != tokens
     visit.until(lambda: visit.predictions() == default)
     page.get_by_label("Question").fill("Who?")
@@ -172,7 +172,7 @@ def test_page_of_video_language_models(folder, visit):
     x, y = (column + 0.5) / width, (row + 0.5) / height
     visit.images.nth(1).click(position={"x": x * box["width"], "y": y * box["height"]})
     visit.changed(shown)
-    asked = explorer.show(readings, View(1, point=(x, y), frame=2))
+    asked = explorer.show(readings, Choices(1, point=(x, y), frame=2))
     assert height != width and all(f"row {row}, column {column}" in one.asking for one in asked)
     for one in asked:
         visit.says(one.asking)

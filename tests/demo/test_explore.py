@@ -12,10 +12,10 @@ from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from dna_hf import DnATimesformerVideoProcessor
-from dna_hf.analysis import AnalysisError, attention_maps
+from dna_hf.analysis import AnalysisError, visual_maps
 from dna_hf.cli import main
 from dna_hf.data.errors import DataError
-from dna_hf.demo.explore import View, load_explorer, patch_at, scaled_negative_branch
+from dna_hf.demo.explore import Choices, load_explorer, patch_at, scaled_negative_branch
 from dna_hf.demo.space import export_space
 from tests.kit.models import tiny_timesformer, tiny_vit
 from tests.kit.videos import numbered, write_video
@@ -49,7 +49,7 @@ def explorer(folder):
 
 def test_shows_every_model(explorer, folder):
     readings = explorer.read(folder / "a.png")
-    dna, softmax = explorer.show(readings, View(layer=1))
+    dna, softmax = explorer.show(readings, Choices(layer=1))
     model = explorer.models[0].model
     with torch.no_grad():
         expected = model(**readings[0].inputs).logits[0].softmax(0)
@@ -62,7 +62,7 @@ def test_strength_is_the_factor_of_alpha(explorer, folder):
     readings = explorer.read(folder / "a.png")
     model = explorer.models[0].model
     kept = {name: value.clone() for name, value in model.state_dict().items()}
-    shown = [explorer.show(readings, View(1, strength=strength))[0].predictions for strength in (0.0, 1.0, 2.0)]
+    shown = [explorer.show(readings, Choices(1, strength=strength))[0].predictions for strength in (0.0, 1.0, 2.0)]
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
     for strength, predictions in zip((0.0, 1.0, 2.0), shown, strict=True):
         scaled = {name: value * strength if "negative_scale" in name else value for name, value in kept.items()}
@@ -81,15 +81,15 @@ def test_strength_is_the_factor_of_alpha(explorer, folder):
 def test_a_click_asks_its_patch(explorer, folder):
     assert [patch_at(point, 3, 3) for point in ((0, 0), (0.34, 0.99), (1, 1))] == [(0, 0), (2, 1), (2, 2)]
     readings = explorer.read(folder / "a.png")
-    by_class = explorer.show(readings, View(1, head=1))[0]
-    by_patch = explorer.show(readings, View(1, head=1, point=(0.5, 0.9)))[0]
+    by_class = explorer.show(readings, Choices(1, head=1))[0]
+    by_patch = explorer.show(readings, Choices(1, head=1, point=(0.5, 0.9)))[0]
     assert not np.array_equal(by_class.maps["positive"], by_patch.maps["positive"])
     # the patch is marked, and the colours are those of its map
     row, column = 2, 1
     marked = by_patch.picture[row * 148 + 1, column * 148 + 1]
     assert tuple(marked) == (255, 200, 0)
     model, inputs = explorer.models[0].model, readings[0].inputs
-    (maps,) = attention_maps(model, inputs, [1], heads=[1], queries=[(row, column)])
+    (maps,) = visual_maps(model, inputs, [1], heads=[1], queries=[(row, column)])
     strongest = np.unravel_index(maps.heat().drawn("positive")[0].argmax(), (3, 3))
     picture = by_patch.maps["positive"].astype(int)
     redness = (picture[..., 0] - picture[..., 2])[74::148, 74::148]
@@ -101,21 +101,35 @@ def test_videos(folder, name):
     explorer = load_explorer([str(folder / name)])
     readings = explorer.read(folder / "a.mp4")
     assert explorer.media == "a video" and len(readings[0].pictures) == 3
-    first, last = (explorer.show(readings, View(0, frame=frame))[0] for frame in (0, 2))
+    first, last = (explorer.show(readings, Choices(0, frame=frame))[0] for frame in (0, 2))
     assert first.picture.mean() < last.picture.mean() and first.predictions == last.predictions
-    asked = explorer.show(readings, View(0, frame=2, point=(0.5, 0.5)))[0]
+    asked = explorer.show(readings, Choices(0, frame=2, point=(0.5, 0.5)))[0]
     assert not np.array_equal(asked.maps["positive"], last.maps["positive"])
     with pytest.raises(AnalysisError, match="no frame 3"):
-        explorer.show(readings, View(0, frame=3))
+        explorer.show(readings, Choices(0, frame=3))
+
+
+@pytest.mark.parametrize(("name", "file"), [("dna", "a.png"), ("divided", "a.mp4")])
+def test_a_model_without_a_classifier_names_no_class(folder, tmp_path, name, file):
+    whole = load_explorer([str(folder / name)], "cpu")
+    model, processor = whole.models[0].model, whole.models[0].processor
+    getattr(model, model.base_model_prefix).save_pretrained(tmp_path / "body")
+    processor.save_pretrained(tmp_path / "body")
+    body = load_explorer([str(tmp_path / "body")], "cpu")
+    choices = Choices(1, head=1, point=(0.4, 0.7), strength=0.5)
+    (expected,), (found,) = (each.show(each.read(folder / file), choices) for each in (whole, body))
+    assert expected.predictions and found.predictions == {}
+    assert found.maps.keys() == expected.maps.keys()
+    assert all(np.array_equal(found.maps[each], expected.maps[each]) for each in found.maps)
 
 
 def test_what_cannot_be_shown(explorer, folder, capsys):
     with pytest.raises(DataError, match=r"bad\.png"):
         explorer.read(folder / "bad.png")
     with pytest.raises(AnalysisError, match="layer 9"):
-        explorer.show(explorer.read(folder / "a.png"), View(9))
+        explorer.show(explorer.read(folder / "a.png"), Choices(9))
     assert main(["demo", str(folder / "dna"), "--compare", str(folder / "divided")]) == 2
-    assert "give models of one kind" in capsys.readouterr().err
+    assert "models of one kind are needed side by side" in capsys.readouterr().err
     assert main(["demo", str(folder / "nowhere")]) == 2
     assert "is not there" in capsys.readouterr().err
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dna_hf.analysis import AnalysisError, attention_maps
+from dna_hf.analysis import AnalysisError, visual_maps
 from dna_hf.analysis.drawing import overlay, shared_scale
 from dna_hf.cli import main
 from dna_hf.data.errors import DataError
 from dna_hf.data.inputs import encode, user_turn
 from dna_hf.demo import space as space_module
-from dna_hf.demo.explore import MARK, View, asking, load_explorer
+from dna_hf.demo.explore import MARK, Choices, asking, load_explorer
 from tests.kit.models import tiny_vit
 from tests.kit.seeing import bright_patches, seek_brightness
 from tests.kit.video_llm import PROBES, tiny_model, tiny_processor
@@ -98,13 +98,13 @@ def test_probes_that_seek_brightness_find_it(folder, name):
     readings = explorer.read(folder / name)
     assert readings[0].pictures.shape[:3] == (len(places), 14 * rows, 14 * columns)
     (frame,) = [frame for frame, place in enumerate(places) if place]
-    seen = [explorer.show(readings, View(1, frame=number))[0] for number in range(len(places))]
+    seen = [explorer.show(readings, Choices(1, frame=number))[0] for number in range(len(places))]
     red = np.stack([redness(one.maps["positive"], rows, columns) for one in seen])
     assert np.unravel_index(red.argmax(), red.shape) == (frame, *places[frame])
     # the picture on the page is neither tiny nor huge, and the patch that is clicked has a frame
     height, width = seen[frame].picture.shape[:2]
     assert 400 < max(height, width) <= 1024 and height / width == pytest.approx(rows / columns, rel=0.02)
-    clicked = explorer.show(readings, View(1, frame=frame, point=middle(places[frame], rows, columns)))[0]
+    clicked = explorer.show(readings, Choices(1, frame=frame, point=middle(places[frame], rows, columns)))[0]
     assert clicked.asking.endswith("most to the patch in row {}, column {}".format(*places[frame]))
     changed = (clicked.picture != seen[frame].picture).any(-1)
     top, left = np.argwhere(changed).min(0)
@@ -116,7 +116,7 @@ def test_probes_that_seek_brightness_find_it(folder, name):
 
 @pytest.mark.parametrize("name", ["image.png", "clip.mp4"])
 def test_beginnings_of_the_answer(explorer, folder, name):
-    found = {question: explorer.show(explorer.read(folder / name, question), View(0)) for question in ("Who?", " ")}
+    found = {question: explorer.show(explorer.read(folder / name, question), Choices(0)) for question in ("Who?", " ")}
     for question, shown in found.items():
         for own, one in zip(explorer.models, shown, strict=True):
             kind = "video" if name.endswith("mp4") else "image"
@@ -137,7 +137,7 @@ def test_strength_is_the_factor_of_alpha(explorer, folder):
     readings = explorer.read(folder / "image.png")
     own = explorer.models[0]
     kept = {name: value.clone() for name, value in own.model.state_dict().items()}
-    shown = [explorer.show(readings, View(1, strength=strength))[0].predictions for strength in (0.0, 1.0, 2.0)]
+    shown = [explorer.show(readings, Choices(1, strength=strength))[0].predictions for strength in (0.0, 1.0, 2.0)]
     assert all(torch.equal(kept[name], value) for name, value in own.model.state_dict().items())
     for strength, predictions in zip((0.0, 1.0, 2.0), shown, strict=True):
         other = tiny_model(own.processor)
@@ -156,15 +156,15 @@ def test_a_click_finds_the_probe(explorer, folder, head):
     readings = explorer.read(folder / "noise.mp4")
     chosen = set()
     for place in patches:
-        shown = explorer.show(readings, View(1, head, middle(place, rows, columns), frame=frame))
+        shown = explorer.show(readings, Choices(1, head, middle(place, rows, columns), frame=frame))
         for own, reading, one in zip(explorer.models, readings, shown, strict=True):
-            (maps,) = attention_maps(own.model, reading.inputs, [1], None if head is None else [head])
+            (maps,) = visual_maps(own.model, reading.inputs, [1], None if head is None else [head])
             probe = int(maps.positive.patches.mean(0)[:, frame, place[0], place[1]].argmax())
             row, column = place
             assert one.asking == f"probe {probe}, which attends most to the patch in row {row}, column {column}"
             chosen.add((own.label, probe))
             # the colours are those of this probe, as if it was chosen by its number
-            by_number = explorer.show(readings, View(1, head, probe=probe, frame=frame))[explorer.models.index(own)]
+            by_number = explorer.show(readings, Choices(1, head, probe=probe, frame=frame))[explorer.models.index(own)]
             assert by_number.asking == f"probe {probe}"
             values = {name: maps.heat(query=probe).drawn(name) for name in one.maps}
             for name, picture in by_number.maps.items():
@@ -176,12 +176,12 @@ def test_a_click_finds_the_probe(explorer, folder, head):
 
 def test_two_models_side_by_side(explorer, folder):
     readings = explorer.read(folder / "noise.mp4")
-    dna, softmax = everyone = explorer.show(readings, View(0))
+    dna, softmax = everyone = explorer.show(readings, Choices(0))
     assert set(dna.maps) == {"positive", "negative", "combined"} and set(softmax.maps) == {"positive", "combined"}
     assert asking(everyone) == "Asking: all probes"
     lines = set()
     for column in range(8):
-        shown = explorer.show(readings, View(0, point=middle((0, column), 8, 10)))
+        shown = explorer.show(readings, Choices(0, point=middle((0, column), 8, 10)))
         lines.add(asking(shown))
         if shown[0].asking != shown[1].asking:
             assert asking(shown) == f"Asking:\n- dna: {shown[0].asking}\n- softmax: {shown[1].asking}"
@@ -193,19 +193,19 @@ def test_controls_follow_the_models(explorer, folder):
     last = load_explorer([str(folder / "last")])
     assert last.layers == 1
     readings = last.read(folder / "image.png")
-    (maps,) = attention_maps(last.models[0].model, readings[0].inputs, layers=[1])
+    (maps,) = visual_maps(last.models[0].model, readings[0].inputs, layers=[1])
     values = {name: maps.heat().drawn(name) for name in ("positive", "negative", "combined")}
-    (shown,) = last.show(readings, View(0))
+    (shown,) = last.show(readings, Choices(0))
     for name, picture in shown.maps.items():
         assert alike(picture, overlay(shown.picture, values[name][0], shared_scale(values.values())))
-    for view, message in (
-        (View(1), "no interaction module 1: the model has 1"),
-        (View(0, frame=1), "no frame 1: the model takes 1"),
-        (View(0, probe=PROBES), f"the queries are the {PROBES} probes"),
-        (View(0, head=2), "head 2 does not exist"),
+    for choices, message in (
+        (Choices(1), "no interaction module 1: the model has 1"),
+        (Choices(0, frame=1), "no frame 1: the model takes 1"),
+        (Choices(0, probe=PROBES), f"the queries are the {PROBES} probes"),
+        (Choices(0, head=2), "head 2 does not exist"),
     ):
         with pytest.raises(AnalysisError, match=message):
-            last.show(readings, view)
+            last.show(readings, choices)
 
 
 def test_files_that_cannot_be_read(explorer, folder, tmp_path, monkeypatch):
@@ -232,7 +232,7 @@ def test_files_that_cannot_be_read(explorer, folder, tmp_path, monkeypatch):
 def test_models_of_one_kind(folder, tmp_path, capsys):
     tiny_vit("dna").save_pretrained(tmp_path / "vit")
     assert main(["demo", str(folder / "dna"), "--compare", str(tmp_path / "vit")]) == 2
-    assert "give models of one kind" in capsys.readouterr().err
+    assert "models of one kind are needed side by side" in capsys.readouterr().err
 
 
 def test_space(folder, tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_space(folder, tmp_path, monkeypatch):
     assert main(["demo", str(folder / "dna"), "--export-space", str(tmp_path / "space")]) == 0
     assert 'load_explorer(["models/dna"]' in (tmp_path / "space" / "app.py").read_text()
     shown, expected = (
-        explorer.show(explorer.read(folder / "image.png"), View(1))[0]
+        explorer.show(explorer.read(folder / "image.png"), Choices(1))[0]
         for explorer in (
             load_explorer([str(tmp_path / "space" / "models" / "dna")]),
             load_explorer([str(folder / "dna")]),

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
+from ..errors import must_be_writable
 from ..kinds import load_all
 from ..models.attention_variants import TWO_MAP_VARIANTS
 from ..records.stamp import peak_memory, stamp
@@ -40,15 +41,15 @@ class AnalyzeSettings:
     """How a data set is gone through.
 
     Args:
-        k: see [`~dna_hf.analysis.subspace_report.IntruderSettings`]; by default 10, or as many directions as every
-            attention of every model has.
-        epsilon: the same.
-        against: the same.
+        k: number of leading directions of a branch that are looked at; by default 10, or as many as every attention
+            of every model has.
+        epsilon: largest cosine of an intruder: a direction below it with all of the other branch is one.
+        against: which directions of the other branch count, its `"top_k"` or `"all"`.
         batch_size: images or videos that go through a classifier together.
-        pictures: images or videos to draw.
+        pictures: number of images or videos to draw.
         untrained: whether an untrained model of the same configuration stands beside every model with two branches:
             branches differ before anything is learned. A video language model keeps its vision encoder.
-        colours: see [`~dna_hf.analysis.drawing.COLOURS`].
+        colours: name of a pair of colours, `red-blue` or `orange-purple`.
     """
 
     k: int | None = None
@@ -71,8 +72,8 @@ class Analysis:
 
     Args:
         page: the report.
-        files: all of them, the page among them.
-        left_out: what of the data was left out, and why.
+        files: all files that were written, the page among them.
+        left_out: one sentence for each part of the data that was left out.
     """
 
     page: Path
@@ -82,7 +83,7 @@ class Analysis:
 
 @dataclass
 class _Analyzed:
-    """What was found of one model; an untrained one answers nothing."""
+    """What was found of one model; an untrained one, or one without a classifier, answers nothing."""
 
     label: str
     variant: str
@@ -91,18 +92,9 @@ class _Analyzed:
     seconds: float
     samples: Samples | None = None
     rows: list[int] = field(default_factory=list)
-    probabilities: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    # row of the data -> predicted answer and its probability
+    answers: dict[int, tuple[str, float]] = field(default_factory=dict)
     accuracy: float | None = None
-
-    def predictions(self) -> dict[int, tuple[str, float]]:
-        """Row of the data -> predicted answer and its probability."""
-        if self.samples is None:
-            return {}
-        best = self.probabilities.argmax(axis=1)
-        return {
-            row: (self.samples.answers[index], float(values[index]))
-            for row, index, values in zip(self.rows, best, self.probabilities, strict=True)
-        }
 
 
 def analyze(
@@ -124,9 +116,9 @@ def analyze(
         checkpoints: folders, or names on the Hub, of models that are all classifiers of images, all classifiers of
             videos or all video language models.
         arguments: the data, of the kind that the models take; `max_eval_samples` of it at most.
-        split: which part of it, `test` by default; questions have none.
-        output: folder to write to.
-        settings: how.
+        split: which part of the data, `test` by default; questions have none.
+        output: folder to write the page and everything beside it to.
+        settings: how the data is gone through; by default as [`AnalyzeSettings`] says.
         device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub, of all checkpoints.
 
@@ -136,20 +128,28 @@ def analyze(
     """
     settings = settings or AnalyzeSettings()
     new_figure(1, 1)  # without matplotlib, before anything takes time
-    data = [samples_of(own, arguments, split) for own in load_all(checkpoints, device=device, revision=revision)]
+    folder = must_be_writable(output, AnalysisError)
+    models = load_all(checkpoints, device=device, revision=revision, needs_head=False)
+    data = [samples_of(own, arguments, split) for own in models]
     if settings.k is None:
         settings = dataclasses.replace(settings, k=min(most_directions(each.measured.config) for each in data))
-    folder = Path(output)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     analyzed: list[_Analyzed] = []
     for samples in data:
         analyzed.append(_analyze(samples, settings))
         if settings.untrained and analyzed[-1].variant in TWO_MAP_VARIANTS:
             analyzed.append(_analyze_untrained(samples, settings))
+    return _write(folder, checkpoints, analyzed, data[0], settings)
+
+
+def _write(
+    folder: Path, checkpoints: Sequence[str], analyzed: Sequence[_Analyzed], data: Samples, settings: AnalyzeSettings
+) -> Analysis:
+    """The page, and the figures and tables beside it."""
     illustrations = _statistics_figures(analyzed, folder / "figures", settings)
     pictures = _pictures([each for each in analyzed if each.samples], folder / "figures", settings)
-    tables = _write_tables(analyzed, data[0], folder)
-    facts = _facts(checkpoints, analyzed, data[0], settings)
+    tables = _write_tables(analyzed, data, folder)
+    facts = _facts(checkpoints, analyzed, data, settings)
     settings_file = folder / "settings.json"
     settings_file.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     page = write_page(
@@ -160,10 +160,10 @@ def analyze(
         pictures=pictures,
         files=[path.relative_to(folder) for path in (*tables, settings_file)],
         facts=facts,
-        note=data[0].note,
+        note=data.note,
     )
     figures = [illustration.path for illustration in (*illustrations, *pictures)]
-    left_out = [*data[0].skipped, *(reason for _, reason in sorted(data[0].unread.items()))]
+    left_out = [*data.skipped, *(reason for _, reason in sorted(data.unread.items()))]
     return Analysis(page, [page, *figures, *tables, settings_file], left_out)
 
 
@@ -171,7 +171,7 @@ def most_directions(config: Any) -> int:
     """The paper's likely number of leading directions, 10, or what the outputs of a head have at most.
 
     Args:
-        config: of an image or video classifier, or of the vision encoder of a video language model.
+        config: configuration of an image or video model, or of the vision encoder of a video language model.
     """
     if hasattr(config, "num_probes"):
         tokens = config.num_probes
@@ -183,26 +183,27 @@ def most_directions(config: Any) -> int:
 
 
 def _analyze(samples: Samples, settings: AnalyzeSettings) -> _Analyzed:
-    """Statistics, answers and accuracy of a checkpoint."""
+    """Statistics of a checkpoint, and what it answers if it has a classifier."""
     rows: list[int] = []
-    truths: list[int | None] = []
-    probabilities: list[np.ndarray] = []
+    answers: dict[int, tuple[str, float]] = {}
+    hits: list[bool] = []
 
     def answered() -> Iterator[Batch]:
-        for batch in samples.batches(settings.batch_size, samples.classifier.label):
-            probabilities.append(samples.probabilities(batch))
+        for batch in samples.batches(settings.batch_size, samples.loaded.label):
             rows.extend(batch.rows)
-            truths.extend(batch.truths)
+            probabilities: Any = samples.probabilities(batch) if samples.loaded.has_head else []
+            for row, truth, values in zip(batch.rows, batch.truths, probabilities, strict=False):
+                best = int(values.argmax())
+                answers[row] = samples.answers[best], float(values[best])
+                if truth is not None:
+                    hits.append(best == truth)
             yield batch
         if not rows:
             reason = next(iter(samples.unread.values()))
             raise DataError(f"nothing of {samples.record.name!r} can be read; the first: {reason}")
 
-    found = _measure(samples.classifier.label, samples.measured, answered(), samples, settings)
-    found.samples = samples
-    found.rows, found.probabilities = rows, np.concatenate(probabilities)
-    best = found.probabilities.argmax(axis=1)
-    hits = [answer == truth for answer, truth in zip(best, truths, strict=True) if truth is not None]
+    found = _measure(samples.loaded.label, samples.measured, answered(), samples, settings)
+    found.samples, found.rows, found.answers = samples, rows, answers
     found.accuracy = float(np.mean(hits)) if hits else None
     return found
 
@@ -213,7 +214,7 @@ def _analyze_untrained(samples: Samples, settings: AnalyzeSettings) -> _Analyzed
         torch.manual_seed(0)
         model: Any = samples.untrained()
     model = model.to(samples.measured.device).eval()
-    label = f"{samples.classifier.label}, untrained"
+    label = f"{samples.loaded.label}, untrained"
     return _measure(label, model, samples.batches(settings.batch_size, label), samples, settings)
 
 
@@ -225,7 +226,7 @@ def _measure(
     inputs = (batch.inputs for batch in batches)
     report = analyze_subspaces(model, inputs, k=k, epsilon=settings.epsilon, against=settings.against)
     seconds = time.perf_counter() - start
-    parameters = samples.classifier.model.num_parameters()
+    parameters = samples.loaded.model.num_parameters()
     return _Analyzed(label, model.config.attention_variant, parameters, report, seconds)
 
 
@@ -279,15 +280,15 @@ def _statistics_figures(analyzed: Sequence[_Analyzed], folder: Path, settings: A
     return figures
 
 
-def choose_rows(predictions: Sequence[dict[int, tuple[str, float]]], count: int) -> list[int]:
+def choose_rows(rows: Sequence[int], answers: Sequence[dict[int, tuple[str, float]]], count: int) -> list[int]:
     """Rows to draw: those on which models disagree first, then others, evenly spread over the data.
 
     Args:
-        predictions: per model, row -> predicted class and its probability; the same rows for all.
-        count: how many at most.
+        rows: numbers of the rows that all models were shown.
+        answers: row -> answer and its probability, for each model that answers.
+        count: how many rows at most.
     """
-    rows = sorted(set.intersection(*(set(own) for own in predictions)))
-    disputed = [row for row in rows if len({own[row][0] for own in predictions}) > 1]
+    disputed = [row for row in rows if len({own[row][0] for own in answers}) > 1]
     agreed = [row for row in rows if row not in set(disputed)]
     chosen = _spread(disputed, count)
     return chosen + _spread(agreed, count - len(chosen))
@@ -301,24 +302,31 @@ def _spread(rows: list[int], count: int) -> list[int]:
 
 def _pictures(analyzed: Sequence[_Analyzed], folder: Path, settings: AnalyzeSettings) -> list[Illustration]:
     """What all models look at in the chosen samples."""
-    predictions = [each.predictions() for each in analyzed]
+    rows = sorted(set.intersection(*(set(each.rows) for each in analyzed)))
+    answering = [each for each in analyzed if each.answers]
     data = [each.samples for each in analyzed if each.samples]
+    # of a model that answers, if there is one: it says what is right
+    titled = next((samples for samples in data if samples.loaded.has_head), data[0])
+    names = " and ".join(each.label for each in analyzed)
     drawn = []
-    for row in choose_rows(predictions, settings.pictures):
+    for row in choose_rows(rows, [each.answers for each in answering], settings.pictures):
         seen = [samples.see(row, VisualizeSettings(colours=settings.colours)) for samples in data]
         path = folder / f"picture_{row:06d}.png"
         save_figure(_picture(seen, settings), path, RESOLUTION)
-        answers = [own[row] for own in predictions]
-        says = "; ".join(
-            f"{each.label}: {answer} {100 * probability:.0f} %"
-            for each, (answer, probability) in zip(analyzed, answers, strict=True)
-        )
-        title, truth = data[0].title(row), data[0].truth(row)
-        if len({answer for answer, _ in answers}) > 1:
+        title, caption = titled.title(row), titled.looks
+        alt = f"{titled.truth(row) if answering else title}: what {names} attend to."
+        if answering:
+            caption = f"Right answer: {titled.truth(row)}. {_says(answering, row)}. {caption}"
+        if len({each.answers[row][0] for each in answering}) > 1:
             title += " (the models disagree)"
-        alt = f"{truth}: what {' and '.join(each.label for each in analyzed)} attend to."
-        drawn.append(Illustration(path, title, alt, f"Right answer: {truth}. {says}. {data[0].looks}"))
+        drawn.append(Illustration(path, title, alt, caption))
     return drawn
+
+
+def _says(answering: Sequence[_Analyzed], row: int) -> str:
+    """What each model answers, in words."""
+    answers = [(each.label, *each.answers[row]) for each in answering]
+    return "; ".join(f"{label}: {answer} {100 * probability:.0f} %" for label, answer, probability in answers)
 
 
 def _picture(seen: Sequence[Sight], settings: AnalyzeSettings) -> Any:
@@ -358,7 +366,14 @@ def _mean_and_median(values: RunningDistribution | None) -> str:
 def _reported(found: _Analyzed) -> ReportedModel:
     undefined = next((layer.undefined for layer in found.report.layers if layer.undefined), None)
     return ReportedModel(
-        found.label, found.variant, found.parameters, found.report.samples, found.accuracy, found.seconds, undefined
+        label=found.label,
+        variant=found.variant,
+        parameters=found.parameters,
+        samples=found.report.samples,
+        answers=bool(found.answers),
+        accuracy=found.accuracy,
+        seconds=found.seconds,
+        undefined=undefined,
     )
 
 
@@ -385,7 +400,7 @@ def _write_tables(analyzed: Sequence[_Analyzed], samples: Samples, folder: Path)
                         for epsilon, mean in zip(each.report.settings.epsilons, by_epsilon, strict=True):
                             row = {"head": head, "branch": branch, "k": k, "epsilon": epsilon, "mean_intruders": mean}
                             sensitivity.append(place | row)
-        for row_number, (name, probability) in each.predictions().items():
+        for row_number, (name, probability) in each.answers.items():
             predictions.append(
                 {
                     "row": row_number,

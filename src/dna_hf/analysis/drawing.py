@@ -19,6 +19,11 @@ GREY = (0.299, 0.587, 0.114)
 CONTRAST = 0.6
 
 
+def printable(text: str) -> str:
+    """A text that every file and figure can hold: bytes of a file name that are no UTF-8 become `\\udcNN`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def colour_pair(colours: str) -> tuple[np.ndarray, np.ndarray]:
     """The colours (3,) in [0, 1] of what is positive and what is negative.
 
@@ -59,8 +64,8 @@ def overlay(
         picture: (height, width, 3) in bytes.
         values: (rows, columns) of any sign; the patches cover the picture.
         scale: the absolute value, above 0, from which on a colour is as strong as it gets.
-        colours: one of `COLOURS`.
-        opacity: of the strongest colour, in [0, 1].
+        colours: name of a pair of colours, `red-blue` or `orange-purple`.
+        opacity: opacity of the strongest colour, in [0, 1].
 
     Returns:
         (height, width, 3) in bytes.

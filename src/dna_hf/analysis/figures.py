@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .drawing import colour_pair, overlay, shared_scale
+from .drawing import colour_pair, overlay, printable, shared_scale
 from .errors import AnalysisError
 
 
@@ -26,7 +26,7 @@ class Panel:
     """One picture with a map over it.
 
     Args:
-        title: stands above it.
+        title: text above the panel.
         values: (rows, columns) of any sign.
         picture: (height, width, 3) in bytes, to lie beneath; the picture of the row by default.
     """
@@ -41,11 +41,11 @@ class FigureRow:
     """Panels with one scale.
 
     Args:
-        label: stands at the left.
+        label: text at the left of the row.
         picture: (height, width, 3) in bytes: what the model saw.
-        panels: maps over it.
+        panels: maps over the picture.
         show_picture: whether the picture itself comes first.
-        title: stands above the picture.
+        title: text above the picture.
     """
 
     label: str
@@ -91,11 +91,11 @@ def map_figure(
     """Pictures and maps in rows; the panels of a row share one scale, symmetric about 0.
 
     Args:
-        rows: with as many panels each.
-        title: of the whole; say of what model, prediction and settings.
-        colours: see [`~dna_hf.analysis.drawing.COLOURS`].
-        opacity: of the strongest colour, in [0, 1].
-        unit: of the values, at the colour bar.
+        rows: rows of pictures and panels, each with as many panels.
+        title: title of the whole figure: the model, its prediction and the settings.
+        colours: name of a pair of colours, `red-blue` or `orange-purple`.
+        opacity: opacity of the strongest colour, in [0, 1].
+        unit: unit of the values, at the colour bar.
         legend: what the positive and the negative colour mean; an empty text leaves its colour out.
         panel_size: width of a panel in inches.
 
@@ -188,13 +188,13 @@ def contact_sheet(
 
     Args:
         frames: (frames, height, width, 3) in bytes.
-        rows: label, and values (frames, rows, columns).
-        title: see [`map_figure`].
-        colours: the same.
-        opacity: the same.
-        unit: the same.
-        legend: the same.
-        max_frames: of a longer video as many are shown, evenly spread.
+        rows: label and values (frames, rows, columns) of each row of maps.
+        title: title of the whole figure: the model, its prediction and the settings.
+        colours: name of a pair of colours, `red-blue` or `orange-purple`.
+        opacity: opacity of the strongest colour, in [0, 1].
+        unit: unit of the values, at the colour bar.
+        legend: what the positive and the negative colour mean; an empty text leaves its colour out.
+        max_frames: most frames to show; those of a longer video are evenly spread.
 
     Raises:
         AnalysisError: see [`map_figure`].
@@ -236,10 +236,15 @@ def contact_sheet(
 def save_figure(figure: "Figure", path: str | Path, dpi: int = 150) -> Path:
     """Write a figure; the ending of the file says in which format, e.g. `.png` or `.svg`.
 
-    The same figure gives the same file.
+    The same figure gives the same file. Its texts are drawn as they are: no formula between two dollars of a name,
+    and of a name that is no UTF-8 the bytes in question as `\\udcNN`.
     """
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]
+        text.set_text(printable(text.get_text()))  # type: ignore[attr-defined]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # an SVG would carry its date and random names

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment
 
+from .drawing import printable
+
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 PAPER = "arXiv:2606.27372"
@@ -18,10 +20,10 @@ class Illustration:
     """A figure in the page.
 
     Args:
-        path: of the PNG file.
-        title: stands above it.
-        alt: what it shows, for those who do not see it.
-        caption: how it was made.
+        path: the PNG file.
+        title: text above the figure.
+        alt: what the figure shows, for those who do not see it.
+        caption: how the figure was made.
     """
 
     path: Path
@@ -39,12 +41,13 @@ class ReportedModel(NamedTuple):
     """A line of the table of models.
 
     Args:
-        label: name.
-        variant: of its attention.
-        parameters: how many it has.
-        samples: how many it was analysed on.
-        accuracy: on these, in [0, 1]; `None` if the data has other classes, or nothing was learned.
-        seconds: that it took.
+        label: name of the model.
+        variant: name of its attention variant.
+        parameters: number of its parameters.
+        samples: number of images, videos or questions that it was analysed on.
+        answers: whether it answers anything: it was trained and has its classifier.
+        accuracy: share of right answers, in [0, 1]; `None` if it answers nothing, or does not know the classes.
+        seconds: how long the analysis of this model took.
         undefined: why the statistics of two branches are missing; `None` where they are not.
     """
 
@@ -52,6 +55,7 @@ class ReportedModel(NamedTuple):
     variant: str
     parameters: int
     samples: int
+    answers: bool
     accuracy: float | None
     seconds: float
     undefined: str | None
@@ -60,7 +64,11 @@ class ReportedModel(NamedTuple):
 # what the authors state of their own models, on their project page
 REPORTED = (
     ("intruder dimensions of DnA, peak", "8 to 9", "of k, threshold and direction that it does not state"),
-    ("intruder dimensions of differential attention, peak", "6 to 7", "the same"),
+    (
+        "intruder dimensions of differential attention, peak",
+        "6 to 7",
+        "of k, threshold and direction that it does not state",
+    ),
     ("trace similarity of V+ and V-", "mean 0.22, median 0.18", "7.2 million values"),
     ("cosine of the branch outputs, DnA", "0.32", ""),
     ("cosine of the branch outputs, differential attention", "0.96", ""),
@@ -81,8 +89,8 @@ def write_page(
     """Write the page of an analysis.
 
     Args:
-        path: to write to.
-        models: that were analysed.
+        path: file to write.
+        models: the models that were analysed.
         statistics: name, axis, and mean (median) of each model.
         illustrations: figures of numbers.
         pictures: figures of what the models look at.
@@ -103,7 +111,8 @@ def write_page(
         reported=REPORTED,
         paper=PAPER,
         has_axes=len({row[1] for row in statistics}) > 1,
+        has_answers=any(model.answers for model in models),
         has_untrained=any(model.label.endswith(", untrained") for model in models),
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(printable(page), encoding="utf-8")
     return path

@@ -6,8 +6,8 @@ distillation token.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -31,10 +31,10 @@ class TokenGrid:
     """How one visual is cut into patches.
 
     Args:
-        frames: of a video; 1 of an image.
-        rows: of patches in a frame.
-        columns: of patches in a frame.
-        prefix: tokens in front of the patches.
+        frames: number of frames of a video; 1 for an image.
+        rows: rows of patches in a frame.
+        columns: columns of patches in a frame.
+        prefix: number of tokens in front of the patches.
     """
 
     frames: int
@@ -58,7 +58,7 @@ class Placed(NamedTuple):
     prefix: torch.Tensor
 
 
-class Layout:
+class TokenLayout:
     """The tokens of the visuals of one call of a model; here images, each with its prefix tokens, then patches.
 
     A query is named by a number, 0 the class token, `"class"`, or the place of a patch, (row, column).
@@ -124,7 +124,7 @@ class Layout:
         """One row of weights (visuals, tokens) that is 1 on each of the queries, to be pushed through layers.
 
         Args:
-            queries: their numbers.
+            queries: numbers of the queries.
             shared: whether queries of several frames share the 1; see [`push`].
         """
         grid = self.grids[0]
@@ -138,7 +138,7 @@ class Layout:
         Args:
             row: how much each token counts after the layer.
             weights: (sequences, queries, keys), of all queries.
-            axis: of the layer's attention.
+            axis: axis of the layer's attention: `space`, `time` or `space_time`.
             shared: where the class token stands in several sequences, whether each of them gets its part of the
                 weight (of a mean) or all of it (of gradients, which hold that part already).
         """
@@ -150,7 +150,7 @@ class Layout:
         return list(row[:, grid.prefix :].unflatten(1, (grid.frames, grid.rows, grid.columns)))
 
 
-class JointLayout(Layout):
+class JointLayout(TokenLayout):
     """A class token and the patches of all frames in one sequence; the model counts the frames fastest.
 
     A query is named by a number, 0 the class token and then by frame, row and column, or (frame, row, column).
@@ -201,7 +201,7 @@ class JointLayout(Layout):
         return super().push(kept, weights, axis, shared)[:, order]
 
 
-class FramesLayout(Layout):
+class FramesLayout(TokenLayout):
     """Every frame of a video a sequence of its own, with a class token of its own.
 
     A query is named as in an image; it asks in every frame at once.
@@ -294,16 +294,16 @@ class DividedLayout(FramesLayout):
 
     def heat(self, row: torch.Tensor) -> list[torch.Tensor]:
         """A row (visuals, tokens) as one (frames, rows, columns) per visual, without the class token."""
-        return Layout.heat(self, row)
+        return TokenLayout.heat(self, row)
 
 
-class ProbeLayout(Layout):
+class ProbeLayout(TokenLayout):
     """The probes of all visuals, which read the patches of their own; the model keeps these in merged blocks.
 
     Args:
-        grids: one per visual.
-        merge_sizes: height and width of the blocks of each visual.
-        num_probes: of each visual.
+        grids: how each visual is cut into patches.
+        merge_sizes: for each visual, height and width of its blocks, in patches.
+        num_probes: number of probes of each visual.
     """
 
     def __init__(self, grids: Sequence[TokenGrid], merge_sizes: Sequence[int], num_probes: int) -> None:
@@ -344,15 +344,24 @@ class ProbeLayout(Layout):
 
 
 @dataclass
-class Seen:
-    """The layout of the last call of a model's body, and how many visuals earlier calls had."""
+class SeenLayouts:
+    """The layouts of the calls of a model's body so far; a video language model encodes images and videos in two."""
 
-    layout: Layout | None = None
-    earlier: int = 0
+    calls: list[TokenLayout] = field(default_factory=list)
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The layout of the call that is running."""
+        return self.calls[-1]
+
+    @property
+    def earlier(self) -> int:
+        """How many visuals the calls before that one had."""
+        return sum(len(layout.grids) for layout in self.calls[:-1])
 
 
 @contextmanager
-def watch_layout(model: PreTrainedModel) -> Iterator[Seen]:
+def watch_layout(model: PreTrainedModel) -> Iterator[SeenLayouts]:
     """While this lasts, know where the tokens lie of whatever `model` is looking at.
 
     Raises:
@@ -361,20 +370,16 @@ def watch_layout(model: PreTrainedModel) -> Iterator[Seen]:
     bodies = [module for module in model.modules() if isinstance(module, tuple(LAYOUTS))]
     if not bodies:
         raise AnalysisError(f"{type(model).__name__} has no attention to look into: give a DnA model.")
-    seen = Seen()
+    seen = SeenLayouts()
 
     def note(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if seen.layout is not None:
-            seen.earlier += len(seen.layout.grids)
         kind = next(kind for kind in LAYOUTS if isinstance(module, kind))
-        seen.layout = LAYOUTS[kind](module, args, kwargs)
+        seen.calls.append(LAYOUTS[kind](module, args, kwargs))
 
-    handles = [module.register_forward_pre_hook(note, with_kwargs=True) for module in bodies]
-    try:
+    with ExitStack() as hooks:
+        for module in bodies:
+            hooks.enter_context(module.register_forward_pre_hook(note, with_kwargs=True))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _argument(args: tuple, kwargs: dict, position: int, name: str) -> Any:
@@ -386,20 +391,20 @@ def _patch_grid(module: Any, pixel_values: torch.Tensor) -> tuple[int, int]:
     return pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
 
 
-def _image_layout(module: Any, args: tuple, kwargs: dict) -> Layout:
+def _image_layout(module: Any, args: tuple, kwargs: dict) -> TokenLayout:
     pixel_values = _argument(args, kwargs, 0, "pixel_values")
     grid = TokenGrid(1, *_patch_grid(module, pixel_values), prefix=module.config.num_prefix_tokens)
-    return Layout([grid] * len(pixel_values))
+    return TokenLayout([grid] * len(pixel_values))
 
 
-def _video_layout(module: Any, args: tuple, kwargs: dict) -> Layout:
+def _video_layout(module: Any, args: tuple, kwargs: dict) -> TokenLayout:
     pixel_values = _argument(args, kwargs, 0, "pixel_values")
     grid = TokenGrid(pixel_values.shape[1], *_patch_grid(module, pixel_values), prefix=1)
     kinds = {"divided_space_time": DividedLayout, "joint_space_time": JointLayout, "space_only": FramesLayout}
     return kinds[module.config.attention_type]([grid] * len(pixel_values))
 
 
-def _probe_layout(module: Any, args: tuple, kwargs: dict) -> Layout:
+def _probe_layout(module: Any, args: tuple, kwargs: dict) -> TokenLayout:
     grids = [TokenGrid(*sizes) for sizes in _argument(args, kwargs, 1, "grid_thw").tolist()]
     return ProbeLayout(grids, _argument(args, kwargs, 2, "merge_sizes").tolist(), module.config.num_probes)
 

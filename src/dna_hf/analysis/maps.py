@@ -4,27 +4,19 @@ A map is formed from the inputs of its attention module while the model runs, fo
 and put where its keys lie in the image or video. Nothing else is kept, so that memory does not grow with the layers.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from ..models.attention_variants import VariantAttention
-from .branches import (
-    AttentionPlace,
-    attention_call,
-    attention_places,
-    attention_variant,
-    branch_scale,
-)
 from .errors import AnalysisError
-from .layout import Layout, Placed, Query, TokenGrid, watch_layout
-from .subspaces import require_finite, signed_parts
+from .layout import Placed, Query, SeenLayouts, TokenGrid, watch_layout
+from .observer import AttentionCall, AttentionPlace, attention_places, watch_attention
+from .subspaces import signed_parts
 
 
 @dataclass
@@ -33,8 +25,8 @@ class HeatMap:
 
     Args:
         visual: number of the image or video in the batch.
-        grid: how it is cut into patches.
-        variant: of the attention.
+        grid: how the visual is cut into patches.
+        variant: attention variant.
         values: name -> (frames, rows, columns). `positive` and `negative` are of the branch so named and not negative;
             `difference` is `positive - negative`, and `positive` itself where there is one branch; `combined` may have
             any sign. Softmax attention has no `negative`.
@@ -89,10 +81,10 @@ class VisualMaps:
     Args:
         place: the layer and the axis of the attention.
         visual: number of the image or video in the batch; those of earlier calls of the vision model count first.
-        grid: how it is cut into patches.
-        variant: of the attention. `positive` of cog attention is signed, the absolute values of a row sum to 1.
-        heads: numbers of the heads.
-        queries: numbers of the queries; see [`attention_maps`].
+        grid: how the visual is cut into patches.
+        variant: attention variant. `positive` of cog attention is signed, the absolute values of a row sum to 1.
+        heads: numbers of the heads whose maps these are.
+        queries: numbers of the queries; see [`visual_maps`].
         positive: weights of the positive branch, of the first map of differential attention, or of the only map.
         negative: weights of the negative branch (a softmin), or of the second map; `None` where there is one map.
         scale: factor (heads) of the negative branch: alpha, or minus lambda of differential attention.
@@ -164,7 +156,7 @@ def _pick(what: str, wanted: int | None, there: list[int]) -> list[int]:
 
 
 @torch.no_grad()
-def attention_maps(
+def visual_maps(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
     layers: Sequence[int] | None = None,
@@ -172,14 +164,17 @@ def attention_maps(
     queries: Sequence[Query] | None = None,
     axis: str | None = None,
 ) -> list[VisualMaps]:
-    """Form the maps of chosen layers, heads and queries, on whatever attention implementation the model has.
+    """Form the maps of chosen layers, heads and queries, each by the image or video that it belongs to.
+
+    The attention implementation of the model does not matter. `model.attention_maps(...)` gives the same maps as
+    plain tensors, of all heads and queries, without the places of their keys in the picture.
 
     Args:
         model: a DnA model of images or videos, a vision encoder with probes, or a model that contains one. It runs
             once, in evaluation mode.
         inputs: arguments of `model.forward`; tensors are moved to the device of the model.
-        layers: counted from 0, negative ones from the end; all by default.
-        heads: the same.
+        layers: numbers of layers, counted from 0, negative ones from the end; all by default.
+        heads: numbers of heads, counted from 0, negative ones from the end; all by default.
         queries: the tokens that attend. Within images and over the space of videos: numbers (0 is the class token,
             the patches follow by row), `"class"`, or (row, column). Where a video is one sequence: numbers (the
             patches by frame), `"class"`, or (frame, row, column). Over time: frames. Of probes: their numbers. By
@@ -206,7 +201,7 @@ def look(
     queries: Sequence[Query] | None = None,
     axis: str | None = None,
 ) -> tuple[Any, list[VisualMaps]]:
-    """What [`attention_maps`] returns, behind what the model returned."""
+    """What [`visual_maps`] returns, behind what the model returned."""
     places = chosen_places(model, layers, axis)
     axes = sorted({place.axis for place in places.values()})
     if queries is not None and len(axes) > 1:
@@ -214,118 +209,48 @@ def look(
             f"the model attends over {' and '.join(axes)}: say by axis which of them the queries mean."
         )
     found: list[VisualMaps] = []
+    with watch_layout(model) as seen:
 
-    def show(module: VariantAttention, place: AttentionPlace, layout: Layout, earlier: int, call: Any) -> None:
-        chosen = layout.default_queries(place.axis)
-        if queries is not None:
-            chosen = [layout.query(query, place.axis) for query in queries]
-        numbers = chosen_heads(module, heads)
-        maps = form_maps(module, place, numbers, layout.tokens(chosen, place.axis), *call.args, **call.kwargs)
-        positive, *negative = (layout.place(weights.cpu(), place.axis) for weights in maps)
-        scale = branch_scale(module)
-        for visual, weights in enumerate(positive):
-            found.append(
-                VisualMaps(
-                    place=place,
-                    visual=earlier + visual,
-                    grid=layout.grids[visual],
-                    variant=attention_variant(module),
-                    heads=numbers,
-                    queries=chosen,
-                    positive=weights,
-                    negative=negative[0][visual] if negative else None,
-                    scale=None if scale is None else scale[numbers].cpu().to(weights.patches.dtype),
-                )
-            )
+        def show(call: AttentionCall) -> None:
+            found.extend(_maps_of_call(call, seen, heads, queries))
 
-    outputs = watch_attention(model, inputs, places, show)
+        outputs = watch_attention(model, inputs, places, show)
     order = list(places.values())
     return outputs, sorted(found, key=lambda maps: (order.index(maps.place), maps.visual))
 
 
-@dataclass
-class ModuleCall:
-    """One call of an attention module: its arguments, and what it returned."""
-
-    args: tuple
-    kwargs: dict[str, Any]
-    output: tuple
-
-
-def watch_attention(
-    model: PreTrainedModel,
-    inputs: Mapping[str, Any],
-    places: Mapping[VariantAttention, AttentionPlace],
-    show: Callable[[VariantAttention, AttentionPlace, Layout, int, ModuleCall], None],
-) -> Any:
-    """Run the model once and show each call of the chosen attention modules, in the order they run.
-
-    Args:
-        model: runs in evaluation mode, on its own attention implementation.
-        inputs: arguments of `model.forward`; tensors are moved to the device of the model.
-        places: the modules.
-        show: called with the module, its place, the layout of its tokens, the number of visuals in earlier calls of
-            the vision model, and the call.
-
-    Returns:
-        What the model returned.
-
-    Raises:
-        AnalysisError: if the inputs reach none of the modules.
-    """
-    calls = 0
-    with watch_layout(model) as seen:
-
-        def hook(module: nn.Module, args: tuple, kwargs: dict, output: tuple) -> None:
-            nonlocal calls
-            assert isinstance(module, VariantAttention) and seen.layout is not None
-            calls += 1
-            show(module, places[module], seen.layout, seen.earlier, ModuleCall(args, kwargs, output))
-
-        handles = [module.register_forward_hook(hook, with_kwargs=True) for module in places]
-        try:
-            with evaluating(model):
-                outputs = model(**on_device(model, inputs))
-        finally:
-            for handle in handles:
-                handle.remove()
-    if not calls:
-        raise AnalysisError("the inputs reach no attention that can be looked into: give an image or a video.")
-    return outputs
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode while this lasts, and each of its modules back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def on_device(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs with tensors on the device of the model.
-
-    Raises:
-        AnalysisError: for inputs without names.
-    """
-    if not isinstance(inputs, Mapping):
-        raise AnalysisError(
-            f"the inputs are a {type(inputs).__name__}, but arguments of the model by name are needed, such as "
-            "{'pixel_values': ...}."
+def _maps_of_call(
+    call: AttentionCall, seen: SeenLayouts, heads: Sequence[int] | None, queries: Sequence[Query] | None
+) -> Iterator[VisualMaps]:
+    """The maps of one call of an attention module, for each of its visuals."""
+    layout, place = seen.layout, call.place
+    chosen = layout.default_queries(place.axis)
+    if queries is not None:
+        chosen = [layout.query(query, place.axis) for query in queries]
+    numbers = chosen_heads(call.module, heads)
+    # all heads in their order need no copy
+    some = None if numbers == list(range(call.module.num_heads)) else numbers
+    maps = call.maps(some, layout.tokens(chosen, place.axis))
+    positive, *negative = (layout.place(weights.cpu(), place.axis) for weights in maps)
+    scale = call.module.branch_scale()
+    for visual, weights in enumerate(positive):
+        yield VisualMaps(
+            place=place,
+            visual=seen.earlier + visual,
+            grid=layout.grids[visual],
+            variant=call.variant,
+            heads=numbers,
+            queries=chosen,
+            positive=weights,
+            negative=negative[0][visual] if negative else None,
+            scale=None if scale is None else scale[numbers].cpu().to(weights.patches.dtype),
         )
-    return {
-        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()
-    }
 
 
 def chosen_places(
     model: PreTrainedModel, layers: Sequence[int] | None = None, axis: str | None = None
 ) -> dict[VariantAttention, AttentionPlace]:
-    """The attention modules of the chosen layers; see [`~dna_hf.analysis.branches.attention_places`].
+    """The attention modules of the chosen layers; see [`~dna_hf.analysis.observer.attention_places`].
 
     Raises:
         AnalysisError: also for a layer of a vision encoder that no probe reads.
@@ -351,45 +276,3 @@ def chosen_heads(module: VariantAttention, heads: Sequence[int] | None) -> list[
         if not -module.num_heads <= head < module.num_heads:
             raise AnalysisError(f"head {head} does not exist: the model has {module.num_heads}, counted from 0.")
     return [head % module.num_heads for head in heads]
-
-
-def form_maps(
-    module: VariantAttention,
-    place: AttentionPlace,
-    heads: list[int],
-    queries: list[int] | None,
-    *args: Any,
-    **kwargs: Any,
-) -> list[torch.Tensor]:
-    """The maps of an attention module called with these arguments, for some heads and queries (all if `None`).
-
-    Returns:
-        One (sequences, heads, queries, keys) per branch, in float32 or wider.
-    """
-    call = attention_call(module, place, *args, **kwargs)
-    every = slice(None)
-    rows = every if queries is None else torch.tensor(queries, device=call.targets.device)
-    own = every if heads == list(range(module.num_heads)) else torch.tensor(heads, device=call.targets.device)
-    mask = call.mask
-    if mask is not None:
-        mask = mask[:, own] if mask.shape[1] > 1 else mask
-        mask = mask[:, :, rows] if mask.shape[2] > 1 else mask
-    maps: list[torch.Tensor] = []
-
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, None]:
-        _, weights = module._attend(
-            query[:, own][:, :, rows],
-            key[:, own],
-            value[:, own],
-            attention_mask=mask,
-            implementation="eager",
-            dropout=0.0,
-        )
-        assert weights is not None  # eager attention always forms its map
-        require_finite(weights, f"a map of the {place}")
-        maps.append(weights.to(torch.promote_types(weights.dtype, torch.float32)))
-        # what the branch puts out is not asked for
-        return value.new_zeros(()).expand(value.shape[0], query.shape[2], *value.shape[1::2]), None
-
-    module.branches(call.targets, call.sources, call.rotary, attend)
-    return maps

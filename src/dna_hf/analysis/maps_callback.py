@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 from .drawing import pictures
 from .figures import FigureRow, Panel, map_figure, new_figure, save_figure
-from .maps import attention_maps
+from .maps import visual_maps
 
 
 class SaveAttentionMaps(TrainerCallback):
@@ -20,9 +20,9 @@ class SaveAttentionMaps(TrainerCallback):
 
     Args:
         pixel_values: (images, channels, height, width), as the model takes them.
-        processor: that made them, to undo its normalisation.
-        layer: of the attention, counted from 0, negative ones from the end.
-        colours: see [`~dna_hf.analysis.drawing.COLOURS`].
+        processor: the processor that made `pixel_values`, to undo its normalisation.
+        layer: number of the layer, counted from 0, negative ones from the end.
+        colours: name of a pair of colours, `red-blue` or `orange-purple`.
 
     Raises:
         AnalysisError: without matplotlib, at once.
@@ -47,7 +47,7 @@ class SaveAttentionMaps(TrainerCallback):
             return
         epoch = round(state.epoch or 0)
         inputs = {"pixel_values": self.pixel_values.to(model.dtype)}
-        heats = [maps.heat() for maps in attention_maps(model, inputs, layers=[self.layer])]
+        heats = [maps.heat() for maps in visual_maps(model, inputs, layers=[self.layer])]
         rows = []
         for number, (heat, picture) in enumerate(zip(heats, pictures(self.pixel_values, self.processor), strict=True)):
             panels = [Panel(heat.title(name), heat.drawn(name)[0]) for name in heat.branches()]

@@ -1,6 +1,7 @@
 """Gradient-weighted relevance: which patches a decision rests on, through which branch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..models.attention_variants import VariantAttention
-from .branches import AttentionPlace, attention_call, attention_variant
 from .errors import AnalysisError
-from .layout import Layout, ProbeLayout
-from .maps import HeatMap, ModuleCall, chosen_places, heat_values, watch_attention
+from .layout import ProbeLayout, TokenLayout, watch_layout
+from .maps import HeatMap, chosen_places, heat_values
+from .observer import AttentionCall, AttentionPlace, watch_attention
 from .subspaces import require_finite
 
 
@@ -25,7 +26,7 @@ class Step:
 
     place: AttentionPlace
     variant: str
-    layout: Layout
+    layout: TokenLayout
     earlier: int
     maps: list[torch.Tensor]
 
@@ -53,7 +54,7 @@ def attention_relevance(
         model: a classifier of images or videos, or a video language model, on any attention implementation.
         inputs: arguments of `model.forward`.
         target: class or token whose logit is explained, one for all samples or one each; by default the highest.
-        position: of the token whose successor is explained, in a language model.
+        position: in a language model, place of the token whose successor is explained.
 
     Returns:
         One heat map per visual: `positive`, `negative`, `difference` and `combined`, in units of the logit.
@@ -62,38 +63,53 @@ def attention_relevance(
         AnalysisError: for a model without logits, a target that does not exist, or maps or gradients that are not
             finite.
     """
-    places = chosen_places(model)
-    steps: list[Step] = []
-
-    def ask_for_maps(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        assert isinstance(module, VariantAttention)
-        attention_call(module, places[module], *args, **kwargs)  # refuses masks of other implementations
-        return args, kwargs | {"implementation": "eager"}
-
-    def retain(
-        module: VariantAttention, place: AttentionPlace, layout: Layout, earlier: int, call: ModuleCall
-    ) -> None:
-        maps = [weights for weights in call.output[1:] if weights is not None]
-        for weights in maps:
-            require_finite(weights, f"a map of the {place}")
-        steps.append(Step(place, attention_variant(module), layout, earlier, maps))
-
-    handles = [module.register_forward_pre_hook(ask_for_maps, with_kwargs=True) for module in places]
-    try:
-        with torch.enable_grad():
-            outputs = watch_attention(model, _with_gradients(inputs), places, retain)
-            score = _score(outputs, target, position)
-            maps = [weights for step in steps for weights in step.maps]
-            gradients = iter(torch.autograd.grad(score, maps, materialize_grads=True))
-    finally:
-        for handle in handles:
-            handle.remove()
-    weighted = [_weighted(step, [next(gradients) for _ in step.maps]) for step in steps]
+    steps, gradients = _steps_and_gradients(model, inputs, target, position)
+    weighted = [_weighted(step, own) for step, own in zip(steps, gradients, strict=True)]
     heats: list[HeatMap] = []
     for earlier in dict.fromkeys(step.earlier for step in steps):
         of_call = [(step, parts) for step, parts in zip(steps, weighted, strict=True) if step.earlier == earlier]
         heats += _heats(model, of_call)
     return heats
+
+
+def _steps_and_gradients(
+    model: PreTrainedModel, inputs: Mapping[str, Any], target: int | Sequence[int] | None, position: int
+) -> tuple[list[Step], list[list[torch.Tensor]]]:
+    """Every attention module as the model called it, and the gradients of the explained logit by each of its maps."""
+    places = chosen_places(model)
+    steps: list[Step] = []
+    with watch_layout(model) as seen, eager_attention_in(places), torch.enable_grad():
+
+        def retain(call: AttentionCall) -> None:
+            maps = [weights for weights in call.output[1:] if weights is not None]
+            for weights in maps:
+                require_finite(weights, f"a map of the {call.place}")
+            steps.append(Step(call.place, call.variant, seen.layout, seen.earlier, maps))
+
+        outputs = watch_attention(model, _with_gradients(inputs), places, retain)
+        score = _score(outputs, target, position)
+        maps = [weights for step in steps for weights in step.maps]
+        gradients = iter(torch.autograd.grad(score, maps, materialize_grads=True))
+    return steps, [[next(gradients) for _ in step.maps] for step in steps]
+
+
+@contextmanager
+def eager_attention_in(places: Mapping[VariantAttention, AttentionPlace]) -> Iterator[None]:
+    """While this lasts, the modules form their maps, within the graph of the model; the others run as they do.
+
+    Raises:
+        AnalysisError: when a module is called with a mask that eager attention does not understand.
+    """
+
+    def ask_for_maps(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        assert isinstance(module, VariantAttention)
+        AttentionCall(module, places[module], args, kwargs).check_repeatable()
+        return args, kwargs | {"implementation": "eager"}
+
+    with ExitStack() as hooks:
+        for module in places:
+            hooks.enter_context(module.register_forward_pre_hook(ask_for_maps, with_kwargs=True))
+        yield
 
 
 def _with_gradients(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +190,7 @@ def _to_the_classifier(model: PreTrainedModel, steps: list[tuple[Step, torch.Ten
     return layout.heat(row - start)
 
 
-def _read_tokens(model: PreTrainedModel, layout: Layout) -> torch.Tensor:
+def _read_tokens(model: PreTrainedModel, layout: TokenLayout) -> torch.Tensor:
     """A row that is 1 on the tokens that the classifier reads; of patches whose mean it reads, 1 over their number."""
     pooling = getattr(model.config, "classifier_pooling", "cls")
     row = layout.start([0, 1] if pooling == "cls_dist" else [0], shared=False)

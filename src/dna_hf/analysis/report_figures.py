@@ -11,9 +11,9 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from .accumulate import RunningDistribution
-from .branches import attention_places, branch_scale
 from .errors import AnalysisError
 from .figures import diverging_map, new_figure
+from .observer import attention_places
 from .subspace_report import SubspaceReport
 
 
@@ -53,7 +53,7 @@ def histogram_figure(
     Args:
         reports: name of the model -> its report.
         statistics: names as in [`~dna_hf.analysis.subspace_report.LayerSubspaces`]; those of `MAIN` by default.
-        axis: of the attention.
+        axis: axis of the attention: `space`, `time` or `space_time`.
 
     Raises:
         AnalysisError: without matplotlib, or for a statistic or an axis that no report has.
@@ -110,7 +110,7 @@ def negative_scales(model: PreTrainedModel, axis: str | None = None) -> np.ndarr
     Raises:
         AnalysisError: for a variant without one, or without attention over the axis.
     """
-    scales = [branch_scale(module) for module in attention_places(model, axis=axis)]
+    scales = [module.branch_scale() for module in attention_places(model, axis=axis)]
     if any(scale is None for scale in scales):
         raise AnalysisError(f"{model.config.attention_variant} attention has no scale of a negative branch.")
     return np.stack([scale.float().cpu().numpy() for scale in scales if scale is not None])
@@ -121,8 +121,8 @@ def scale_figure(scales: Mapping[str, np.ndarray], label: str = "alpha", colours
 
     Args:
         scales: name of the model -> (layers, heads), see [`negative_scales`].
-        label: of the colour bar.
-        colours: see [`~dna_hf.analysis.drawing.COLOURS`].
+        label: text at the colour bar.
+        colours: name of a pair of colours, `red-blue` or `orange-purple`.
 
     Raises:
         AnalysisError: without matplotlib, or without a model.
@@ -159,7 +159,7 @@ def sensitivity_figure(
 
     Args:
         reports: name of the model -> its report; models with one branch are left out.
-        axis: of the attention.
+        axis: axis of the attention: `space`, `time` or `space_time`.
         branch: whose directions are counted, `negative` or `positive`.
 
     Raises:
@@ -213,7 +213,7 @@ def read_run(folder: str | Path, metric: str = "eval_top1") -> RunCurve:
 
     Args:
         folder: the output folder, with `trainer_state.json` and, for a variant with alpha, `negative_scale.csv`.
-        metric: of the log.
+        metric: name of the accuracy in the log.
 
     Raises:
         AnalysisError: if there is no log, or nothing in it.

@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..models.attention_variants import VariantAttention
-from .branches import AttentionPlace, attention_variant, branch_scale
 from .errors import AnalysisError
-from .layout import CLASS, Layout, ProbeLayout, Query
-from .maps import HeatMap, ModuleCall, chosen_places, form_maps, heat_values, watch_attention
+from .layout import CLASS, ProbeLayout, Query, TokenLayout, watch_layout
+from .maps import HeatMap, chosen_places, heat_values
+from .observer import AttentionCall, watch_attention
 from .subspaces import signed_parts
 
 
@@ -28,7 +27,7 @@ def attention_rollout(model: PreTrainedModel, inputs: Mapping[str, Any], query: 
     Args:
         model: a DnA model of images or videos, on any attention implementation.
         inputs: arguments of `model.forward`.
-        query: the token that is reached; see [`~dna_hf.analysis.maps.attention_maps`]. Where space and time are
+        query: the token that is reached; see [`~dna_hf.analysis.maps.visual_maps`]. Where space and time are
             divided, a patch is one of every frame.
 
     Returns:
@@ -40,17 +39,15 @@ def attention_rollout(model: PreTrainedModel, inputs: Mapping[str, Any], query: 
             and read tokens that other attention has mixed.
     """
     steps: list[tuple[str, str, dict[str, torch.Tensor]]] = []
-    layouts: list[Layout] = []
+    with watch_layout(model) as seen:
 
-    def show(module: VariantAttention, place: AttentionPlace, layout: Layout, earlier: int, call: ModuleCall) -> None:
-        if isinstance(layout, ProbeLayout):
-            raise AnalysisError("visual probes cannot be rolled out: choose attention maps or relevance.")
-        maps = form_maps(module, place, list(range(module.num_heads)), None, *call.args, **call.kwargs)
-        layouts.append(layout)
-        steps.append((place.axis, attention_variant(module), _over_heads(module, maps)))
+        def show(call: AttentionCall) -> None:
+            if isinstance(seen.layout, ProbeLayout):
+                raise AnalysisError("visual probes cannot be rolled out: choose attention maps or relevance.")
+            steps.append((call.place.axis, call.variant, _over_heads(call)))
 
-    watch_attention(model, inputs, chosen_places(model), show)
-    layout, axis = layouts[-1], steps[-1][0]
+        watch_attention(model, inputs, chosen_places(model), show)
+    layout, axis = seen.layout, steps[-1][0]
     names = dict.fromkeys(name for _, _, fused in steps for name in fused)
     # a cog model leaves some layers to softmax attention
     variant = next((variant for _, variant, _ in steps if variant != "softmax"), "softmax")
@@ -69,21 +66,21 @@ def attention_rollout(model: PreTrainedModel, inputs: Mapping[str, Any], query: 
     return heats
 
 
-def _over_heads(module: VariantAttention, maps: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+def _over_heads(call: AttentionCall) -> dict[str, torch.Tensor]:
     """The mean map over the heads, (sequences, queries, keys), of each branch."""
-    scale = branch_scale(module)
+    maps, scale = call.maps(), call.module.branch_scale()
     if scale is not None:
         both = (maps[0] + scale[:, None, None] * maps[1]).abs().mean(dim=1)
         both = both / both.sum(dim=-1, keepdim=True)
         return {"positive": maps[0].mean(dim=1), "negative": maps[1].mean(dim=1), "combined": both}
-    if attention_variant(module) == "cog":
+    if call.variant == "cog":
         positive, negative = (part.mean(dim=1) for part in signed_parts(maps[0]))
         return {"positive": positive, "negative": negative, "combined": positive + negative}
     mean = maps[0].mean(dim=1)
     return {"positive": mean, "combined": mean}
 
 
-def _roll(layout: Layout, row: torch.Tensor, steps: list[tuple[str, torch.Tensor | None]]) -> torch.Tensor:
+def _roll(layout: TokenLayout, row: torch.Tensor, steps: list[tuple[str, torch.Tensor | None]]) -> torch.Tensor:
     """Push a row through all layers, from the last; a layer without the branch has its residual connection alone."""
     for axis, weights in reversed(steps):
         if weights is None:

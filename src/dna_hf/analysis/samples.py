@@ -40,8 +40,8 @@ class Batch:
     """Some rows of the data.
 
     Args:
-        rows: their numbers.
-        truths: number of the right answer of each; `None` where it is not known.
+        rows: numbers of the rows.
+        truths: number of the right answer of each row; `None` where it is not known.
         inputs: arguments of the model whose attention is measured.
         asked: arguments of the model that answers, of one or several rows each.
     """
@@ -56,18 +56,18 @@ class Samples(ABC):
     """The data of an analysis as one model takes it.
 
     Attributes:
-        classifier: the model.
-        names: of the rows of the data.
+        loaded: the model, and what it needs.
+        names: names of the rows of the data.
         record: where the data came from.
-        split: which part of it; questions have none.
+        split: which part of the data; questions have none.
         skipped: why parts of the data were left out before anything was shown.
         unread: why rows were left out of the batches, by their number.
-        answers: what the model chooses from, by number.
-        note: how it chooses, for readers; empty where that needs no word.
+        answers: what the model chooses from, by number; empty for a model without a classifier.
+        note: how the model chooses, for readers; empty where that needs no word.
         looks: what the pictures show of its attention.
     """
 
-    classifier: Loaded
+    loaded: Loaded
     names: list[str]
     record: DatasetRecord
     split: str | None = None
@@ -80,7 +80,7 @@ class Samples(ABC):
     @property
     def measured(self) -> PreTrainedModel:
         """The model whose attention is measured."""
-        return self.classifier.model
+        return self.loaded.model
 
     @abstractmethod
     def untrained(self) -> PreTrainedModel:
@@ -88,7 +88,7 @@ class Samples(ABC):
 
     @abstractmethod
     def batches(self, size: int, what: str) -> Iterator[Batch]:
-        """Batches of what can be read, with a progress bar so named.
+        """Batches of what can be read, `size` rows at a time, with a progress bar that says `what`.
 
         Raises:
             DataError: for what cannot be read, unless that is to be skipped.
@@ -96,7 +96,7 @@ class Samples(ABC):
 
     @abstractmethod
     def probabilities(self, batch: Batch) -> np.ndarray:
-        """Of the answers, (rows, answers)."""
+        """Probabilities (rows, answers) that the model gives; only for a model that answers."""
 
     @abstractmethod
     def title(self, row: int) -> str:
@@ -112,27 +112,27 @@ class Samples(ABC):
 
 
 def samples_of(
-    classifier: Loaded, arguments: ImageDataArguments | VideoDataArguments | QuestionDataArguments, split: str | None
+    loaded: Loaded, arguments: ImageDataArguments | VideoDataArguments | QuestionDataArguments, split: str | None
 ) -> Samples:
     """The data that the arguments name.
 
     Args:
-        classifier: the model.
+        loaded: the model, and what it needs.
         arguments: the data.
-        split: which part of it, `test` by default; questions have none.
+        split: which part of the data, `test` by default; questions have none.
 
     Raises:
         AnalysisError: if the model takes data of another kind.
         DataError: if the data is empty or streamed, or cannot be read.
     """
-    kind = classifier.kind.data
+    kind = loaded.kind.data
     if not isinstance(arguments, kind):
-        raise AnalysisError(f"{classifier.label} takes {kind.__name__}, got {type(arguments).__name__}.")
+        raise AnalysisError(f"{loaded.label} takes {kind.__name__}, got {type(arguments).__name__}.")
     if not isinstance(arguments, QuestionDataArguments):
-        return ClassSamples(classifier, arguments, split or DEFAULT_SPLIT)
+        return ClassSamples(loaded, arguments, split or DEFAULT_SPLIT)
     if split is not None:
         raise AnalysisError("a file of questions has no splits: leave out the split.")
-    return QuestionSamples(classifier, arguments)
+    return QuestionSamples(loaded, arguments)
 
 
 class ClassSamples(Samples):
@@ -144,19 +144,20 @@ class ClassSamples(Samples):
 
     looks = "Attention of the class token in the last layer, mean over heads."
 
-    def __init__(self, classifier: Loaded, arguments: ImageDataArguments | VideoDataArguments, split: str) -> None:
-        self.classifier, self.split, self.unread = classifier, split, {}
-        self.answers = class_names(classifier.model)
+    def __init__(self, loaded: Loaded, arguments: ImageDataArguments | VideoDataArguments, split: str) -> None:
+        self.loaded, self.split, self.unread = loaded, split, {}
+        # of a model without its classifier, the configuration names classes that nothing has learned
+        self.answers = class_names(loaded.model) if loaded.has_head else []
         if isinstance(arguments, VideoDataArguments):
             videos = load_video_split(arguments, split)
-            self.dataset: Dataset = VideoDataset(videos, classifier.processor, arguments)
+            self.dataset: Dataset = VideoDataset(videos, loaded.processor, arguments)
             self.names = [clip.path for clip in videos.clips]
             self.class_names, self.record = videos.class_names, video_provenance(arguments, videos)
         elif arguments.streaming:
             raise DataError("an analysis needs random access to the data: leave out --streaming.")
         else:
             images = load_split(arguments, split)
-            self.dataset = torch_dataset(images, classifier.processor)
+            self.dataset = torch_dataset(images, loaded.processor)
             self.names = [f"{split} {row}" for row in range(len(images.rows))]
             self.class_names, self.record = images.class_names, provenance(arguments, images)
         if not self.names:
@@ -170,7 +171,7 @@ class ClassSamples(Samples):
 
     def batches(self, size: int, what: str) -> Iterator[Batch]:
         """Images or videos, `size` at a time."""
-        start, model = 0, self.classifier.model
+        start, model = 0, self.loaded.model
         truths = self._truths()
         loader = DataLoader(self.dataset, batch_size=size, collate_fn=default_data_collator)
         for batch in tqdm(loader, desc=what, leave=False):
@@ -199,11 +200,12 @@ class ClassSamples(Samples):
     def probabilities(self, batch: Batch) -> np.ndarray:
         """Of the classes, (rows, classes)."""
         (inputs,) = batch.asked
-        return self.classifier.model(**inputs).logits.float().softmax(dim=1).cpu().numpy()
+        return self.loaded.model(**inputs).logits.float().softmax(dim=1).cpu().numpy()
 
     def title(self, row: int) -> str:
-        """The name of the file, or the number of the row, and the class."""
-        return f"{Path(self.names[row]).name}: {self.truth(row)}"
+        """The name of the file, or the number of the row, and the class; without it for a model that names none."""
+        name = Path(self.names[row]).name
+        return f"{name}: {self.truth(row)}" if self.loaded.has_head else name
 
     def truth(self, row: int) -> str:
         """The class in the data."""
@@ -213,7 +215,7 @@ class ClassSamples(Samples):
         """What the class token looks at."""
         values = self._sample(row)["pixel_values"]
         values = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
-        return see(self.classifier, values[None], settings)
+        return see(self.loaded, values[None], settings)
 
 
 class QuestionSamples(Samples):
@@ -235,8 +237,8 @@ class QuestionSamples(Samples):
         "frames at most."
     )
 
-    def __init__(self, classifier: Loaded, arguments: QuestionDataArguments) -> None:
-        self.classifier, self.unread = classifier, {}
+    def __init__(self, loaded: Loaded, arguments: QuestionDataArguments) -> None:
+        self.loaded, self.unread = loaded, {}
         self.skip = arguments.on_error == "skip"
         file = load_questions(
             arguments.dataset,
@@ -250,12 +252,12 @@ class QuestionSamples(Samples):
         self.record = question_provenance(file, len(self.questions))
         self.names = [question.id for question in self.questions]
         self.answers = sorted({letter for question in self.questions for letter in question.options})
-        self.processor = inference_processor(classifier.processor, **arguments.reading())
+        self.processor = inference_processor(loaded.processor, **arguments.reading())
 
     @property
     def measured(self) -> PreTrainedModel:
         """The vision encoder, with the modules through which its probes look at it."""
-        model: Any = self.classifier.model
+        model: Any = self.loaded.model
         return model.model.vision_model
 
     def untrained(self) -> PreTrainedModel:
@@ -285,7 +287,7 @@ class QuestionSamples(Samples):
 
     def _encoded(self, row: int) -> dict[str, torch.Tensor] | None:
         """The inputs of a question, `None` for one that is left out."""
-        question, model = self.questions[row], self.classifier.model
+        question, model = self.questions[row], self.loaded.model
         turn = user_turn(question_prompt(question), [(question.kind, question.media)])
         try:
             inputs = encode(self.processor, [[turn]])
@@ -302,8 +304,8 @@ class QuestionSamples(Samples):
         """Of the letters, (questions, letters); among the options of each question they sum to 1."""
         found = np.zeros((len(batch.rows), len(self.answers)))
         for number, (row, inputs) in enumerate(zip(batch.rows, batch.asked, strict=True)):
-            logits = self.classifier.model(**inputs, logits_to_keep=1).logits[0, -1].float()
-            scores = option_scores(self.classifier.processor.tokenizer, logits, self.questions[row].options)
+            logits = self.loaded.model(**inputs, logits_to_keep=1).logits[0, -1].float()
+            scores = option_scores(self.loaded.processor.tokenizer, logits, self.questions[row].options)
             values = torch.tensor(list(scores.values())).softmax(dim=0)
             found[number, [self.answers.index(letter) for letter in scores]] = values.numpy()
         return found
@@ -320,5 +322,5 @@ class QuestionSamples(Samples):
     def see(self, row: int, settings: VisualizeSettings) -> Sight:
         """What the probes look at."""
         question = self.questions[row]
-        inputs = read_question_input(question.media, self.classifier.processor, question.text, MAX_FRAMES)
-        return see_by_probes(self.classifier, inputs, probe_settings(settings))
+        inputs = read_question_input(question.media, self.loaded.processor, question.text, MAX_FRAMES)
+        return see_by_probes(self.loaded, inputs, probe_settings(settings))

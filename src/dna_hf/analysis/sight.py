@@ -31,19 +31,19 @@ class VisualizeSettings:
 
     Args:
         kind: maps of a layer (`attention`), `rollout` through all layers, or gradient-weighted `relevance`.
-        layer: of `attention`, counted from 0, negative ones from the end; `None` for all.
-        head: of `attention`; `"mean"` of all, or `"all"` one by one.
-        query: the token that attends, of `attention` and `rollout`; see [`~dna_hf.analysis.maps.attention_maps`]. Of
+        layer: number of the layer for `attention`, counted from 0, negative ones from the end; `None` for all.
+        head: number of the head for `attention`; `"mean"` of all, or `"all"` one by one.
+        query: the token that attends, of `attention` and `rollout`; see [`~dna_hf.analysis.maps.visual_maps`]. Of
             a video language model a probe, or `"probes"`, the mean of all.
-        axis: of `attention` in videos, `space` or `time`; by default the one that the class token takes part in.
+        axis: what `attention` in videos is over, `space` or `time`; by default the one with the class token.
         show: what of each map is drawn: one of `SHOWN`; by default `branches` of one model, `difference` of several.
         target: class whose logit `relevance` explains, by name or number, or a token of a video language model, by
             its text; the predicted one by default.
-        question: that a video language model is asked; `None` for classifiers.
-        colours: see [`~dna_hf.analysis.drawing.COLOURS`].
-        opacity: of the strongest colour, in [0, 1].
-        file_format: of the figures, `png` or `svg`.
-        animation: of videos beside their contact sheet: `gif`, `mp4` or `none`.
+        question: what a video language model is asked; `None` for classifiers.
+        colours: name of a pair of colours, `red-blue` or `orange-purple`.
+        opacity: opacity of the strongest colour, in (0, 1].
+        file_format: format of the figures, `png` or `svg`.
+        animation: what a video gets beside its contact sheet: `gif`, `mp4` or `none`.
     """
 
     kind: str = "attention"
@@ -83,54 +83,60 @@ class Sight:
     """What one model saw in one file, and how it looked at it.
 
     Args:
-        label: of the model.
-        prediction: name of the class, or the next token of a language model.
-        probability: of it.
+        label: name of the model.
+        answer: class that the model takes the file for, or the next token of a language model, and its probability;
+            `None` for a model without a classifier.
         pictures: (frames, height, width, 3) in bytes, what the model saw; one frame of an image.
         heats: label of the row -> label of the column -> heat map.
     """
 
     label: str
-    prediction: str
-    probability: float
+    answer: tuple[str, float] | None
     pictures: np.ndarray
     heats: dict[str, dict[str, HeatMap]]
 
     @property
     def title(self) -> str:
         """The model and what it takes the file for."""
-        return f"{self.label}\n{self.prediction} {100 * self.probability:.0f} %"
+        if self.answer is None:
+            return self.label
+        name, probability = self.answer
+        return f"{self.label}\n{name} {100 * probability:.0f} %"
 
 
-def see(classifier: Loaded, pixel_values: torch.Tensor, settings: VisualizeSettings) -> Sight:
-    """What one model sees in one image or video.
+def see(own: Loaded, pixel_values: torch.Tensor, settings: VisualizeSettings) -> Sight:
+    """What one model of images or videos sees in one of them.
 
     Args:
-        classifier: the model.
-        pixel_values: of one image or video, in a batch of its own.
+        own: the model; for relevance it needs its classifier.
+        pixel_values: one image or video, in a batch of its own.
         settings: what to look at.
+
+    Raises:
+        AnalysisError: for a layer, head, query or class that does not exist, or relevance without a classifier.
     """
-    model = classifier.model
+    model = own.model
     inputs = {"pixel_values": pixel_values.to(model.dtype)}
     if settings.kind == "attention":
         outputs, heats = see_attention(model, inputs, settings)
-        logits = outputs.logits
     else:
         with torch.no_grad():
-            logits = model(pixel_values=inputs["pixel_values"].to(model.device)).logits
+            outputs = model(pixel_values=inputs["pixel_values"].to(model.device)) if own.has_head else None
         if settings.kind == "rollout":
             (heat,) = attention_rollout(model, inputs, settings.query)
         else:
             (heat,) = attention_relevance(model, inputs, _target(model, settings.target))
         heats = {settings.kind: {"": heat}}
-    probability, index = logits[0].float().softmax(dim=0).max(dim=0)
+    answer = None
+    if own.has_head:
+        probability, index = outputs.logits[0].float().softmax(dim=0).max(dim=0)
+        answer = class_names(model)[int(index)], float(probability)
     patch = pair(model.config.patch_size, "patch_size")
     grid = next(heat.grid for row in heats.values() for heat in row.values())
     # a rest that is smaller than a patch is seen by no token
     covered = pixel_values[..., : grid.rows * patch[0], : grid.columns * patch[1]]
-    seen = pictures(covered[0], classifier.processor)
-    prediction = class_names(model)[int(index)]
-    return Sight(classifier.label, prediction, float(probability), seen.reshape(-1, *seen.shape[-3:]), heats)
+    seen = pictures(covered[0], own.processor)
+    return Sight(own.label, answer, seen.reshape(-1, *seen.shape[-3:]), heats)
 
 
 def see_attention(

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..models.attention_variants import Branches
 from .accumulate import RunningDistribution
-from .branches import AttentionPlace, Branches, attention_places, single_branch, visit_branches
 from .errors import AnalysisError
+from .observer import AttentionCall, AttentionPlace, attention_places, on_device, single_branch, watch_attention
 from .subspaces import (
     Against,
     count_intruders,
@@ -108,7 +109,7 @@ class LayerSubspaces:
         self.statistics[name].add(values)
 
     def _add_maps(self, branches: Branches) -> None:
-        maps = signed_parts(branches.maps[0]) if branches.variant == "cog" else branches.maps
+        maps = signed_parts(branches.maps[0]) if self.variant == "cog" else branches.maps
         for sign, weights in zip(("positive", "negative"), maps, strict=False):
             self._add(f"{sign}_entropy", map_entropy(weights), *RANGES[f"{sign}_entropy"])
             self._add(f"{sign}_mass", map_mass(weights), *RANGES[f"{sign}_mass"])
@@ -116,15 +117,15 @@ class LayerSubspaces:
     def _add_similarities(self, branches: Branches) -> None:
         similarities = {
             "value_similarity": trace_similarity(*branches.values),
-            "output_cosine": token_cosine(*branches.pair()),
-            "output_similarity": trace_similarity(*branches.pair()),
+            "output_cosine": token_cosine(*branches.outputs),
+            "output_similarity": trace_similarity(*branches.outputs),
         }
         for name, values in similarities.items():
             self._add(name, values, *RANGES[name])
 
     def _add_subspaces(self, branches: Branches) -> None:
         k, epsilon = self.settings.k, self.settings.epsilon
-        positive, negative = map(left_singular_vectors, branches.pair())
+        positive, negative = map(left_singular_vectors, branches.outputs)
         angles = principal_angles(positive, negative, k)
         for name, values in (("smallest", angles[..., 0]), ("mean", angles.mean(-1)), ("largest", angles[..., -1])):
             self._add(f"{name}_angle", values, *RANGES[f"{name}_angle"])
@@ -159,7 +160,7 @@ class SubspaceReport:
     """Subspace statistics of a model.
 
     Args:
-        samples: images or videos that were looked at.
+        samples: number of images or videos that were looked at.
         settings: how intruder dimensions were counted.
         layers: one entry per attention module, by layer and axis.
     """
@@ -198,6 +199,7 @@ class SubspaceReport:
         }
 
 
+@torch.no_grad()
 def analyze_subspaces(
     model: PreTrainedModel,
     batches: Iterable[dict[str, Any]],
@@ -219,11 +221,11 @@ def analyze_subspaces(
             language model, of which the attention of the probes is looked at.
         batches: arguments of `model.forward`, e.g. `{"pixel_values": ...}`; they are moved to the model's device. With
             probes, one image or video (of each) at a time.
-        k: see [`IntruderSettings`]; principal angles are measured between as many directions.
-        epsilon: see [`IntruderSettings`].
-        against: see [`IntruderSettings`].
-        epsilons: see [`IntruderSettings`].
-        layers: only these layers, counted from 0; all by default.
+        k: number of leading directions of a branch that are looked at, for intruders and for principal angles.
+        epsilon: largest cosine of an intruder: a direction below it with all of the other branch is one.
+        against: which directions of the other branch count, its `"top_k"` or `"all"`.
+        epsilons: thresholds of the sensitivity table, which has a row for every number of directions up to `k`.
+        layers: numbers of layers, counted from 0, negative ones from the end; all by default.
         axis: only the attention over `space`, `time` or `space_time`; all by default. Attention over time has no more
             directions than a video has frames.
 
@@ -235,24 +237,17 @@ def analyze_subspaces(
     places = attention_places(model, layers, axis)
     found: dict[AttentionPlace, LayerSubspaces] = {}
 
-    def add(branches: Branches) -> None:
-        place = branches.place
-        if place not in found:
-            found[place] = LayerSubspaces(place, branches.variant, branches.scale, settings)
-        found[place].add(branches)
+    def add(call: AttentionCall) -> None:
+        branches = call.branches()
+        if call.place not in found:
+            found[call.place] = LayerSubspaces(call.place, call.variant, branches.scale, settings)
+        found[call.place].add(branches)
 
     samples = 0
     for batch in batches:
-        if not isinstance(batch, Mapping):
-            raise AnalysisError(
-                f"a batch is a {type(batch).__name__}, but arguments of the model by name are needed, such as "
-                "{'pixel_values': ...}."
-            )
-        inputs = {
-            name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
-        }
+        inputs = on_device(model, batch)
         count = _count_samples(model, inputs)
-        visit_branches(model, inputs, add, layers, axis)
+        watch_attention(model, inputs, places, add)
         samples += count
     if not samples:
         raise AnalysisError("there are no batches to analyse.")

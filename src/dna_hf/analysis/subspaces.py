@@ -89,8 +89,8 @@ def count_intruders(
     the other branch.
 
     Args:
-        counted: of the branch whose directions are counted.
-        others: of the branch they are compared with.
+        counted: directions of the branch whose intruders are counted.
+        others: directions of the branch that they are compared with.
         ks: how many leading directions to look at.
         epsilons: thresholds on the cosine, in (0, 1].
         against: compare with the first `k` directions of the other branch, or with `"all"` of them.
@@ -138,11 +138,11 @@ def intruder_dimensions(
 
     Args:
         positive: output of the positive branch, (..., tokens, width), before alpha.
-        negative: the same of the negative branch.
+        negative: output of the negative branch, (..., tokens, width), before alpha.
         k: how many directions of a branch to look at.
         epsilon: a direction below this cosine with every vector of the other branch is an intruder.
         direction: the branch whose directions are counted.
-        against: see [`count_intruders`].
+        against: which directions of the other branch count, its first `k` (`"top_k"`) or `"all"`.
 
     Returns:
         Counts (...), between 0 and `k`.

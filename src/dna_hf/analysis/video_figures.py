@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .drawing import overlay, shared_scale
+from .drawing import overlay, printable, shared_scale
 from .errors import AnalysisError
 
 
@@ -26,9 +26,9 @@ def overlay_frames(
 
     Args:
         frames: (frames, height, width, 3) in bytes.
-        maps: label, and values (frames, rows, columns) of any sign; all share one scale, over all frames.
-        colours: see [`~dna_hf.analysis.drawing.COLOURS`].
-        opacity: of the strongest colour, in [0, 1].
+        maps: label and values (frames, rows, columns) of each map, of any sign; all share one scale, over all frames.
+        colours: name of a pair of colours, `red-blue` or `orange-purple`.
+        opacity: opacity of the strongest colour, in [0, 1].
         min_height: smaller frames are enlarged by a whole number, to at least this height in pixels.
 
     Returns:
@@ -52,7 +52,7 @@ def _beside(pictures: list[tuple[str, np.ndarray]]) -> np.ndarray:
     joined = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(joined)
     for number, (label, picture) in enumerate(pictures):
-        draw.text((number * step + 2, 2), label.replace("\n", ": "), fill="black")
+        draw.text((number * step + 2, 2), printable(label.replace("\n", ": ")), fill="black")
         joined.paste(Image.fromarray(picture), (number * step, STRIP))
     return np.asarray(joined)
 

@@ -37,9 +37,9 @@ def see_by_probes(own: Loaded, inputs: Any, settings: VisualizeSettings) -> Sigh
     """What a video language model looks at in one image or video, and what it would say first.
 
     Args:
-        own: the model.
-        inputs: as [`~dna_hf.data.inputs.read_question_input`] returns them.
-        settings: of [`probe_settings`].
+        own: the video language model.
+        inputs: arguments of the model, as [`~dna_hf.data.inputs.read_question_input`] returns them.
+        settings: what to look at, as [`probe_settings`] returns it.
     """
     model: Any = own.model
     inputs = dict(inputs.to(model.device, dtype=model.dtype))
@@ -52,7 +52,7 @@ def see_by_probes(own: Loaded, inputs: Any, settings: VisualizeSettings) -> Sigh
         heats = {settings.kind: {"": heat}}
     probability, token = outputs.logits[0, -1].float().softmax(dim=0).max(dim=0)
     said = own.processor.tokenizer.decode(int(token))
-    return Sight(own.label, repr(said), float(probability), frames_of_patches(own.processor, inputs), heats)
+    return Sight(own.label, (repr(said), float(probability)), frames_of_patches(own.processor, inputs), heats)
 
 
 def _token(processor: Any, text: str | None) -> int | None:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..data.errors import DataError
 from ..data.files import is_image
 from ..data.inputs import TIMEOUT, read_question_input, read_video_input
 from ..data.videos import VideoReader
+from ..errors import must_be_writable
 from ..kinds import IMAGE, VIDEO, VIDEO_LLM, Loaded, common_kind, load_all
 from ..records.stamp import stamp
 from .errors import AnalysisError
@@ -38,7 +40,7 @@ class Visualization:
     """What was drawn.
 
     Args:
-        files: that were written.
+        files: the files that were written.
         skipped: why a file was left out, for each that could not be read.
     """
 
@@ -64,7 +66,7 @@ def visualize(
         checkpoints: folders, or names on the Hub, of models that all classify images, all classify videos, or all
             are video language models, which take both.
         paths: image or video files, or folders of them.
-        output: folder to write to.
+        output: folder to write the figures and tables to.
         settings: what to draw.
         device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub, of all checkpoints.
@@ -81,15 +83,17 @@ def visualize(
     elif settings.question is not None:
         raise AnalysisError("a question is for video language models: leave it out.")
     files = kind.files(paths)
-    folder = _output_folder(output)
-    done, rows = visualize_files(load_all(checkpoints, device=device, revision=revision), files, folder, settings)
+    folder = must_be_writable(output, AnalysisError)
+    models = load_all(checkpoints, device=device, revision=revision, needs_head=settings.kind == "relevance")
+    folder.mkdir(parents=True, exist_ok=True)
+    done, rows = visualize_files(models, files, folder, settings)
     done.files += [write_csv(folder / PANELS_FILE, rows)]
     done.files += [_write_settings(folder / SETTINGS_FILE, checkpoints, settings, done.skipped)]
     return done
 
 
 def visualize_files(
-    classifiers: list[Loaded], files: Sequence[Path], folder: Path, settings: VisualizeSettings
+    models: list[Loaded], files: Sequence[Path], folder: Path, settings: VisualizeSettings
 ) -> tuple[Visualization, list[dict[str, Any]]]:
     """Draw what loaded models look at; see [`visualize`].
 
@@ -99,8 +103,8 @@ def visualize_files(
     done = Visualization()
     rows: list[dict[str, Any]] = []
     names: set[str] = set()
-    kind = classifiers[0].kind
-    for path, seen in _sights(classifiers, files, settings, done.skipped):
+    kind = models[0].kind
+    for path, seen in _sights(models, files, settings, done.skipped):
         is_video = kind is VIDEO or (kind is VIDEO_LLM and not is_image(path))
         draw = _draw_video if is_video else _draw_image
         figures, animations = draw(seen, folder, _unused_name(path, names), path, settings)
@@ -111,22 +115,14 @@ def visualize_files(
     return done, rows
 
 
-def _output_folder(output: str | Path) -> Path:
-    try:
-        Path(output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AnalysisError(f"cannot write to output folder {str(output)!r}: {error.strerror}.") from error
-    return Path(output)
-
-
 def _sights(
-    classifiers: list[Loaded],
+    models: list[Loaded],
     files: Sequence[Path],
     settings: VisualizeSettings,
     skipped: list[str],
 ) -> Iterator[tuple[Path, list[Sight]]]:
     """What all models see in each file that can be read."""
-    kind, reader = classifiers[0].kind, VideoReader(TIMEOUT)
+    kind, reader = models[0].kind, VideoReader(TIMEOUT)
     look_at: Callable = see_by_probes if kind is VIDEO_LLM else see
 
     def read(path: Path, processor: Any) -> Any:
@@ -138,11 +134,11 @@ def _sights(
     try:
         for path in files:
             try:
-                inputs = [read(path, classifier.processor) for classifier in classifiers]
+                inputs = [read(path, own.processor) for own in models]
             except DataError as error:
                 skipped.append(str(error))
                 continue
-            yield path, [look_at(own, each, settings) for own, each in zip(classifiers, inputs, strict=True)]
+            yield path, [look_at(own, each, settings) for own, each in zip(models, inputs, strict=True)]
     finally:
         reader.close()
 
@@ -307,7 +303,8 @@ def _unused_name(path: Path, names: set[str]) -> str:
 
 
 def _file_name(text: str) -> str:
-    return text.replace("/", "_")
+    """A text as part of a file name; a slash, or a byte that is no UTF-8, becomes `_`."""
+    return re.sub(r"[/\ud800-\udfff]", "_", text)
 
 
 def _panel_rows(
@@ -315,36 +312,35 @@ def _panel_rows(
 ) -> list[dict[str, Any]]:
     """What each panel shows, and where its strongest patch lies; `figures` has one for each model."""
     rows = []
+    answering = any(sight.answer for sight in seen)
     for sight, figure in zip(seen, figures, strict=True):
+        whose = {"file": str(path), "figure": figure.name, "model": sight.label}
+        if answering:
+            name, probability = sight.answer or ("", None)
+            whose |= {"prediction": name, "probability": "" if probability is None else f"{probability:.6f}"}
         for row, columns in sight.heats.items():
             for column, heat in columns.items():
-                for name in _shown(settings, seen):
-                    values = heat.drawn(name)
-                    frame, top, left = np.unravel_index(np.abs(values).argmax(), values.shape)
-                    rows.append(
-                        {
-                            "file": str(path),
-                            "figure": figure.name,
-                            "model": sight.label,
-                            "prediction": sight.prediction,
-                            "probability": f"{sight.probability:.6f}",
-                            "kind": settings.kind,
-                            "row": row,
-                            "column": column,
-                            "map": name,
-                            "variant": heat.variant,
-                            "strongest_frame": int(frame),
-                            "strongest_row": int(top),
-                            "strongest_column": int(left),
-                            "strongest_value": f"{values[frame, top, left]:.6g}",
-                        }
-                    )
+                for shown in _shown(settings, seen):
+                    panel = {"kind": settings.kind, "row": row, "column": column, "map": shown}
+                    rows.append(whose | panel | {"variant": heat.variant} | _strongest(heat.drawn(shown)))
     return rows
+
+
+def _strongest(values: np.ndarray) -> dict[str, Any]:
+    """The patch of a map (frames, rows, columns) with the largest absolute value."""
+    frame, row, column = np.unravel_index(np.abs(values).argmax(), values.shape)
+    return {
+        "strongest_frame": int(frame),
+        "strongest_row": int(row),
+        "strongest_column": int(column),
+        "strongest_value": f"{values[frame, row, column]:.6g}",
+    }
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     """Write rows with the same columns, of which there is at least one, as a table."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # a file name may hold bytes that are no UTF-8
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -32,9 +32,9 @@ def reshape_transform(
 
     Args:
         model: a DnA model of images or videos.
-        height: of the images, in pixels; by default the size that the model was built for.
-        width: the same.
-        num_frames: of the videos; the same.
+        height: height of the images in pixels; by default the one that the model was built for.
+        width: width of the images in pixels; by default the one that the model was built for.
+        num_frames: number of frames of a video; by default the one that the model was built for.
 
     Returns:
         A function of tokens (batch, tokens, channels) to (batch, channels, rows, columns), of the tokens of a whole

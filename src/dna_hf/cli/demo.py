@@ -45,18 +45,19 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf demo CHECKPOINT [--compare ...]`."""
     from ..demo.address import check_address
-    from ..demo.app import serve
+    from ..demo.app import import_gradio, serve
     from ..demo.explore import load_explorer
     from ..demo.space import export_space
 
-    if arguments.export_space is None:
-        check_address(arguments.host, arguments.port)
     checkpoints = [arguments.checkpoint, *arguments.compare]
-    explorer = load_explorer(checkpoints, arguments.device, arguments.revision)
     if arguments.export_space is not None:
-        export_space(checkpoints, arguments.export_space, arguments.revision)
+        export_space(checkpoints, arguments.export_space, arguments.revision, arguments.device)
         print(f"written to {arguments.export_space}: try it with python app.py there, then push it as a Space")
         return 0
+    # before models are loaded
+    check_address(arguments.host, arguments.port)
+    import_gradio()
+    explorer = load_explorer(checkpoints, arguments.device, arguments.revision)
     cleaned_up()
     serve(explorer, arguments.host, arguments.port)
     return 0

@@ -1,10 +1,13 @@
 """The page, with Gradio (`pip install 'dna-hf[demo]'`)."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from ..analysis.errors import AnalysisError
 from ..data.errors import DataError
-from .explore import MAPS, Explorer, Reading, Shown, View, asking, has_negative_scale, has_two_branches
+from ..errors import told_as
+from .address import check_address
+from .explore import MAPS, Choices, Explorer, Reading, Shown, asking, has_negative_scale, has_two_branches
 
 
 NO_GRADIO = "the demo needs Gradio, which is not installed: pip install 'dna-hf[demo]'."
@@ -19,6 +22,32 @@ PICTURES = ("what the model sees", *MAPS)
 ALL = "mean"
 
 
+@dataclass
+class Controls:
+    """The elements that a visitor chooses with; `readings` and `point` are kept between events, and not seen."""
+
+    readings: Any
+    point: Any
+    upload: Any
+    question: Any
+    layer: Any
+    head: Any
+    probe: Any
+    frame: Any
+    opacity: Any
+    strength: Any
+    asked: Any
+    reset: Any
+
+    @property
+    def position(self) -> list[Any]:
+        """What a picture depends on, in the order of [`Events.draw`]."""
+        return [
+            *(self.readings, self.layer, self.head, self.point, self.probe),
+            *(self.frame, self.opacity, self.strength),
+        ]
+
+
 def build_app(explorer: Explorer) -> Any:
     """The page for the models of an explorer, not yet served.
 
@@ -28,100 +57,82 @@ def build_app(explorer: Explorer) -> Any:
     Raises:
         AnalysisError: if Gradio is not installed.
     """
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise AnalysisError(NO_GRADIO) from error
-    models = explorer.models
-    has_scale = any(has_negative_scale(each.model) for each in models)
-    everyone = f"Asking: {explorer.everyone}"
+    gr = import_gradio()
     with gr.Blocks(title="Denoising Attention", analytics_enabled=False) as app:
-        gr.Markdown(f"# Where attention goes: {', '.join(each.label for each in models)}\n{ABOUT}{explorer.about}")
-        readings, point = gr.State(None), gr.State(None)
+        labels = ", ".join(each.label for each in explorer.models)
+        gr.Markdown(f"# Where attention goes: {labels}\n{ABOUT}{explorer.about}")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                # of type file, so that a bad file reaches this code, which says what is wrong with it
-                upload = gr.File(label=f"Drop {explorer.media} here", height=110)
-                question = gr.Textbox(
-                    explorer.question,
-                    label="Question",
-                    placeholder=explorer.question,
-                    submit_btn="Ask",
-                    visible=explorer.question is not None,
-                )
-                layer = gr.Slider(0, explorer.layers - 1, explorer.layers - 1, step=1, label=explorer.layer_name)
-                head = gr.Dropdown(_choices(explorer.heads), value=ALL, label="Head")
-                probe = gr.Dropdown(_choices(explorer.probes), value=ALL, label="Probe", visible=explorer.probes > 0)
-                # how many there are, a file says
-                frame = gr.Slider(0, 1, 0, step=1, label="Frame", visible=False)
-                opacity = gr.Slider(0.1, 1, 0.85, step=0.05, label="Opacity")
-                strength = gr.Slider(
-                    0, 2, 1, step=0.1, label="Alpha x", info="0 turns the negative branch off", visible=has_scale
-                )
-                asked = gr.Markdown(everyone)
-                reset = gr.Button(f"Ask {explorer.everyone}", size="sm")
+                controls = _controls(gr, explorer)
             with gr.Column(scale=3):
-                outputs: list[Any] = [asked]
-                seen: list[Any] = []
-                for each in models:
-                    # softmax attention has one branch
-                    names = MAPS if has_two_branches(each.model) else {"positive": "attention"}
-                    with gr.Row():
-                        label = gr.Label(label=each.label, min_width=200)
-                        with gr.Column(scale=4, min_width=200):
-                            shown = _pictures(gr, names, explorer.pictures_per_row)
-                    outputs += [label, *shown]
-                    seen += shown
-        controls = [readings, layer, head, point, probe, frame, opacity, strength]
-
-        def draw(readings: list[Reading] | None, *position: Any) -> list:
-            if readings is None:
-                return [everyone] + [None] * (len(outputs) - 1)
-            layer, head, point, probe, frame, opacity, strength = position
-            view = View(int(layer), _number(head), point, _number(probe), int(frame), float(opacity), float(strength))
-            try:
-                found = explorer.show(readings, view)
-            except AnalysisError as error:
-                raise gr.Error(str(error), print_exception=False) from error
-            return [asking(found), *(value for one in found for value in _values(one))]
-
-        def read(path: str | None, question: str | None) -> Any:
-            if path is None:
-                return None, None, ALL, gr.Slider(value=0, visible=False)
-            try:
-                found = explorer.read(path, question or "")
-            except DataError as error:
-                # what was there stays
-                raise gr.Error(f"This file cannot be shown: {error}", print_exception=False) from error
-            frames = min(len(each.pictures) for each in found)
-            return found, None, ALL, gr.Slider(maximum=max(frames - 1, 1), value=0, visible=frames > 1)
-
-        def ask(readings: list[Reading] | None, question: str) -> list[Reading] | None:
-            try:
-                # not the file that was dropped last, which may be a bad one
-                return None if readings is None else explorer.read(readings[0].path, question)
-            except DataError as error:
-                raise gr.Error(f"This cannot be asked: {error}", print_exception=False) from error
-
-        # Gradio reads the type of the event
-        def click(picture: Any, event: gr.SelectData) -> tuple[tuple[float, float], None]:
-            height, width = picture.shape[:2]
-            # of several models, each may choose another probe
-            return ((event.index[0] + 0.5) / width, (event.index[1] + 0.5) / height), None
-
-        quietly: dict[str, Any] = {"show_progress": "hidden"}
-        upload.change(read, [upload, question], [readings, point, probe, frame], show_progress_on=asked).success(
-            draw, controls, outputs
-        )
-        question.submit(ask, [readings, question], readings, show_progress_on=asked).success(draw, controls, outputs)
-        for control in (layer, head, frame, opacity, strength):
-            control.change(draw, controls, outputs, trigger_mode="always_last", **quietly)
-        # by hand alone: a click on a picture changes it, too
-        probe.input(lambda: None, None, point).success(draw, controls, outputs, **quietly)
-        for picture in seen:
-            picture.select(click, picture, [point, probe]).success(draw, controls, outputs, **quietly)
-        reset.click(lambda: (None, ALL), None, [point, probe]).success(draw, controls, outputs, **quietly)
+                outputs, pictures = _models(gr, explorer)
+        _connect(gr, Events(gr, explorer, len(outputs)), controls, [controls.asked, *outputs], pictures)
     return app
+
+
+def import_gradio() -> Any:
+    """The module Gradio.
+
+    Raises:
+        AnalysisError: if it is not installed.
+    """
+    try:
+        import gradio
+    except ImportError as error:
+        raise AnalysisError(NO_GRADIO) from error
+    return gradio
+
+
+def _controls(gr: Any, explorer: Explorer) -> Controls:
+    has_scale = any(has_negative_scale(each.model) for each in explorer.models)
+    return Controls(
+        readings=gr.State(None),
+        point=gr.State(None),
+        # of type file, so that a bad file reaches this code, which says what is wrong with it
+        upload=gr.File(label=f"Drop {explorer.media} here", height=110),
+        question=gr.Textbox(
+            explorer.question,
+            label="Question",
+            placeholder=explorer.question,
+            submit_btn="Ask",
+            visible=explorer.question is not None,
+        ),
+        layer=gr.Slider(0, explorer.layers - 1, explorer.layers - 1, step=1, label=explorer.layer_name),
+        head=gr.Dropdown(_entries(explorer.heads), value=ALL, label="Head"),
+        probe=gr.Dropdown(_entries(explorer.probes), value=ALL, label="Probe", visible=explorer.probes > 0),
+        # how many there are, a file says
+        frame=gr.Slider(0, 1, 0, step=1, label="Frame", visible=False),
+        opacity=gr.Slider(0.1, 1, 0.85, step=0.05, label="Opacity"),
+        strength=gr.Slider(
+            0, 2, 1, step=0.1, label="Alpha x", info="0 turns the negative branch off", visible=has_scale
+        ),
+        asked=gr.Markdown(_nobody(explorer)),
+        reset=gr.Button(f"Ask {explorer.everyone}", size="sm"),
+    )
+
+
+def _nobody(explorer: Explorer) -> str:
+    """Who attends before anything is clicked."""
+    return f"Asking: {explorer.everyone}"
+
+
+def _models(gr: Any, explorer: Explorer) -> tuple[list[Any], list[Any]]:
+    """A row for each model; returns the elements that show something, and the pictures among them."""
+    outputs: list[Any] = []
+    seen: list[Any] = []
+    for own in explorer.models:
+        # softmax attention has one branch
+        names = MAPS if has_two_branches(own.model) else {"positive": "attention"}
+        with gr.Row():
+            # a model without a classifier predicts nothing
+            label = gr.Label(label=own.label, min_width=200, visible=own.has_head)
+            with gr.Column(scale=4, min_width=200):
+                if not own.has_head:
+                    gr.Markdown(f"**{own.label}** (it has no classifier)")
+                shown = _pictures(gr, names, explorer.pictures_per_row)
+        outputs += [label, *shown]
+        seen += shown
+    return outputs, seen
 
 
 def _pictures(gr: Any, names: dict[str, str], per_row: int) -> list[Any]:
@@ -142,7 +153,80 @@ def _pictures(gr: Any, names: dict[str, str], per_row: int) -> list[Any]:
     return elements
 
 
-def _choices(count: int) -> list[str]:
+class Events:
+    """What a visitor can do; what cannot be done is said on the page.
+
+    Args:
+        gr: the module Gradio.
+        explorer: the models.
+        elements: number of elements that show something of the models.
+    """
+
+    def __init__(self, gr: Any, explorer: Explorer, elements: int) -> None:
+        self.gr, self.explorer, self.elements = gr, explorer, elements
+
+    def draw(self, readings: list[Reading] | None, *position: Any) -> list:
+        """What all elements show for a file and a position of the controls; nothing without a file."""
+        if readings is None:
+            return [_nobody(self.explorer)] + [None] * self.elements
+        layer, head, point, probe, frame, opacity, strength = position
+        choices = Choices(
+            int(layer), _number(head), point, _number(probe), int(frame), float(opacity), float(strength)
+        )
+        try:
+            found = self.explorer.show(readings, choices)
+        except AnalysisError as error:
+            raise self.gr.Error(str(error), print_exception=False) from error
+        return [asking(found), *(value for one in found for value in _values(one))]
+
+    def read(self, path: str | None, question: str | None) -> Any:
+        """A file that was dropped, as the models take it; a picture has one frame."""
+        if path is None:
+            return None, None, ALL, self.gr.Slider(value=0, visible=False)
+        try:
+            found = self.explorer.read(path, question or "")
+        except DataError as error:
+            # what was there stays
+            raise self.gr.Error(f"This file cannot be shown: {error}", print_exception=False) from error
+        frames = min(len(each.pictures) for each in found)
+        return found, None, ALL, self.gr.Slider(maximum=max(frames - 1, 1), value=0, visible=frames > 1)
+
+    def ask(self, readings: list[Reading] | None, question: str) -> list[Reading] | None:
+        """The file that is shown, with another question."""
+        try:
+            # not the file that was dropped last, which may be a bad one
+            return None if readings is None else self.explorer.read(readings[0].path, question)
+        except DataError as error:
+            raise self.gr.Error(f"This cannot be asked: {error}", print_exception=False) from error
+
+
+def _connect(gr: Any, events: Events, controls: Controls, outputs: list[Any], pictures: list[Any]) -> None:
+    """Let the elements of the page call the events."""
+
+    # Gradio reads the type of the event
+    def click(picture: Any, event: gr.SelectData) -> tuple[tuple[float, float], None]:
+        height, width = picture.shape[:2]
+        # of several models, each may choose another probe
+        return ((event.index[0] + 0.5) / width, (event.index[1] + 0.5) / height), None
+
+    readings, point, probe = controls.readings, controls.point, controls.probe
+    drawn = (events.draw, controls.position, outputs)
+    quietly: dict[str, Any] = {"show_progress": "hidden"}
+    slowly: dict[str, Any] = {"show_progress_on": controls.asked}
+    controls.upload.change(
+        events.read, [controls.upload, controls.question], [readings, point, probe, controls.frame], **slowly
+    ).success(*drawn)
+    controls.question.submit(events.ask, [readings, controls.question], readings, **slowly).success(*drawn)
+    for control in (controls.layer, controls.head, controls.frame, controls.opacity, controls.strength):
+        control.change(*drawn, trigger_mode="always_last", **quietly)
+    # by hand alone: a click on a picture changes it, too
+    probe.input(lambda: None, None, point).success(*drawn, **quietly)
+    for picture in pictures:
+        picture.select(click, picture, [point, probe]).success(*drawn, **quietly)
+    controls.reset.click(lambda: (None, ALL), None, [point, probe]).success(*drawn, **quietly)
+
+
+def _entries(count: int) -> list[str]:
     return [ALL, *map(str, range(count))]
 
 
@@ -152,7 +236,7 @@ def _number(choice: str | None) -> int | None:
 
 def _values(shown: Shown) -> list[Any]:
     """The values of the elements of one model; a map that its variant lacks stays empty."""
-    return [shown.predictions, shown.picture, *(shown.maps.get(name) for name in MAPS)]
+    return [shown.predictions or None, shown.picture, *(shown.maps.get(name) for name in MAPS)]
 
 
 def serve(explorer: Explorer, host: str, port: int | None, *, block: bool = True) -> Any:
@@ -160,21 +244,20 @@ def serve(explorer: Explorer, host: str, port: int | None, *, block: bool = True
 
     Args:
         explorer: the models.
-        host: address to listen on, by the command line `127.0.0.1`.
-        port: to listen on; the first free one from 7860 on if `None`.
-        block: until the process is interrupted.
+        host: name or address to listen on; the command line says `127.0.0.1`.
+        port: port to listen on; the first free one from 7860 on if `None`.
+        block: whether to wait until the process is interrupted.
 
     Raises:
-        AnalysisError: if Gradio is not installed, or the port is taken.
+        AnalysisError: if Gradio is not installed, there is no such host, or the port is taken.
     """
+    check_address(host, port)
     app = build_app(explorer)
-    try:
+    with told_as(AnalysisError, f"cannot serve the page on {host}"):
         app.launch(
             server_name=host, server_port=port, share=False, prevent_thread_lock=not block, max_file_size="200mb"
         )
-    except OSError as error:
-        raise AnalysisError(f"cannot listen on {host}, port {port}: {error}.") from error
     return app
 
 
-__all__ = ["build_app", "serve"]
+__all__ = ["build_app", "import_gradio", "serve"]

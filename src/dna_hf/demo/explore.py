@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..analysis.branches import attention_places
 from ..analysis.drawing import overlay, pictures, shared_scale
 from ..analysis.errors import AnalysisError
 from ..analysis.layout import CLASS, Query
 from ..analysis.maps import HeatMap, look
+from ..analysis.observer import attention_places
 from ..analysis.video_llm_sight import MAX_FRAMES, QUESTION, frames_of_patches
 from ..data.inputs import read_question_input
 from ..evaluation.image_classification import class_names
@@ -37,16 +37,16 @@ MARK = (255, 200, 0)
 
 
 @dataclass(frozen=True)
-class View:
-    """One position of the controls.
+class Choices:
+    """What a visitor has chosen, by the controls of the page and by a click.
 
     Args:
-        layer: counted from 0; of a video language model the interaction module.
-        head: counted from 0; `None` for the mean of all.
-        point: in the patch that is clicked, in parts of the width and the height; `None` if none is.
-        probe: of a video language model, if no patch is clicked; `None` for the mean of all.
-        frame: of a video.
-        opacity: of the strongest colour, in (0, 1].
+        layer: number of the layer, counted from 0; for a video language model, of the interaction module.
+        head: number of the head, counted from 0; `None` for the mean of all.
+        point: (x, y) of a click, in parts of the width and the height; `None` without one.
+        probe: number of a probe of a video language model, if no patch is clicked; `None` for the mean of all.
+        frame: number of the frame of a video, counted from 0.
+        opacity: opacity of the strongest colour, in (0, 1].
         strength: the factor of the negative branch is multiplied by this before the model runs; 0 turns it off.
     """
 
@@ -64,7 +64,7 @@ class Reading:
     """One file as one model takes it.
 
     Args:
-        path: of the file.
+        path: the file.
         inputs: arguments of `model.forward`.
         pictures: (frames, height, width, 3) in bytes: what the model sees.
     """
@@ -79,9 +79,10 @@ class Shown:
     """What one model does with one picture.
 
     Args:
-        label: of the model.
+        label: name of the model.
         asking: who attends, in words.
-        predictions: name -> probability, of the most probable classes, or first tokens of an answer.
+        predictions: name -> probability, of the most probable classes, or first tokens of an answer; empty for a
+            model without a classifier.
         picture: (height, width, 3) in bytes: what the model saw.
         maps: name of `MAPS` -> picture with colours, the names that the variant has.
     """
@@ -139,54 +140,55 @@ class Explorer(ABC):
         """A file as each model takes it.
 
         Args:
-            path: of the file.
-            question: about it, for models that are asked one; the default one if it is empty.
+            path: the file.
+            question: question about the file, for models that are asked one; the default one if it is empty.
 
         Raises:
             DataError: if it cannot be read.
         """
 
-    def show(self, readings: Sequence[Reading], view: View) -> list[Shown]:
+    def show(self, readings: Sequence[Reading], choices: Choices) -> list[Shown]:
         """What every model does with a file.
 
         Args:
-            readings: of [`read`].
-            view: the controls.
+            readings: the file as [`read`] returned it.
+            choices: what the visitor has chosen.
 
         Raises:
             AnalysisError: for a layer, head, probe or frame that does not exist.
         """
         with self.lock:
-            return [self._show(*pair, view) for pair in zip(self.models, readings, strict=True)]
+            return [self._show(*pair, choices) for pair in zip(self.models, readings, strict=True)]
 
-    def _show(self, own: Loaded, reading: Reading, view: View) -> Shown:
+    def _show(self, own: Loaded, reading: Reading, choices: Choices) -> Shown:
         layers, frames = _layers(own.model), len(reading.pictures)
-        if not 0 <= view.layer < len(layers):
-            raise AnalysisError(f"there is no {self.layer_name.lower()} {view.layer}: the model has {len(layers)}.")
-        if not 0 <= view.frame < frames:
-            raise AnalysisError(f"there is no frame {view.frame}: the model takes {frames}.")
-        heads = None if view.head is None else [view.head]
+        if not 0 <= choices.layer < len(layers):
+            raise AnalysisError(f"there is no {self.layer_name.lower()} {choices.layer}: the model has {len(layers)}.")
+        if not 0 <= choices.frame < frames:
+            raise AnalysisError(f"there is no frame {choices.frame}: the model takes {frames}.")
+        heads = None if choices.head is None else [choices.head]
         inputs = {
             name: value.to(own.model.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
             for name, value in reading.inputs.items()
         }
-        with scaled_negative_branch(own.model, view.strength):
-            logits, heat, asking = self._look(own.model, inputs, layers[view.layer], heads, view)
-        patch = None if view.point is None else patch_at(view.point, heat.grid.rows, heat.grid.columns)
-        picture = _resized(reading.pictures[view.frame])
+        with scaled_negative_branch(own.model, choices.strength):
+            logits, heat, asking = self._look(own, inputs, layers[choices.layer], heads, choices)
+        patch = None if choices.point is None else patch_at(choices.point, heat.grid.rows, heat.grid.columns)
+        picture = _resized(reading.pictures[choices.frame])
+        coloured = _coloured(picture, heat, choices.frame, choices.opacity)
         return Shown(
             own.label,
             asking,
-            self._predictions(own, logits),
+            {} if logits is None else self._predictions(own, logits),
             _mark(picture, heat, patch),
-            {name: _mark(colours, heat, patch) for name, colours in _coloured(picture, heat, view).items()},
+            {name: _mark(colours, heat, patch) for name, colours in coloured.items()},
         )
 
     @abstractmethod
     def _look(
-        self, model: Any, inputs: dict[str, Any], layer: int, heads: list[int] | None, view: View
-    ) -> tuple[torch.Tensor, HeatMap, str]:
-        """The logits (classes or tokens), where the model looks, and who attends, in words."""
+        self, own: Loaded, inputs: dict[str, Any], layer: int, heads: list[int] | None, choices: Choices
+    ) -> tuple[torch.Tensor | None, HeatMap, str]:
+        """The logits (classes or tokens) of a model that has some, where it looks, and who attends, in words."""
 
     def _predictions(self, own: Loaded, logits: torch.Tensor) -> dict[str, float]:
         found: dict[str, float] = {}
@@ -230,19 +232,20 @@ class ClassifierExplorer(Explorer):
         return readings
 
     def _look(
-        self, model: Any, inputs: dict[str, Any], layer: int, heads: list[int] | None, view: View
-    ) -> tuple[torch.Tensor, HeatMap, str]:
-        config = model.config
-        patch = None if view.point is None else patch_at(view.point, *config.grid_size)
+        self, own: Loaded, inputs: dict[str, Any], layer: int, heads: list[int] | None, choices: Choices
+    ) -> tuple[torch.Tensor | None, HeatMap, str]:
+        config: Any = own.model.config
+        patch = None if choices.point is None else patch_at(choices.point, *config.grid_size)
         query: Query = CLASS if patch is None else patch
         axis = None
         if self.is_video:
             joint = config.attention_type == "joint_space_time"
             axis = "space_time" if joint else "space"
             if joint and patch is not None:
-                query = (view.frame, *patch)
-        outputs, (maps,) = look(model, inputs, [layer], heads, [query], axis)
-        return outputs.logits[0], maps.heat(), self.everyone if patch is None else _patch_name(patch)
+                query = (choices.frame, *patch)
+        outputs, (maps,) = look(own.model, inputs, [layer], heads, [query], axis)
+        logits = outputs.logits[0] if own.has_head else None
+        return logits, maps.heat(), self.everyone if patch is None else _patch_name(patch)
 
     def _name(self, own: Loaded, number: int) -> str:
         return class_names(own.model)[number]
@@ -282,18 +285,18 @@ class VideoLLMExplorer(Explorer):
         return readings
 
     def _look(
-        self, model: Any, inputs: dict[str, Any], layer: int, heads: list[int] | None, view: View
-    ) -> tuple[torch.Tensor, HeatMap, str]:
-        clicked = view.point is not None
-        queries = None if clicked or view.probe is None else [view.probe]
+        self, own: Loaded, inputs: dict[str, Any], layer: int, heads: list[int] | None, choices: Choices
+    ) -> tuple[torch.Tensor | None, HeatMap, str]:
+        clicked = choices.point is not None
+        queries = None if clicked or choices.probe is None else [choices.probe]
         # the other tokens of a long sequence would take gigabytes of logits
-        outputs, (maps,) = look(model, inputs | {"logits_to_keep": 1}, [layer], heads, queries)
+        outputs, (maps,) = look(own.model, inputs | {"logits_to_keep": 1}, [layer], heads, queries)
         logits = outputs.logits[0, -1]
-        if view.point is None:
-            return logits, maps.heat(), self.everyone if view.probe is None else f"probe {view.probe}"
-        row, column = patch_at(view.point, maps.grid.rows, maps.grid.columns)
+        if choices.point is None:
+            return logits, maps.heat(), self.everyone if choices.probe is None else f"probe {choices.probe}"
+        row, column = patch_at(choices.point, maps.grid.rows, maps.grid.columns)
         heats = {probe: maps.heat(query=probe) for probe in maps.queries}
-        probe = max(heats, key=lambda each: float(heats[each].value("positive")[view.frame, row, column]))
+        probe = max(heats, key=lambda each: float(heats[each].value("positive")[choices.frame, row, column]))
         return logits, heats[probe], f"probe {probe}, which attends most to {_patch_name((row, column))}"
 
     def _name(self, own: Loaded, number: int) -> str:
@@ -307,7 +310,7 @@ def load_explorer(checkpoints: Sequence[str], device: str | None = None, revisio
         DataError: for one that is no classifier of images or videos and no video language model, or if they are of
             several kinds.
     """
-    models = load_all(checkpoints, device=device, revision=revision)
+    models = load_all(checkpoints, device=device, revision=revision, needs_head=False)
     is_llm = models[0].kind is VIDEO_LLM
     return VideoLLMExplorer(models) if is_llm else ClassifierExplorer(models)
 
@@ -385,11 +388,11 @@ def _resized(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size, resample))
 
 
-def _coloured(picture: np.ndarray, heat: HeatMap, view: View) -> dict[str, np.ndarray]:
+def _coloured(picture: np.ndarray, heat: HeatMap, frame: int, opacity: float) -> dict[str, np.ndarray]:
     """The picture with each map over it; all maps of all frames share one scale."""
     drawn = {name: heat.drawn(name) for name in MAPS if name in heat.values}
     scale = shared_scale(drawn.values())
-    return {name: overlay(picture, values[view.frame], scale, opacity=view.opacity) for name, values in drawn.items()}
+    return {name: overlay(picture, values[frame], scale, opacity=opacity) for name, values in drawn.items()}
 
 
 def _mark(picture: np.ndarray, heat: HeatMap, patch: tuple[int, int] | None) -> np.ndarray:
@@ -412,4 +415,4 @@ def _mark(picture: np.ndarray, heat: HeatMap, patch: tuple[int, int] | None) -> 
     return marked
 
 
-__all__ = ["Explorer", "Reading", "Shown", "View", "load_explorer"]
+__all__ = ["Explorer", "Reading", "Shown", "Choices", "load_explorer"]

@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 from ..analysis.errors import AnalysisError
+from ..errors import must_be_empty
 from ..records.names import checkpoint_labels
+from .explore import load_explorer
 
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -28,24 +30,28 @@ build_app(load_explorer({checkpoints}, revision={revision})).launch()
 """
 
 
-def export_space(checkpoints: Sequence[str], folder: str | Path, revision: str | None = None) -> list[Path]:
+def export_space(
+    checkpoints: Sequence[str], folder: str | Path, revision: str | None = None, device: str | None = None
+) -> list[Path]:
     """Write a folder that runs as a Space of the Hub, or with `python app.py`.
 
     Checkpoint folders are copied into it; names on the Hub are kept, so that the Space downloads them. The package
     goes along, too.
 
     Args:
-        checkpoints: folders, or names on the Hub.
-        folder: to write to; it must be empty or not exist.
+        checkpoints: folders, or names on the Hub, which are loaded once to see that a page can show them.
+        folder: folder to write to; it must be empty or not exist.
         revision: commit, tag or branch on the Hub, of all checkpoints.
+        device: where to load them, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
 
     Raises:
-        AnalysisError: if the folder holds something, or dna-hf is not installed: then its requirements are not known.
+        AnalysisError: if the folder holds something or cannot be written, or dna-hf is not installed: then its
+            requirements are not known.
+        DataError: for checkpoints that a page cannot show; see [`~dna_hf.demo.explore.load_explorer`].
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise AnalysisError(f"folder {str(folder)!r} is not empty: name one that is, or that does not exist.")
+    folder = must_be_empty(folder, AnalysisError)
     needed = _requirements()
+    load_explorer(checkpoints, device, revision)
     folder.mkdir(parents=True, exist_ok=True)
     places = []
     for checkpoint, label in zip(checkpoints, checkpoint_labels(checkpoints), strict=True):

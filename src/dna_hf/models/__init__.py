@@ -73,7 +73,7 @@ for config_class, models in (
     config_class.register_for_auto_class()
     for auto_class, model_class in models.items():
         auto_class.register(config_class, model_class, exist_ok=True)
-        model_class.register_for_auto_class(auto_class.__name__)
+        model_class.register_for_auto_class(auto_class.__name__)  # type: ignore[attr-defined]
 AutoVideoProcessor.register(DnATimesformerConfig, DnATimesformerVideoProcessor, exist_ok=True)
 AutoProcessor.register(DnAVideoLlama3Config, DnAVideoLlama3Processor, exist_ok=True)
 AutoImageProcessor.register(

@@ -11,13 +11,18 @@ Every variant is called the same way and returns `(output, attention_map, negati
 | `cog` | `CogAttention` | `sign(s) * softmax(abs(s)) v` with `s = q k^T / sqrt(d)` |
 
 A branch of softmax attention is one call of transformers' attention interface, so that `eager`, `sdpa`,
-`flex_attention`, flash attention and kernels from the Hub all work through `set_attn_implementation`.
+`flex_attention`, flash attention and kernels from the Hub all work through `set_attn_implementation`:
+
+    forward -> branches (the formula of the variant) -> attend, once per branch -> attention interface -> o_proj
+
+`recompute` goes the same way with an `attend` of its own, which listens: it returns what every branch did.
 
 This file is published with every checkpoint: it imports torch, transformers and the standard library only.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -180,6 +185,25 @@ def flex_block_mask(mask: torch.Tensor) -> BlockMask:
     return create_block_mask(allowed, batch_size, None, num_queries, num_keys, device=mask.device)
 
 
+class Branches(NamedTuple):
+    """What the branches of one attention did in one call.
+
+    The positive branch comes first, the negative one second; the two halves of differential attention are its
+    branches, and softmax and cog attention have one.
+
+    Args:
+        outputs: one (batch, heads, queries, head_dim) per branch: map times values, before alpha and projection.
+        values: one (batch, heads, keys, head_dim) per branch; the same twice where the branches share them.
+        maps: one (batch, heads, queries, keys) per branch; signed under cog attention.
+        scale: factor (heads) with which the second output is added to the first; see `VariantAttention.branch_scale`.
+    """
+
+    outputs: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+    maps: tuple[torch.Tensor, ...]
+    scale: torch.Tensor | None
+
+
 class VariantAttention(nn.Module):
     """What all variants share: head geometry, the choice of backend, masks and the output projection.
 
@@ -272,6 +296,82 @@ class VariantAttention(nn.Module):
         output, *maps = self.branches(hidden_states, sources, rotary or _unchanged, attend)
         return self.o_proj(output.reshape(*hidden_states.shape)), *maps
 
+    def check_repeatable(
+        self, hidden_states: torch.Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """See that a call of `forward`, with these arguments, can be repeated by [`recompute`].
+
+        Raises:
+            ValueError: for a mask in a form that only its attention implementation understands, and for packed
+                sequences.
+        """
+        if attention_mask is not None and not (isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 4):
+            raise ValueError(
+                "the mask is in a form that only its attention implementation understands: use eager or sdpa."
+            )
+        if kwargs.get("cu_seq_lens_q") is not None:
+            raise ValueError(
+                "sequences packed by cu_seq_lens_q need flash attention, which writes no map: use eager or sdpa."
+            )
+
+    @torch.no_grad()
+    def recompute(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        key_value_states: torch.Tensor | None = None,
+        rotary: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        implementation: str | None = None,
+        *,
+        heads: Sequence[int] | None = None,
+        queries: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> Branches:
+        """Repeat a call of `forward` to see what its branches do: their maps, values and outputs.
+
+        The maps are formed eagerly, without dropout and without gradients, whatever the attention implementation of
+        the model. The formula of the variant is not repeated: only the calls of `attend` inside it are listened to.
+
+        Args:
+            hidden_states: (batch, queries, width), as `forward` got them.
+            attention_mask: 4-D mask, as `forward` got it.
+            key_value_states: (batch, keys, width), as `forward` got them.
+            rotary: position embedding of queries and keys, as `forward` got it.
+            implementation: passed over, so that the arguments of `forward` can be given as they are.
+            heads: numbers of the heads to look at; all by default.
+            queries: numbers of the queries to look at, counted in `hidden_states`; all by default.
+            kwargs: what else `forward` got for its backend; passed over.
+
+        Raises:
+            ValueError: see [`check_repeatable`].
+        """
+        self.check_repeatable(hidden_states, attention_mask, **kwargs)
+        every = slice(None)
+        own = every if heads is None else torch.tensor(heads, device=hidden_states.device)
+        rows = every if queries is None else torch.tensor(queries, device=hidden_states.device)
+        if attention_mask is not None:
+            # a dimension of size 1 is for all heads, or for all queries
+            attention_mask = attention_mask[:, own] if attention_mask.shape[1] > 1 else attention_mask
+            attention_mask = attention_mask[:, :, rows] if attention_mask.shape[2] > 1 else attention_mask
+        seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+        def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, None]:
+            query, key, value_of_heads = query[:, own][:, :, rows], key[:, own], value[:, own]
+            output, weights = self._attend(
+                query, key, value_of_heads, attention_mask=attention_mask, dropout=0.0, implementation="eager"
+            )
+            assert weights is not None  # eager attention always forms its map
+            seen.append((output.transpose(1, 2), value_of_heads, weights))
+            # what the formula makes of the outputs is not asked for: it goes on with zeros of their shape
+            batch_size, num_heads, _, value_dim = value.shape
+            return value.new_zeros(()).expand(batch_size, hidden_states.shape[1], num_heads, value_dim), None
+
+        sources = hidden_states if key_value_states is None else key_value_states
+        self.branches(hidden_states, sources, rotary or _unchanged, attend)
+        scale = self.branch_scale()
+        outputs, values, maps = zip(*seen, strict=True)
+        return Branches(outputs, values, maps, scale if scale is None else scale[own])
+
     def branches(
         self,
         targets: torch.Tensor,
@@ -281,6 +381,10 @@ class VariantAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Project, attend and combine: the formula of the variant, before the output projection."""
         raise NotImplementedError
+
+    def branch_scale(self) -> torch.Tensor | None:
+        """Factor (heads) of the second branch: alpha, or minus lambda; `None` for a single branch."""
+        return None
 
     def reset_parameters(self) -> None:
         """Initialise what is neither a linear layer nor a norm; called from `_init_weights` of the models."""
@@ -324,6 +428,9 @@ class DenoisingAttention(VariantAttention):
         return denoising_attention(
             query_positive, query_negative, key, *self._values(sources), self.negative_scale, attend
         )
+
+    def branch_scale(self) -> torch.Tensor:
+        return self.negative_scale.detach()
 
     def reset_parameters(self) -> None:
         init.constant_(self.negative_scale, self.config.negative_scale_init)
@@ -387,6 +494,9 @@ class DifferentialAttention(VariantAttention):
         second, second_map = attend(query_2, key_2, value)
         difference = first - (self.current_lambda() * second).to(first.dtype)
         return self.head_norm(difference) * (1 - self.lambda_init), first_map, second_map
+
+    def branch_scale(self) -> torch.Tensor:
+        return -self.current_lambda().detach().expand(self.num_heads)
 
     def _attend(self, query, key, value, **kwargs):
         if "flash" in (kwargs["implementation"] or ""):
@@ -460,7 +570,7 @@ def recompute_attention_maps(model: PreTrainedModel, layers: list[int] | None = 
 
     Args:
         model: any model that contains attention variants.
-        layers: which of its attention modules, counted in the order of `model.modules()`; all by default.
+        layers: numbers of the attention modules, in the order of `model.modules()`; all by default.
         inputs: arguments of `model.forward`.
 
     Returns:
@@ -473,21 +583,14 @@ def recompute_attention_maps(model: PreTrainedModel, layers: list[int] | None = 
     chosen = range(len(modules)) if layers is None else layers
     if not modules or any(not -len(modules) <= index < len(modules) for index in chosen):
         raise ValueError(f"layers {list(chosen)} are not all among the {len(modules)} attention modules of the model.")
-    maps: dict[VariantAttention, tuple[torch.Tensor, torch.Tensor | None]] = {}
+    maps: dict[VariantAttention, tuple[torch.Tensor, ...]] = {}
 
     def record(module: VariantAttention, args: tuple, kwargs: dict, output: tuple) -> None:
-        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        if mask is not None and (not isinstance(mask, torch.Tensor) or mask.dim() != 4):
-            raise ValueError("attention maps under a mask need the eager or sdpa attention implementation.")
-        maps[module] = module.forward(*args, **(kwargs | {"implementation": "eager"}))[1:]
+        maps[module] = module.recompute(*args, **kwargs).maps
 
-    handles = [modules[index].register_forward_hook(record, with_kwargs=True) for index in chosen]
-    try:
+    with ExitStack() as hooks:
+        for index in chosen:
+            hooks.enter_context(modules[index].register_forward_hook(record, with_kwargs=True))
         model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     found = [maps[module] for module in modules if module in maps]
-    return AttentionMaps(
-        tuple(positive for positive, _ in found), tuple(negative for _, negative in found if negative is not None)
-    )
+    return AttentionMaps(tuple(own[0] for own in found), tuple(own[1] for own in found if len(own) == 2))

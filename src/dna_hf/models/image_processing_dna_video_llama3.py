@@ -36,9 +36,12 @@ class DnAVideoLlama3ImageProcessor(VideoLlama3ImageProcessorPil):
 
     size = {"shortest_edge": MIN_VISUAL_TOKENS * 14**2, "longest_edge": MAX_VISUAL_TOKENS * 14**2}
 
-    def resize(self, image: Any, size: SizeDict, resample: Any, factor: int, **kwargs: Any) -> Any:
+    def resize(  # type: ignore[override]
+        self, image: Any, size: SizeDict, resample: Any, factor: int, **kwargs: Any
+    ) -> Any:
         """Resize an image (channels, height, width) to sides that are multiples of `factor`."""
-        height, width = resized_sides(*image.shape[-2:], factor, size.shortest_edge, size.longest_edge)
+        sides: Any = image.shape[-2:]
+        height, width = resized_sides(*sides, factor, size.shortest_edge, size.longest_edge)
         return PilBackend.resize(self, image, SizeDict(height=height, width=width), resample)
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -34,7 +33,7 @@ def capture_all_outputs(forward: Callable) -> Callable:
     """
 
     @wraps(forward)
-    def without_flags(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    def without_flags(self: Any, *args: Any, **kwargs: Any) -> Any:
         for name in self.further_maps():
             kwargs.pop(f"output_{name}", None)
         return forward(self, *args, **kwargs)
@@ -42,7 +41,7 @@ def capture_all_outputs(forward: Callable) -> Callable:
     captured = merge_with_config_defaults(capture_outputs(tie_last_hidden_states=False)(without_flags))
 
     @wraps(forward)
-    def wrapper(self: PreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         wanted = kwargs.get("output_attentions")
         wanted = self.config.output_attentions if wanted is None else wanted
         if wanted:
@@ -58,9 +57,8 @@ class DnAPatchEmbeddings(nn.Module):
     def __init__(self, config: DnATransformerConfig):
         super().__init__()
         self.num_channels = config.num_channels
-        self.projection = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
-        )
+        patch: Any = config.patch_size
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, kernel_size=patch, stride=patch)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         if pixel_values.shape[1] != self.num_channels:
@@ -120,7 +118,7 @@ def init_projection(module: nn.Linear | nn.Conv2d, std: float) -> None:
     if isinstance(module, nn.Conv2d):
         bound = module.weight[0].numel() ** -0.5
         init.kaiming_uniform_(module.weight, a=5**0.5)
-        init.uniform_(module.bias, -bound, bound)
+        init.uniform_(module.bias, -bound, bound)  # type: ignore[arg-type]
         return
     init.trunc_normal_(module.weight, mean=0.0, std=std)
     if module.bias is not None:

@@ -54,6 +54,19 @@ from .configuration_dna_video_llama3 import DnAVideoLlama3Config, DnAVideoLlama3
 from .layers_dna import capture_all_outputs
 
 
+# what the language model takes beside transformers' own arguments, for `auto_docstring`
+VISUAL_ARGUMENTS = r"""
+image_merge_sizes (`torch.LongTensor` of shape `(images,)`):
+    Height and width of the blocks of patches of each image that become one token.
+video_merge_sizes (`torch.LongTensor` of shape `(videos,)`):
+    Height and width of the blocks of patches of each video that become one token.
+video_compression_mask (`torch.BoolTensor` of shape `(tokens of all videos,)`, *optional*):
+    Which tokens of the videos the language model gets; all if unset.
+mm_encoder_outputs (`dict`, *optional*):
+    What `get_image_features` ("image") and `get_video_features` ("video") returned, instead of pixels.
+"""
+
+
 @auto_docstring(custom_intro="Output of the vision encoder; the visuals of a batch are its images and videos.")
 @dataclass
 class DnAVideoLlama3VisionModelOutput(BaseModelOutputWithPooling):
@@ -113,7 +126,7 @@ class DnAVideoLlama3VisionEncoder(VideoLlama3VisionEncoder):
 
         Args:
             patches: number of patches of each visual.
-            device: of the tokens.
+            device: device of the tokens.
         """
         num_probes = self.config.num_probes
         if len(patches) == 1:
@@ -401,7 +414,7 @@ class DnAVideoLlama3Model(VideoLlama3Model):
         Args:
             input_ids: (batch, sequence), or `None`.
             inputs_embeds: (batch, sequence, width); looked at only where there are no token ids.
-            token_id: of the placeholder.
+            token_id: number of the placeholder's token.
 
         Raises:
             ValueError: if there is neither.
@@ -445,7 +458,7 @@ class DnAVideoLlama3Model(VideoLlama3Model):
         return inputs_embeds
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=VISUAL_ARGUMENTS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -464,16 +477,6 @@ class DnAVideoLlama3Model(VideoLlama3Model):
         mm_encoder_outputs: dict[str, DnAVideoLlama3VisionModelOutput] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | VideoLlama3ModelOutputWithPast:
-        r"""
-        image_merge_sizes (`torch.LongTensor` of shape `(images,)`):
-            Height and width of the blocks of patches that become one token.
-        video_merge_sizes (`torch.LongTensor` of shape `(videos,)`):
-            The same for videos.
-        video_compression_mask (`torch.BoolTensor` of shape `(tokens of all videos,)`, *optional*):
-            Which tokens of the videos the language model gets; all if unset.
-        mm_encoder_outputs (`dict`, *optional*):
-            What `get_image_features` ("image") and `get_video_features` ("video") returned, instead of pixels.
-        """
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("give the model input_ids or inputs_embeds.")
@@ -550,7 +553,7 @@ class DnAVideoLlama3ForConditionalGeneration(VideoLlama3ForConditionalGeneration
         self.post_init()
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=VISUAL_ARGUMENTS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -571,16 +574,6 @@ class DnAVideoLlama3ForConditionalGeneration(VideoLlama3ForConditionalGeneration
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | VideoLlama3CausalLMOutputWithPast:
-        r"""
-        image_merge_sizes (`torch.LongTensor` of shape `(images,)`):
-            Height and width of the blocks of patches that become one token.
-        video_merge_sizes (`torch.LongTensor` of shape `(videos,)`):
-            The same for videos.
-        video_compression_mask (`torch.BoolTensor` of shape `(tokens of all videos,)`, *optional*):
-            Which tokens of the videos the language model gets; all if unset.
-        mm_encoder_outputs (`dict`, *optional*):
-            What `get_image_features` ("image") and `get_video_features` ("video") returned, instead of pixels.
-        """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

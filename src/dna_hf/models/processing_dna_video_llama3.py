@@ -1,7 +1,7 @@
 """Processor of the DnA VideoLLaMA3: conversations with images and videos to the inputs of the model."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -155,15 +155,15 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         """Inputs of the model for one text or several.
 
         Args:
-            images: of the texts, in the order of their `<|image_pad|>`: one image, a list, or a list for each text.
+            images: images for the `<|image_pad|>` of the texts, in order: one image, a list, or a list for each text.
                 An image is a path, a URL, a PIL image, or bytes (height, width, channels) or (channels, height,
                 width).
             text: each `<|image_pad|>` and `<|video_pad|>` stands for an image or a video.
-            videos: the same for `<|video_pad|>`; what a video is, says the video processor.
+            videos: videos for the `<|video_pad|>` of the texts, as `images`; the video processor says what is a video.
             return_tensors: `"pt"` or `"np"`; then several texts are padded, unless `padding` says otherwise. Without
                 it, token ids are lists, and images and videos tensors.
-            options: of the tokenizer, the image processor and the video processor, by name or in `text_kwargs`,
-                `images_kwargs` and `videos_kwargs`.
+            options: options of the tokenizer, the image processor and the video processor, by name or in
+                `text_kwargs`, `images_kwargs` and `videos_kwargs`.
 
         Returns:
             `input_ids` and `attention_mask` (texts, tokens); for images `pixel_values` (patches, 3 * patch_size ** 2),
@@ -193,7 +193,7 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         data = self._tokenize(texts, samples, text_options) | self._batch(samples, video_processor)
         return BatchFeature(data, return_tensors, skip_tensor_conversion=["offset_mapping"])
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]
         self,
         conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
         chat_template: str | None = None,
@@ -231,7 +231,9 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         options = {name: value for name, value in options.items() if name != "return_text_replacement_offsets"}
         owners = self._option_names()
         parts: dict[str, dict[str, Any]] = {"text": {}, "images": {}, "videos": {}}
-        given = [(name, value, owners.get(name, ())) for name, value in options.items() if name not in KWARGS]
+        given: list[tuple[str, Any, Iterable[str]]] = [
+            (name, value, owners.get(name, ())) for name, value in options.items() if name not in KWARGS
+        ]
         for kwargs, owner in KWARGS.items():
             for name, value in (options.get(kwargs) or {}).items():
                 given.append((name, value, {owner} & set(owners.get(name, ()))))
@@ -259,11 +261,11 @@ class DnAVideoLlama3Processor(ProcessorMixin):
             sample.image_texts.append(self._expansion(IMAGE_TOKEN * tokens, IMAGE_PROBE_TOKEN))
         for video in read:
             patches, grid = video_processor.process_frames(video.frames, video_processor.pixels_per_frame(count))
-            tokens = [grid[1] * grid[2] // video_processor.merge_size**2] * grid[0]
+            frame_tokens = [grid[1] * grid[2] // video_processor.merge_size**2] * grid[0]
             if video_processor.use_token_compression:
-                tokens = video_processor.compression_mask(patches, grid).sum(dim=1).tolist()
+                frame_tokens = video_processor.compression_mask(patches, grid).sum(dim=1).tolist()
             times = (f"Time {time:.1f}s:" for time in video.timestamps)
-            frames = (time + VIDEO_TOKEN * kept for time, kept in zip(times, tokens, strict=True))
+            frames = (time + VIDEO_TOKEN * kept for time, kept in zip(times, frame_tokens, strict=True))
             sample.videos.append((patches, grid))
             sample.video_texts.append(self._expansion(",".join(frames), VIDEO_PROBE_TOKEN))
         return sample

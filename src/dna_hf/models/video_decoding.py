@@ -22,7 +22,7 @@ try:
     import av
     import numpy as np
 except ImportError:
-    av = None
+    av = None  # type: ignore[assignment]
 
 
 SAMPLINGS = ("uniform", "centered", "random", "released")
@@ -42,8 +42,8 @@ class FrameSampling:
     """Which frames of a video stand for it.
 
     - `uniform`: one of each of `num_frames` equal parts of the whole video: that in the middle, or a drawn one.
-    - `centered`: the same of a window in the middle.
-    - `random`: the same of a window that starts anywhere.
+    - `centered`: as `uniform`, of a window in the middle.
+    - `random`: as `uniform`, of a window that starts anywhere.
     - `released`: as the authors' code, `num_frames` from the first to the last of a window at the start, or one that
       starts where it is drawn to; the last frame stands in for all that a short video lacks.
 
@@ -51,9 +51,9 @@ class FrameSampling:
     save under `released`. A video of fewer frames than `num_frames` shows some of them more than once.
 
     Args:
-        kind: one of the above.
-        num_frames: to choose.
-        sampling_rate: see above.
+        kind: `uniform`, `centered`, `random` or `released`.
+        num_frames: number of frames to choose.
+        sampling_rate: frames of a video of 30 frames per second from one chosen frame to the next, in a window.
         clip: number of the view over time, of `num_clips`.
         num_clips: views over time; windows and frames are spread evenly over them.
         draws: random numbers in [0, 1): of `uniform` one per frame, of `random` and `released` one for the start.
@@ -148,9 +148,9 @@ class _Scan:
     Args:
         total: number of frames.
         frame_rate: frames per second.
-        times: of all frames.
-        seconds: the same in seconds from the first frame on.
-        key_times: of the frames that decoding can begin with.
+        times: times of all frames.
+        seconds: times of all frames in seconds, from the first frame on.
+        key_times: times of the frames that decoding can begin with.
     """
 
     total: int

@@ -121,7 +121,7 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
             if not self.do_sample_frames:
                 return [frames]
             return [frames[sampling(len(frames), BASE_FRAME_RATE)] for sampling in self.samplings()]
-        source = video
+        source: Any = video
         if video.startswith(("http://", "https://")):
             with urlopen(video, timeout=DOWNLOAD_TIMEOUT) as response:
                 source = BytesIO(response.read())

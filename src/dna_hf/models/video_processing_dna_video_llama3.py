@@ -111,7 +111,7 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
     patch_size = 14
     merge_size = 2
     use_token_compression = False
-    valid_kwargs = DnAVideoLlama3VideosKwargs
+    valid_kwargs = DnAVideoLlama3VideosKwargs  # type: ignore[assignment]
     model_input_names = ["pixel_values_videos", "video_grid_thw", "video_merge_sizes"]
 
     def __init__(self, **options: Any) -> None:
@@ -138,7 +138,7 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
             raise ValueError(f"fps must be a number above 0, got {self.fps!r}.")
 
     @classmethod
-    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """As of every video processor; of what an image processor saved, it takes all but the number of tokens."""
         settings = dict(video_processor_dict)
         if "image_processor_type" in settings:
@@ -241,11 +241,12 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
         """Patches (patches, 3 * patch_size ** 2) of frames of bytes (frames, height, width, 3), and their grid.
 
         Args:
-            max_pixels: that a frame may have.
+            max_pixels: most pixels that a frame may have.
         """
         if self.do_resize:
             min_pixels = min(self.min_visual_tokens * self.factor**2, max_pixels)
-            frames = self._resize(frames, resized_sides(*frames.shape[1:3], self.factor, min_pixels, max_pixels))
+            height, width = frames.shape[1:3]
+            frames = self._resize(frames, resized_sides(height, width, self.factor, min_pixels, max_pixels))
         count, height, width, _ = frames.shape
         if height % self.factor or width % self.factor:
             raise ValueError(f"frames of {height}x{width} pixels are no multiples of {self.factor}: set do_resize.")
