@@ -40,8 +40,8 @@ class DnAVideoLlama3ImageProcessor(VideoLlama3ImageProcessorPil):
         self, image: Any, size: SizeDict, resample: Any, factor: int, **kwargs: Any
     ) -> Any:
         """Resize an image (channels, height, width) to sides that are multiples of `factor`."""
-        sides: Any = image.shape[-2:]
-        height, width = resized_sides(*sides, factor, size.shortest_edge, size.longest_edge)
+        height, width = image.shape[-2:]
+        height, width = resized_sides(height, width, factor, size.shortest_edge, size.longest_edge)
         return PilBackend.resize(self, image, SizeDict(height=height, width=width), resample)
 
 
