@@ -230,7 +230,7 @@ def test_help(capsys):
 
 def test_models_of_two_kinds(folder, tmp_path, capsys):
     assert run(folder, "dna", "two.png", tmp_path, "--compare", folder / "divided") == 2
-    assert_one_sentence(capsys, "models of one kind are needed side by side")
+    assert_one_sentence(capsys, "give models of one kind")
 
 
 def test_a_model_given_twice(folder, tmp_path, capsys):

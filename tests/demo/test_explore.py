@@ -129,7 +129,7 @@ def test_what_cannot_be_shown(explorer, folder, capsys):
     with pytest.raises(AnalysisError, match="layer 9"):
         explorer.show(explorer.read(folder / "a.png"), Choices(9))
     assert main(["demo", str(folder / "dna"), "--compare", str(folder / "divided")]) == 2
-    assert "models of one kind are needed side by side" in capsys.readouterr().err
+    assert "give models of one kind" in capsys.readouterr().err
     assert main(["demo", str(folder / "nowhere")]) == 2
     assert "is not there" in capsys.readouterr().err
 

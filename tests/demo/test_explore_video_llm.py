@@ -232,7 +232,7 @@ def test_files_that_cannot_be_read(explorer, folder, tmp_path, monkeypatch):
 def test_models_of_one_kind(folder, tmp_path, capsys):
     tiny_vit("dna").save_pretrained(tmp_path / "vit")
     assert main(["demo", str(folder / "dna"), "--compare", str(tmp_path / "vit")]) == 2
-    assert "models of one kind are needed side by side" in capsys.readouterr().err
+    assert "give models of one kind" in capsys.readouterr().err
 
 
 def test_space(folder, tmp_path, monkeypatch):
