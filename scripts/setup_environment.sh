@@ -1,6 +1,8 @@
 # Sourced by quickstart.sh and test.sh: makes a fresh virtual environment and installs dna-hf with the tested versions.
 # usage: fresh_environment FOLDER REQUIREMENT...
 
+cpu_builds=https://download.pytorch.org/whl/cpu
+
 fresh_environment() {
     local folder=$1
     shift
@@ -11,14 +13,20 @@ fresh_environment() {
     }
     rm -rf "$folder"
     "$python" -m venv "$folder"
-    local pip=("$folder/bin/python" -m pip --disable-pip-version-check -qq)
-    local torch
-    torch=$(grep '^torch==' constraints.txt)
-    if command -v nvidia-smi >/dev/null 2>&1; then
-        "${pip[@]}" install "$torch"
-    else
-        # the index of CPU builds saves gigabytes of CUDA libraries; a build "+cpu" wins over the same version without
-        "${pip[@]}" install --retries 1 --extra-index-url https://download.pytorch.org/whl/cpu "$torch"
+    python=$folder/bin/python
+    # packages are compiled at the end, on all cores
+    local install=("$python" -m pip --disable-pip-version-check -qq install --no-compile)
+    # what comes with Python 3.10 to 3.12 takes three times as long to resolve the versions
+    "${install[@]}" --upgrade pip
+    if ! command -v nvidia-smi >/dev/null 2>&1; then
+        # builds for the CPU save gigabytes of CUDA libraries; one "+cpu" wins over the same version without
+        if "$python" -c "from urllib.request import urlopen; urlopen('$cpu_builds/torch/', timeout=5)" 2>/dev/null; then
+            "${install[@]}" --extra-index-url "$cpu_builds" "$(grep '^torch==' constraints.txt)"
+        else
+            echo "$cpu_builds cannot be reached: torch comes from where pip finds the other packages"
+        fi
     fi
-    "${pip[@]}" install -c constraints.txt "$@"
+    "${install[@]}" -c constraints.txt "$@"
+    # not the tests of other packages, which nobody imports; a template that is no Python is left as it is
+    "$python" -m compileall -qq -j 0 -x '/tests?/' "$folder/lib" || true
 }
