@@ -36,7 +36,13 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("source", metavar="SOURCE", help="folder, file, name on the Hub, or name in timm")
     parser.add_argument("output", metavar="OUT", type=output_folder, help="empty folder to write")
-    parser.add_argument("--from", dest="family", choices=FAMILIES, help="kind of source (default: found out)")
+    parser.add_argument(
+        "--from",
+        dest="family",
+        choices=FAMILIES,
+        metavar="NAME",
+        help="kind of source: %(choices)s (default: found out)",
+    )
     parser.add_argument("--attention-variant", metavar="NAME", help="attention of the result (default: dna)")
     parser.add_argument(
         "--negative-init",

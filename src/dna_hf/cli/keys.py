@@ -102,7 +102,7 @@ class DataKeys:
 
         for keys in kinds:
             if key in keys.without:
-                where = self.verb if len(kinds) > 1 else f"{self.verb} of {keys.unit}"
+                where = self.verb if kinds is self.kinds else f"{self.verb} of {keys.unit}"
                 raise ConfigurationError(f"--{key} has no effect on dna-hf {where}: it is for {keys.without[key]}.")
         for keys in self.kinds:
             if key in keys.fields:

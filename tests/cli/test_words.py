@@ -1,0 +1,208 @@
+"""Words of a command line that cannot be understood: one sentence and exit code 2, before anything is imported."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from dna_hf.cli import main
+from dna_hf.cli.dispatch import VERBS, build_parser, spelled
+
+
+# complete but for what a row of the table adds
+START = {
+    "train": ["train", "tiny.yaml"],
+    "recipes": ["recipes"],
+    "evaluate": ["evaluate", "x"],
+    "predict": ["predict", "x", "a.png"],
+    "answer": ["answer", "x", "q.json"],
+    "chat": ["chat", "x"],
+    "distractors": ["distractors", "x", "--output-dir", "out"],
+    "compare": ["compare", "tiny.yaml"],
+    "benchmark": ["benchmark", "data", "tiny.yaml"],
+    "convert": ["convert", "x", "out"],
+    "merge": ["merge", "x", "--output-dir", "out"],
+    "publish": ["publish", "x", "user/name"],
+    "visualize": ["visualize", "x", "a.png", "--output-dir", "out"],
+    "analyze": ["analyze", "x", "--output-dir", "out"],
+    "demo": ["demo", "x"],
+}
+# other words than options are keys there, which the file of the run decides on
+RUNS = ("train", "compare", "benchmark")
+COUNT = "must be a whole number of at least 1"
+SEED = "must be a whole number from 0 to 4294967295"
+FILE = "is a folder: name a file"
+BELOW_A_FILE = "is a file; choose another folder"
+FULL = "is not empty: choose another one"
+# (verb, option, values, what the sentence says)
+WRONG = [
+    *(
+        (verb, "--batch-size", ("0", "-1", "1.5", "nan", "many", "", "1e3", "²"), COUNT)
+        for verb in ("evaluate", "predict", "answer", "distractors", "analyze")
+    ),
+    *((verb, "--seed", ("-1", "1.5", "nan", "4294967296"), SEED) for verb in ("chat", "distractors", "convert")),
+    *(
+        (verb, option, ("0", "-3", "x"), COUNT)
+        for verb, option in (
+            ("predict", "--top-k"),
+            ("answer", "--max-frames"),
+            ("chat", "--max-visual-tokens"),
+            ("chat", "--max-new-tokens"),
+            ("distractors", "--grid"),
+            ("distractors", "--max-tiles"),
+            ("benchmark", "--seconds"),
+            ("analyze", "--k"),
+            *(("convert", f"--{name}") for name in ("image-size", "num-attention-heads", "num-probes", "num-frames")),
+        )
+    ),
+    *(
+        (verb, option, ("0", "-1", "nan", "inf", "x"), "must be a number above 0")
+        for verb, option in (
+            ("answer", "--fps"),
+            ("chat", "--fps"),
+            ("convert", "--warm-scale"),
+            ("analyze", "--epsilon"),
+        )
+    ),
+    ("chat", "--temperature", ("-1", "nan", "inf", "warm"), "must be a number of at least 0"),
+    ("visualize", "--opacity", ("-1", "1.1", "nan", "x"), "must be a number from 0 to 1"),
+    ("analyze", "--pictures", ("-1", "x"), "must be a whole number of at least 0"),
+    ("compare", "--seeds", ("-1", "a,b", "", "1.5"), "must be whole numbers with commas between"),
+    ("convert", "--interaction-layers", ("-1", "a"), "must be whole numbers with commas between"),
+    ("visualize", "--layer", ("first", "nan"), "must be a whole number or all"),
+    ("visualize", "--head", ("first", "1.5"), "must be a whole number or mean or all"),
+    ("visualize", "--query", ("x", "1,y"), "must be class, a number or ROW,COLUMN"),
+    ("demo", "--port", ("0", "-1", "99999", "http"), "must be a whole number from 1 to 65535"),
+    ("publish", "--max-shard-size", ("x", "0GB", "5", "5 GB"), "must be a size such as 500MB or 5GB"),
+    *(
+        (verb, option, ("x",), "invalid choice: 'x'")
+        for verb, option in (
+            ("answer", "--format"),
+            ("answer", "--dtype"),
+            ("answer", "--on-error"),
+            ("chat", "--dtype"),
+            ("convert", "--from"),
+            ("merge", "--dtype"),
+            ("distractors", "--target-position"),
+            ("visualize", "--kind"),
+            ("visualize", "--colours"),
+            ("analyze", "--against"),
+        )
+    ),
+    *(
+        (verb, option, ("folder",), FILE)
+        for verb, options in (
+            ("evaluate", ("--output", "--confusion")),
+            ("answer", ("--output", "--predictions", "--left-out", "--table", "--export")),
+            ("benchmark", ("--output",)),
+            ("recipes", ("--copy",)),
+        )
+        for option in options
+    ),
+    *(
+        (verb, option, ("file/deep/x", "file/x"), BELOW_A_FILE)
+        for verb, option in (
+            ("evaluate", "--output"),
+            ("evaluate", "--confusion"),
+            ("answer", "--predictions"),
+            ("benchmark", "--output"),
+            ("recipes", "--copy"),
+            ("demo", "--export-space"),
+        )
+    ),
+    *(
+        (verb, "--output-dir", ("file", "file/x"), BELOW_A_FILE)
+        for verb in ("distractors", "compare", "merge", "visualize", "analyze")
+    ),
+    ("demo", "--export-space", ("folder",), FULL),
+    ("merge", "--output-dir", ("folder",), FULL),
+]
+CASES = [(*START[verb], option, value, says) for verb, option, values, says in WRONG for value in values]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to run in, with a file and a folder that holds something."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "something").write_text("")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def sentence(words, capsys):
+    """What the command line says to words that it refuses."""
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("dna-hf: error: ") and printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join((case[0], *case[-3:-1])))
+def test_values_that_an_option_does_not_take(place, capsys, case):
+    *words, says = case
+    before = sorted(place.rglob("*"))
+    said = sentence(words, capsys)
+    assert says in said and f"see dna-hf {words[0]}" in said and words[-2].strip("-") in said
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", [verb for verb in START if verb not in RUNS])
+def test_an_option_that_does_not_exist_is_named_and_the_nearest_proposed(verb, capsys, place):
+    words = [*START[verb], "--devise", "cpu"]
+    said = sentence(words, capsys)
+    assert "--devise" in said
+    if verb not in ("merge", "publish", "convert", "recipes"):
+        assert "did you mean --device?" in said
+
+
+@pytest.mark.parametrize("words", [[], ["trian"], ["benchmark"], *([verb] for verb in START if verb != "recipes")])
+def test_words_that_are_missing(words, capsys):
+    said = sentence(words, capsys)
+    assert "required" in said or "invalid choice: 'trian'" in said
+
+
+def test_every_verb_is_in_the_tables():
+    assert [verb.__name__.rpartition(".")[2] for verb in VERBS] == list(build_parser_verbs())
+    assert set(START) == set(build_parser_verbs())
+
+
+def build_parser_verbs():
+    """Name -> parser of all verbs, those of benchmark's parts included under its name."""
+    (commands,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    return commands.choices
+
+
+def test_both_spellings_are_the_same():
+    words = ["--batch_size", "a_b", "--output_dir=x_y", "-o", "c_d", "--", "--e_f"]
+    assert spelled(words) == ["--batch-size", "a_b", "--output-dir=x_y", "-o", "c_d", "--", "--e_f"]
+
+
+LIGHT = """
+import contextlib, io, json, sys
+from dna_hf.cli import main
+for words in json.loads(sys.stdin.read()):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = end.code
+    heavy = sorted({"torch", "transformers", "numpy", "datasets"} & set(sys.modules))
+    assert code in (0, 2) and not heavy, (words, code, heavy, printed.getvalue())
+"""
+
+
+def test_nothing_heavy_is_imported_for_help_or_a_mistake(place):
+    told = [["--help"], ["--version"], ["recipes"], *([verb, "--help"] for verb in START)]
+    mistakes = [[], ["trian"], ["benchmark"], ["train", "nowhere.yaml"], ["compare", "nowhere.yaml"]]
+    mistakes += [["benchmark", "data", "nowhere.yaml"], ["train", "file"], ["train", "tiny.yaml", "loose"]]
+    mistakes += [[*START[verb], "--unknown-option", "1"] for verb in START if verb not in RUNS]
+    mistakes += [["evaluate", "x", "--max_eval_samples", "many"], ["analyze", "x", "-o", "out", "--mixup_alpha", "1"]]
+    every = [*told, *mistakes, *(list(case[:-1]) for case in CASES)]
+    run = subprocess.run(
+        [sys.executable, "-c", LIGHT], input=json.dumps(every), capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
