@@ -14,7 +14,8 @@ from dna_hf.cli import main
 from dna_hf.data.errors import DataError
 from dna_hf.data.videos import VideoReader
 from dna_hf.training.arguments import DnATrainingArguments
-from dna_hf.training.config_file import read_sections, run_config
+from dna_hf.training.config_file import run_config
+from dna_hf.training.yaml_file import read_sections
 from tests.kit.command_line import run_cli
 from tests.kit.videos import write_video
 

@@ -10,8 +10,10 @@ from transformers import TrainingArguments
 
 from dna_hf.training import options
 from dna_hf.training.arguments import ClassifierTrainingArguments, VideoLLMTrainingArguments
-from dna_hf.training.config_file import data_arguments, parse_value, read_record, read_sections, run_config
+from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
+from dna_hf.training.sections import data_arguments
+from dna_hf.training.yaml_file import parse_value, read_record, read_sections
 
 
 CONFIGS = sorted(Path(__file__).parents[2].joinpath("configs").glob("*.yaml"))

@@ -10,9 +10,10 @@ from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.data.images import image_processor
 from dna_hf.recipes import default_output_dir, read_header
 from dna_hf.training.classification import build_model, train_classifier
-from dna_hf.training.config_file import read_sections, run_config
+from dna_hf.training.config_file import run_config
 from dna_hf.training.optimizer import decay_parameter_names
 from dna_hf.training.schedule import epoch_cosine
+from dna_hf.training.yaml_file import read_sections
 from tests.kit.headers import commands, figures, runs
 from tests.kit.paths import ROOT
 

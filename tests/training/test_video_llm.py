@@ -34,11 +34,12 @@ from dna_hf.training.adapter import (
     trained_tensors,
 )
 from dna_hf.training.arguments import VideoLLMTrainingArguments
-from dna_hf.training.config_file import read_sections, run_config
+from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
 from dna_hf.training.memory import estimate_memory
 from dna_hf.training.parameter_groups import add_lora, check_optimizer, freeze_all_but, group_of
 from dna_hf.training.video_llm import build_trainer, load_conversations, train_video_llm
+from dna_hf.training.yaml_file import read_sections
 from tests.kit import headers
 from tests.kit.paths import ROOT
 from tests.kit.video_llm_training import (

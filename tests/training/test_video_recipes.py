@@ -22,9 +22,11 @@ from dna_hf.data.video_sources import load_train_and_eval
 from dna_hf.recipes import default_output_dir, read_header
 from dna_hf.records.checkpoint_records import read_training
 from dna_hf.training.classification import build_model, train_classifier
-from dna_hf.training.config_file import data_arguments, parse_value, read_sections, run_config
+from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
 from dna_hf.training.optimizer import decay_parameter_names
+from dna_hf.training.sections import data_arguments
+from dna_hf.training.yaml_file import parse_value, read_sections
 from tests.kit import headers
 from tests.kit.paths import ROOT
 from tests.kit.videos import write_video

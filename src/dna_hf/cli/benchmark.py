@@ -42,13 +42,15 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf benchmark data CONFIG [--key value ...]`."""
-    overrides = parse_overrides(rest)
-    from ..training.config_file import read_sections, run_config
+    from ..training.yaml_file import read_sections
 
-    run = run_config(read_sections(arguments.config), overrides)
+    overrides = parse_overrides(rest)
+    sections = read_sections(arguments.config)
 
     from ..benchmark.data import benchmark_data, fact_rows, speed_rows
+    from ..training.config_file import run_config
 
+    run = run_config(sections, overrides)
     result = benchmark_data(run, arguments.seconds)
     if arguments.output is not None:
         write_json(arguments.output, dataclasses.asdict(result))

@@ -50,7 +50,12 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf compare CONFIG --variants ... --seeds ... [--key value ...]`."""
+    from ..training.yaml_file import read_sections
+
     overrides = parse_overrides(rest)
+    # a file that is not there is told at once
+    read_sections(arguments.config)
+
     from ..experiments import compare
 
     output: Path = arguments.output_dir or Path("runs") / f"compare_{Path(arguments.config).stem}"

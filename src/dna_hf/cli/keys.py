@@ -59,8 +59,8 @@ class DataKeys:
         Raises:
             ConfigurationError: for a key that has no effect in this verb, or values that no kind of data takes.
         """
-        from ..training.config_file import data_arguments
         from ..training.errors import ConfigurationError
+        from ..training.sections import data_arguments
 
         given = {key.removeprefix("data."): value for key, value in parse_overrides(words).items()}
         known = {name for keys in self.kinds for name in keys.fields}
@@ -90,7 +90,7 @@ class DataKeys:
         Raises:
             ConfigurationError: for a key that has no effect on such data, or a value it does not take.
         """
-        from ..training.config_file import data_arguments
+        from ..training.sections import data_arguments
 
         keys = next(keys for keys in self.kinds if section in (keys.section, None))
         for key in given.keys() - keys.fields.keys():

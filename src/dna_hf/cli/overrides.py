@@ -10,8 +10,8 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigurationError: for a word that belongs to no key.
     """
-    from ..training.config_file import parse_value
     from ..training.errors import ConfigurationError
+    from ..training.yaml_file import parse_value
 
     overrides: dict[str, Any] = {}
     words = list(words)

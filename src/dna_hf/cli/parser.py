@@ -5,13 +5,13 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..errors import DnaError
 
 
-KeyGroups = dict[str, Iterable["dataclasses.Field[Any]"]]
+KeyGroups = Mapping[str, Iterable["dataclasses.Field[Any]"]]
 
 
 class UsageError(DnaError):

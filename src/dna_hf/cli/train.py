@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from .interrupt import cleaned_up
 from .keys import TRAIN
 from .options import add_config
 from .overrides import parse_overrides
@@ -35,19 +36,23 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf train CONFIG [--key value ...]`."""
-    from ..kinds import VIDEO_LLM
     from ..recipes import default_output_dir
-    from ..training.config_file import read_sections, run_config
+    from ..training.yaml_file import read_sections
 
     overrides = parse_overrides(rest)
     sections = read_sections(arguments.config)
     sections["training"].setdefault("output_dir", str(default_output_dir(arguments.config, overrides)))
+
+    from ..kinds import VIDEO_LLM
+    from ..training.config_file import run_config
+
     run = run_config(sections, overrides)
     if run.kind is VIDEO_LLM:
         return _train_video_llm(run, arguments.resume)
 
     from ..training.classification import train_classifier
 
+    cleaned_up()
     result = train_classifier(run, resume=arguments.resume)
     if run.training.process_index == 0:
         rows = [
@@ -70,6 +75,7 @@ def _train_video_llm(run: Any, resume: bool) -> int:
     """`dna-hf train` of a video LLM: what will be trained is printed first, and only that is saved."""
     from ..training.video_llm import train_video_llm
 
+    cleaned_up()
     is_first = run.training.process_index == 0
     result = train_video_llm(run, resume=resume, announce=_print_plan if is_first else None)
     if is_first:

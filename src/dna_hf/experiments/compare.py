@@ -21,8 +21,9 @@ from ..models.attention_variants import ATTENTION_VARIANTS
 from ..models.configuration_dna import DnATransformerConfig
 from ..records.checkpoint_records import read_measurements, read_training
 from ..records.complexity import count_macs, count_parameters
-from ..training.config_file import AnyRun, read_sections, run_config
+from ..training.config_file import AnyRun, run_config
 from ..training.errors import ConfigurationError
+from ..training.yaml_file import read_sections
 from .statistics import paired_difference, spread
 
 

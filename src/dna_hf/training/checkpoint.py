@@ -15,9 +15,10 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..errors import must_be_empty, must_be_writable
 from .adapter import DESCRIPTION_FILE, LORA_FOLDER, LORA_WEIGHTS_FILE, WEIGHTS_FILE
 from .arguments import ClassifierTrainingArguments, DnATrainingArguments, VideoLLMTrainingArguments
-from .config_file import AnyRun, read_record
+from .config_file import AnyRun
 from .ema import EMA_FILE
 from .errors import ConfigurationError
+from .yaml_file import read_record
 
 
 RUN_FILE = "run.yaml"
