@@ -53,5 +53,6 @@ def _entry(recipe: Any) -> str:
     """The name, and indented below it what the recipe is for and what it costs."""
     width = max(40, min(shutil.get_terminal_size().columns, 119))
     texts = [recipe.purpose, *([f"cost: {recipe.cost}"] if recipe.cost else [])]
-    indent = {"initial_indent": "    ", "subsequent_indent": "    "}
-    return "\n".join([recipe.name, *(textwrap.fill(text, width, **indent) for text in texts)]) + "\n"
+    return (
+        "\n".join([recipe.name, *(textwrap.indent(textwrap.fill(text, width - 4), "    ") for text in texts)]) + "\n"
+    )
