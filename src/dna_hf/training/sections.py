@@ -48,7 +48,7 @@ def apply(
         sections: section -> key -> value; changed in place.
         overrides: key, or `section.key` -> value.
         known: section -> key -> type.
-        elsewhere: `elsewhere(key, sections)`: the end of a sentence that says what else has a key; empty if nothing has.
+        elsewhere: `elsewhere(key, sections)`: the end of a sentence about what else has a key, if anything has.
 
     Raises:
         ConfigurationError: for an unknown key, or a value of the wrong type.
