@@ -35,6 +35,8 @@ def folder(tmp_path_factory):
     for name, variant in (("video_llm", "dna"), ("video_llm_softmax", "softmax")):
         tiny_model(processor, vision={"attention_variant": variant}).save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
+    tiny_vit().dna_vit.save_pretrained(folder / "body")
+    ViTImageProcessorPil(size={"height": 12, "width": 12}).save_pretrained(folder / "body")
     write_video(folder / "a.mp4", [numbered(frame) for frame in (10, 120, 240)], fps=1)
     return folder
 
@@ -138,6 +140,17 @@ def test_page_of_classifiers(folder, visit):
     visit.page.get_by_label("Clear").first.click()
     visit.drop(folder / "bad.png")
     visit.says("This file cannot be shown")
+    visit.check()
+
+
+@needs_a_browser
+def test_page_of_a_model_without_a_classifier(folder, visit):
+    visit = visit(folder / "dna", folder / "body")
+    visit.says("it has no classifier")
+    visit.drop(folder / "a.png")
+    # four pictures of each, and classes of the one that names some
+    visit.changed([], count=8)
+    visit.until(lambda: [len(names) for names in visit.predictions()] == [2])
     visit.check()
 
 

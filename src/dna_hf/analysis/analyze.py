@@ -28,6 +28,7 @@ from .report_figures import LABELS, histogram_figure, scale_figure, sensitivity_
 from .samples import Batch, Samples, samples_of
 from .sight import Sight, VisualizeSettings
 from .subspace_report import SubspaceReport, analyze_subspaces
+from .subspaces import check_epsilon
 from .visualize import write_csv
 
 
@@ -63,6 +64,7 @@ class AnalyzeSettings:
     def __post_init__(self) -> None:
         if self.pictures < 0 or self.batch_size < 1:
             raise AnalysisError("pictures must not be negative, and batch_size must be at least 1.")
+        check_epsilon(self.epsilon)
         colour_pair(self.colours)
 
 

@@ -114,6 +114,7 @@ class TokenLayout:
     def place(self, weights: torch.Tensor, axis: str) -> list[Placed]:
         """Weights (sequences, heads, queries, keys) of an attention module, by visual and place of the key."""
         grid = self.grids[0]
+        # (visuals, heads, queries, keys) -> (visuals, heads, queries, 1 frame, keys)
         weights = weights.unsqueeze(3)
         return [
             Placed(own[..., grid.prefix :].unflatten(-1, (grid.rows, grid.columns)), own[..., : grid.prefix])
@@ -176,8 +177,13 @@ class JointLayout(TokenLayout):
         return None if within is None else place[0] * grid.patches + within
 
     def _order(self) -> torch.Tensor:
-        """For each token, by frame, row and column: where the model keeps it."""
+        """For each token, by frame, row and column: where the model keeps it.
+
+        With 2 frames of 3 patches behind a class token, the model has (class, a0, a1, b0, b1, c0, c1) and this is
+        (0, 1, 3, 5, 2, 4, 6).
+        """
         grid = self.grids[0]
+        # (patches, frames) as the model counts -> (frames, patches)
         kept = torch.arange(grid.patches * grid.frames).unflatten(0, (grid.patches, grid.frames)).T.flatten()
         return torch.cat((torch.arange(grid.prefix), grid.prefix + kept))
 
@@ -188,6 +194,7 @@ class JointLayout(TokenLayout):
     def place(self, weights: torch.Tensor, axis: str) -> list[Placed]:
         """Weights (sequences, heads, queries, keys) of an attention module, by visual and place of the key."""
         grid = self.grids[0]
+        # keys by frame, row and column: (visuals, heads, queries, prefix + frames * rows * columns)
         weights = weights[..., self._order().to(weights.device)]
         patches = weights[..., grid.prefix :].unflatten(-1, (grid.frames, grid.rows, grid.columns))
         prefix = weights[..., : grid.prefix].unsqueeze(3)
@@ -227,6 +234,7 @@ class FramesLayout(TokenLayout):
     def heat(self, row: torch.Tensor) -> list[torch.Tensor]:
         """A row (visuals * frames, tokens) as one (frames, rows, columns) per visual, without the class tokens."""
         grid = self.grids[0]
+        # (visuals * frames, rows, columns) -> (visuals, frames, rows, columns)
         patches = row[:, grid.prefix :].unflatten(1, (grid.rows, grid.columns))
         return list(patches.unflatten(0, (-1, grid.frames)))
 
@@ -284,10 +292,12 @@ class DividedLayout(FramesLayout):
         grid = self.grids[0]
         first, patches = row[:, : grid.prefix], row[:, grid.prefix :].unflatten(1, (grid.frames, grid.patches))
         if axis == "time":
+            # (visuals, frames, patches) -> (visuals * patches, frames), one sequence per place
             series = patches.transpose(1, 2).flatten(0, 1)
             pushed = torch.bmm(series.unsqueeze(1), weights).squeeze(1).unflatten(0, (-1, grid.patches))
             return torch.cat((torch.zeros_like(first), pushed.transpose(1, 2).flatten(1)), dim=1)
         first = first.unsqueeze(1).expand(-1, grid.frames, -1) / (grid.frames if shared else 1)
+        # (visuals * frames, prefix + patches), one sequence per frame
         frames = torch.cat((first, patches), dim=2).flatten(0, 1)
         pushed = torch.bmm(frames.unsqueeze(1), weights).squeeze(1).unflatten(0, (-1, grid.frames))
         return torch.cat((pushed[..., : grid.prefix].sum(dim=1), pushed[..., grid.prefix :].flatten(1)), dim=1)

@@ -71,7 +71,8 @@ def check_top_k(k: int, tokens: int, width: int) -> None:
         )
 
 
-def _check_epsilon(epsilon: float) -> None:
+def check_epsilon(epsilon: float) -> None:
+    """Raise an `AnalysisError` unless `epsilon` is a threshold on a cosine, in (0, 1]."""
     if not 0 < epsilon <= 1:
         raise AnalysisError(f"epsilon is {epsilon}, but it is compared with a cosine: choose one in (0, 1].")
 
@@ -105,7 +106,7 @@ def count_intruders(
     for k in ks:
         check_top_k(k, tokens, width)
     for epsilon in epsilons:
-        _check_epsilon(epsilon)
+        check_epsilon(epsilon)
     if against not in ("top_k", "all"):
         raise AnalysisError(f"against is {against!r}: choose top_k or all.")
     cosines = (others.vectors.transpose(-1, -2) @ counted.vectors).abs()

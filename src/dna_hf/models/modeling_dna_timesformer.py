@@ -186,6 +186,7 @@ class DnATimesformerDividedLayer(DnATimesformerLayer):
         batch_size = patches.shape[0]
         series = patches.flatten(0, 1)
         attended, _, _ = self.temporal_attention(self.temporal_layernorm(series), **kwargs)
+        # stochastic depth comes before the linear layer, as in the original code, whose bias is never dropped
         attended = self.temporal_dense(self.drop_path(self.dropout(attended)))
         return patches + attended.unflatten(0, (batch_size, -1))
 
@@ -245,7 +246,8 @@ class DnATimesformerPreTrainedModel(PreTrainedModel):
         elif isinstance(module, VariantAttention):
             module.reset_parameters()
         elif isinstance(module, DnATimesformerTemporalDense):
-            # not from the layer: one whose class lies outside transformers is skipped, having no parameters of its own
+            # here and not in a branch for the layer: transformers skips a layer that has no parameters of its own and
+            # whose class lies outside of it
             init.zeros_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, (nn.Linear, nn.Conv2d)):

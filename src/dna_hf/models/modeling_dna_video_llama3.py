@@ -658,7 +658,20 @@ class DnAVideoLlama3ForConditionalGeneration(VideoLlama3ForConditionalGeneration
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
     ) -> list[list[int]]:
-        """Indices of the images or videos of each sample, by its number of placeholders."""
+        """Indices of the images or videos of each sample, by its number of placeholders.
+
+        Two samples, of which the first has the placeholders of one image and the second those of two, give
+        `[[0], [1, 2]]`.
+
+        Args:
+            modality: `"image"` or `"video"`.
+            output: what `get_image_features` or `get_video_features` returned for all samples.
+            input_ids: (samples, sequence), or `None`.
+            inputs_embeds: (samples, sequence, width); looked at only where there are no token ids.
+
+        Raises:
+            ValueError: if the placeholders of a sample end within an image or video.
+        """
         ids = self.config.placeholder_token_ids
         names = [name for name in ids if name.startswith(modality)]
         counts = sum(self.model.placeholders(input_ids, inputs_embeds, ids[name]).sum(1) for name in names)
