@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -219,6 +220,12 @@ def test_files_that_cannot_be_read_are_one_sentence(folder, tmp_path, capsys):
 def test_what_goes_wrong_is_one_sentence(folder, tmp_path, capsys, checkpoint, what, words, message):
     assert run(folder, checkpoint, what, tmp_path / "out", *words) == 2
     assert_one_sentence(capsys, message)
+
+
+def test_a_pipe_is_one_sentence(folder, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert run(folder, "dna", tmp_path / "pipe.png", tmp_path / "out") == 2
+    assert_one_sentence(capsys, "pipe.png' is no regular file: name a file")
 
 
 def test_help(capsys):

@@ -22,7 +22,6 @@ This file is published with every checkpoint: it imports torch, transformers and
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ import torch
 from torch import nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import initialization as init
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 AttendFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
@@ -553,44 +552,3 @@ def build_attention(config: Any, layer_idx: int) -> VariantAttention:
     if variant == "cog" and layer_idx in softmax_layers:
         variant = "softmax"
     return ATTENTION_VARIANTS[variant](config, layer_idx)
-
-
-class AttentionMaps(NamedTuple):
-    """Attention maps per attention module, each (batch, heads, queries, keys), in the order of the layers."""
-
-    positive: tuple[torch.Tensor, ...]
-    negative: tuple[torch.Tensor, ...]
-
-
-@torch.no_grad()
-def recompute_attention_maps(model: PreTrainedModel, layers: list[int] | None = None, **inputs: Any) -> AttentionMaps:
-    """Form the maps that sdpa, flex or flash attention never write down, without switching the model to eager.
-
-    The model runs once on its own backend; only the chosen attention modules are evaluated a second time, eagerly.
-
-    Args:
-        model: any model that contains attention variants.
-        layers: numbers of the attention modules, in the order of `model.modules()`; all by default.
-        inputs: arguments of `model.forward`.
-
-    Returns:
-        The maps, in the order of the modules; `negative` is empty for a variant without a second map.
-
-    Raises:
-        ValueError: for a layer that does not exist, or a mask in a form that only the backend understands.
-    """
-    modules = [module for module in model.modules() if isinstance(module, VariantAttention)]
-    chosen = range(len(modules)) if layers is None else layers
-    if not modules or any(not -len(modules) <= index < len(modules) for index in chosen):
-        raise ValueError(f"layers {list(chosen)} are not all among the {len(modules)} attention modules of the model.")
-    maps: dict[VariantAttention, tuple[torch.Tensor, ...]] = {}
-
-    def record(module: VariantAttention, args: tuple, kwargs: dict, output: tuple) -> None:
-        maps[module] = module.recompute(*args, **kwargs).maps
-
-    with ExitStack() as hooks:
-        for index in chosen:
-            hooks.enter_context(modules[index].register_forward_hook(record, with_kwargs=True))
-        model(**inputs)
-    found = [maps[module] for module in modules if module in maps]
-    return AttentionMaps(tuple(own[0] for own in found), tuple(own[1] for own in found if len(own) == 2))

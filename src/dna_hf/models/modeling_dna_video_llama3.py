@@ -43,15 +43,9 @@ from transformers.utils.generic import (
 from transformers.utils.output_capturing import OutputRecorder
 from transformers.vision_utils import get_vision_attention_seqlens, get_vision_position_ids
 
-from .attention_variants import (
-    TWO_MAP_VARIANTS,
-    AttentionMaps,
-    VariantAttention,
-    build_attention,
-    recompute_attention_maps,
-)
+from .attention_variants import TWO_MAP_VARIANTS, VariantAttention, build_attention
 from .configuration_dna_video_llama3 import DnAVideoLlama3Config, DnAVideoLlama3VisionConfig
-from .layers_dna import capture_all_outputs
+from .layers_dna import AttentionMaps, capture_all_outputs, recompute_attention_maps
 
 
 # what the language model takes beside transformers' own arguments, for `auto_docstring`

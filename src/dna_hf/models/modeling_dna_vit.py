@@ -29,22 +29,18 @@ from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
-from .attention_variants import (
-    TWO_MAP_VARIANTS,
-    AttentionMaps,
-    VariantAttention,
-    build_attention,
-    recompute_attention_maps,
-)
+from .attention_variants import TWO_MAP_VARIANTS, VariantAttention, build_attention
 from .configuration_dna_vit import DnAViTConfig
 from .layers_dna import (
     NEGATIVE_ATTENTIONS,
+    AttentionMaps,
     DnADropPath,
     DnAMLP,
     DnAPatchEmbeddings,
     capture_all_outputs,
     drop_path_rate,
     init_projection,
+    recompute_attention_maps,
     resample_positions,
 )
 
