@@ -14,19 +14,12 @@ from dna_hf.conversion import (
     load_authors_checkpoint,
 )
 from dna_hf.models import DnATimesformerForVideoClassification, DnATimesformerModel, DnAViTConfig, DnAViTModel
+from tests.kit.authors import LAYOUTS
 from tests.reference import ReferenceTimesformer
 
 
 WIDTH, LAYERS, HEADS, CLASSES, PATCH, GRID, FRAMES = 16, 2, 4, 3, 4, 2, 3
 TYPES = ["divided_space_time", "joint_space_time", "space_only"]
-# variant, and which projections the rows of each packed tensor hold, in order
-LAYOUTS = {
-    "packed": ("dna", {"qqkvv": ["q_pos", "q_neg", "k", "v_pos", "v_neg"]}),
-    "split": ("dna", {"qkv": ["q_pos", "k", "v_pos"], "q_neg": ["q_neg"], "v_neg": ["v_neg"]}),
-    "packed_shared": ("dna_shared_value", {"qqkv": ["q_pos", "q_neg", "k", "v"]}),
-    "split_shared": ("dna_shared_value", {"qkv": ["q_pos", "k", "v"], "q_neg": ["q_neg"]}),
-    "softmax": ("softmax", {"qkv": ["q", "k", "v"]}),
-}
 # the authors' names of what is not a projection of queries, keys and values
 NAMES = {
     "layernorm_before": "norm1",

@@ -18,14 +18,8 @@ from dna_hf.models import DnATimesformerForVideoClassification, DnATimesformerMo
 
 
 TYPES = ["divided_space_time", "joint_space_time", "space_only"]
-SIZES = {
-    "image_size": 16,
-    "patch_size": 8,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-}
+SIZES = {"image_size": 16, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48}
+SIZES |= {"num_hidden_layers": 2, "num_attention_heads": 4}
 LABELS = {0: "run", 1: "jump", 2: "sit"}
 
 

@@ -17,14 +17,8 @@ GRIDS, MERGES = torch.tensor([[2, 2, 4], [1, 4, 2]]), torch.tensor([2, 2])
 def encoder(seed=0):
     """A native encoder in which no two tensors are alike."""
     torch.manual_seed(seed)
-    config = VideoLlama3VisionConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=24,
-        patch_size=2,
-        layer_norm_eps=1e-5,
-    )
+    sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "patch_size": 2}
+    config = VideoLlama3VisionConfig(**sizes, intermediate_size=24, layer_norm_eps=1e-5)
     return moved(VideoLlama3VisionModel(config))
 
 

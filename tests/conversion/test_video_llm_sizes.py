@@ -9,15 +9,8 @@ from dna_hf.conversion.video_llm import video_llm_config
 from dna_hf.conversion.video_llm_names import own_name
 
 
-QWEN = {
-    "model_type": "qwen2",
-    "vocab_size": 152064,
-    "hidden_size": 3584,
-    "intermediate_size": 18944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-}
+QWEN = {"model_type": "qwen2", "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944}
+QWEN |= {"num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4}
 ENCODER = {
     "hidden_size": 1152,
     "intermediate_size": 4304,

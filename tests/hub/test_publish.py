@@ -28,8 +28,9 @@ from dna_hf.records.checkpoint_records import Measurement, TrainingRun, record_m
 from dna_hf.records.digest import weights_digest
 from tests.kit.fake_hub import FakeHub
 from tests.kit.fresh_process import run_fresh
-from tests.kit.hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
+from tests.kit.hub_client import COMMON, REPO, client_of, figures, local_weights, refused, run_cli, spoilt_is_refused
 from tests.kit.models import animal_model
+from tests.kit.paths import ROOM
 from tests.kit.training import SECTIONS
 
 
@@ -509,10 +510,7 @@ SPOILT = {
 
 @pytest.mark.parametrize("name", SPOILT)
 def test_refused_before_anything_is_uploaded(hub, checkpoint, name):
-    spoil, message = SPOILT[name]
-    spoil(checkpoint)
-    assert re.search(message, refused(checkpoint, REPO))
-    assert hub.requests == [] and hub.repos == {}
+    spoilt_is_refused(hub, checkpoint, *SPOILT[name])
 
 
 @pytest.mark.parametrize("size", ["x", "", "5", "5 apples", "-1GB", "0GB", "1e3MB", "nanKB"])

@@ -22,8 +22,9 @@ from dna_hf.records.checkpoint_records import Measurement, record_measurement
 from dna_hf.records.digest import weights_digest
 from tests.kit.fake_hub import FakeHub
 from tests.kit.fresh_process import run_fresh
-from tests.kit.hub_client import COMMON, REPO, ROOM, client_of, figures, local_weights, refused, run_cli
+from tests.kit.hub_client import COMMON, REPO, client_of, figures, local_weights, refused, run_cli, spoilt_is_refused
 from tests.kit.models import action_model
+from tests.kit.paths import ROOM
 from tests.kit.videos import numbered, write_video
 
 
@@ -236,10 +237,7 @@ SPOILT = {
 
 @pytest.mark.parametrize("name", SPOILT)
 def test_refused_before_anything_is_uploaded(hub, checkpoint, name):
-    spoil, message = SPOILT[name]
-    spoil(checkpoint)
-    assert re.search(message, refused(checkpoint, REPO))
-    assert hub.requests == [] and hub.repos == {}
+    spoilt_is_refused(hub, checkpoint, *SPOILT[name])
 
 
 def test_what_loads_but_computes_something_else_is_noticed(monkeypatch, hub, checkpoint):

@@ -10,12 +10,9 @@ from dna_hf.data.images import image_processor
 def save_classifier(folder, names, seed=0):
     """Write an untrained classifier of images of 28x28 pixels whose classes have these names."""
     torch.manual_seed(seed)
+    sizes = {"image_size": 28, "patch_size": 14, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = DnAViTConfig(
-        image_size=28,
-        patch_size=14,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
+        **sizes,
         intermediate_size=16,
         initializer_range=0.5,
         id2label=dict(enumerate(names)),

@@ -1,8 +1,8 @@
 """What the tests of publishing share: a client of the Hub on loopback, and what is looked at afterwards."""
 
+import re
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,14 +11,12 @@ from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import _http, close_session
 from safetensors.torch import load_file
 
-import dna_hf
 from dna_hf.hub import PublishError, publish
 from tests.kit import command_line
 from tests.kit.fake_hub import FakeHub
 
 
 uploading = import_module("dna_hf.hub.upload")
-ROOM = Path(dna_hf.__file__).parent / "models"
 COMMON = {"command": "dna-hf evaluate x", "seed": None, "date": "2026-01-02T03:04:05+00:00"}
 COMMON |= {"environment": {"machine": "a machine", "torch": "2", "transformers": "5"}}
 REPO = "user/model"
@@ -66,6 +64,13 @@ def refused(*arguments, **options):
     assert len(message.splitlines()) == 1 and message.endswith("."), message
     assert "Traceback" not in message and FakeHub.token not in message
     return message
+
+
+def spoilt_is_refused(hub, folder, spoil, message):
+    """A checkpoint that was spoilt is refused with a message, before anything is uploaded."""
+    spoil(folder)
+    assert re.search(message, refused(folder, REPO))
+    assert hub.requests == [] and hub.repos == {}
 
 
 def figures(files):

@@ -7,6 +7,8 @@ import pytest
 
 
 ROOT = Path(__file__).resolve().parents[2]
+# files that are published with every checkpoint
+ROOM = ROOT / "src" / "dna_hf" / "models"
 SHARED = Path(os.environ.get("DNA_HF_SHARED", ROOT.parent / "shared"))
 
 

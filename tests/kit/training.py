@@ -50,17 +50,19 @@ def tiny_run(output_dir, **overrides):
     return run_config(SECTIONS, {"output_dir": str(output_dir)} | overrides)
 
 
-class _Interrupted(Exception):
-    pass
+class Interrupted(Exception):
+    """In the place of the power failure."""
 
 
-class _StopAfter(TrainerCallback):
+class StopAfter(TrainerCallback):
+    """Raises after a step."""
+
     def __init__(self, step):
         self.step = step
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.step:
-            raise _Interrupted
+            raise Interrupted
 
 
 def interrupt(monkeypatch, folder, stop, options):
@@ -69,10 +71,10 @@ def interrupt(monkeypatch, folder, stop, options):
 
     def interrupted(*args, **kwargs):
         trainer = build(*args, **kwargs)
-        trainer.add_callback(_StopAfter(stop))
+        trainer.add_callback(StopAfter(stop))
         return trainer
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "build_trainer", interrupted)
-        with pytest.raises(_Interrupted):
+        with pytest.raises(Interrupted):
             training.train_classifier(tiny_run(folder, **options))

@@ -594,10 +594,8 @@ def test_attention_dropout_keeps_the_expected_output():
 
 def plain_config(**overrides):
     """Not a `DnAViTConfig`, whose own validation would come first."""
-    values = {
-        "hidden_size": 48,
-        "num_attention_heads": 3,
-        "num_hidden_layers": 4,
+    values = {"hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 4}
+    values |= {
         "qkv_bias": True,
         "attention_probs_dropout_prob": 0.0,
         "attention_variant": "dna",

@@ -238,17 +238,9 @@ def original(golden):
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_golden_vectors_of_the_original_timesformer(original, implementation):
     weights, video, features, logits = original
-    config = DnATimesformerConfig(
-        image_size=32,
-        patch_size=8,
-        hidden_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=192,
-        num_frames=4,
-        num_labels=7,
-        attn_implementation=implementation,
-    )
+    sizes = {"image_size": 32, "patch_size": 8, "num_frames": 4, "hidden_size": 48, "intermediate_size": 192}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_labels": 7}
+    config = DnATimesformerConfig(**sizes, attn_implementation=implementation)
     model = DnATimesformerForVideoClassification(config).double().eval()
     model.load_state_dict(weights)
     torch.testing.assert_close(run(model.dna_timesformer, video).pooler_output, features, rtol=0, atol=1e-10)

@@ -86,15 +86,9 @@ def from_original(weights):
 def test_golden_vectors_of_the_original_encoder(golden, implementation):
     weights = from_original(load_file(golden / "viscop_dna_encoder.weights.safetensors"))
     tensors = load_file(golden / "viscop_dna_encoder.io.safetensors")
-    config = DnAVideoLlama3VisionConfig(
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        patch_size=4,
-        num_probes=5,
-        attn_implementation=implementation,
-    )
+    sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes |= {"patch_size": 4, "num_probes": 5}
+    config = DnAVideoLlama3VisionConfig(**sizes, attn_implementation=implementation)
     model = DnAVideoLlama3VisionModel(config).double().eval()
     model.load_state_dict(weights)
     output = run(model, tensors["pixel_values"], tensors["grid_thw"], tensors["merge_sizes"])

@@ -97,16 +97,8 @@ def from_original(weights):
 def test_golden_vectors_of_the_original_vit(golden, implementation):
     weights = load_file(golden / "vit_dna_plus.weights.safetensors")
     tensors = load_file(golden / "vit_dna_plus.io.safetensors")
-    config = DnAViTConfig(
-        image_size=32,
-        patch_size=8,
-        hidden_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=256,
-        num_labels=10,
-        attn_implementation=implementation,
-    )
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = DnAViTConfig(**sizes, intermediate_size=256, num_labels=10, attn_implementation=implementation)
     model = DnAViTForImageClassification(config).double().eval()
     model.load_state_dict(from_original(weights))
     features = run(model.dna_vit, tensors["input"]).pooler_output

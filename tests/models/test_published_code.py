@@ -378,16 +378,9 @@ print("all is well")
 
 def test_vision_encoder_loads_without_the_package(tmp_path):
     torch.manual_seed(0)
-    config = DnAVideoLlama3VisionConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        patch_size=4,
-        num_probes=16,
-        interaction_layers=[1],
-        negative_scale_init=0.25,
-    )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    sizes |= {"patch_size": 4, "num_probes": 16}
+    config = DnAVideoLlama3VisionConfig(**sizes, interaction_layers=[1], negative_scale_init=0.25)
     model = moved(DnAVideoLlama3VisionModel(config))
     inputs = {
         "pixel_values": torch.randn(20, 48),

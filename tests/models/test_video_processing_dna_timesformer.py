@@ -11,6 +11,7 @@ from torch.nn import functional
 from dna_hf.models import DnATimesformerVideoProcessor
 from tests.kit.fresh_process import run_fresh
 from tests.kit.models import action_model
+from tests.kit.processors import assert_settings
 from tests.kit.videos import number_of, numbered, write_video
 from tests.kit.web import served
 
@@ -245,9 +246,7 @@ def test_saved_and_loaded(tmp_path):
     saved = small(**options)
     saved.save_pretrained(tmp_path)
     loaded = DnATimesformerVideoProcessor.from_pretrained(tmp_path)
-    for name, value in options.items():
-        found = getattr(loaded, name)
-        assert (list(found) if isinstance(value, list) else found) == value, name
+    assert_settings(loaded, options)
     video = noise(48, 64, 40)
     assert torch.equal(loaded(video).pixel_values, saved(video).pixel_values)
     assert DnATimesformerVideoProcessor.from_pretrained(tmp_path, num_frames=3).num_frames == 3

@@ -13,6 +13,7 @@ from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import
 
 from dna_hf.models import DnAVideoLlama3ImageProcessor, DnAVideoLlama3VideoProcessor
 from dna_hf.models.image_processing_dna_video_llama3 import resized_sides
+from tests.kit.processors import assert_settings
 from tests.kit.videos import number_of, numbered, numbers_of, write_sound, write_video
 from tests.kit.web import served
 
@@ -427,9 +428,7 @@ def test_saved_and_loaded(tmp_path):
     saved = processor(**options)
     saved.save_pretrained(tmp_path)
     loaded = DnAVideoLlama3VideoProcessor.from_pretrained(tmp_path)
-    for name, value in options.items():
-        found = getattr(loaded, name)
-        assert (list(found) if isinstance(value, list) else found) == value, name
+    assert_settings(loaded, options)
     video = noise(9, 60, 70)
     for name, tensor in saved(video).items():
         assert torch.equal(loaded(video)[name], tensor), name

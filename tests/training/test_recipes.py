@@ -182,14 +182,8 @@ SMALL = {
     "save_strategy": "epoch",
     "auto_augment": None,
 }
-SMALL_MODEL = {
-    "image_size": 28,
-    "patch_size": 14,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
+SMALL_MODEL = {"image_size": 28, "patch_size": 14, "hidden_size": 16, "intermediate_size": 32}
+SMALL_MODEL |= {"num_hidden_layers": 2, "num_attention_heads": 2}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

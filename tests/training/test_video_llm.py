@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, TrainerCallback
+from transformers import AutoModelForImageTextToText
 
 from dna_hf import DnAVideoLlama3Config
 from dna_hf.cli import main
@@ -42,6 +42,7 @@ from dna_hf.training.video_llm import build_trainer, load_conversations, train_v
 from dna_hf.training.yaml_file import read_sections
 from tests.kit import headers
 from tests.kit.paths import ROOT
+from tests.kit.training import Interrupted, StopAfter
 from tests.kit.video_llm_training import (
     RATES,
     micro_batch,
@@ -392,19 +393,6 @@ def test_the_loss_of_an_evaluation_is_a_mean_over_tokens(base, dataset, trained,
 # runs
 
 
-class _Interrupted(Exception):
-    pass
-
-
-class _StopAfter(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise _Interrupted
-
-
 def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(
     base, dataset, trained, tmp_path, monkeypatch
 ):
@@ -413,10 +401,10 @@ def test_a_resumed_run_ends_bit_for_bit_like_one_that_was_not_interrupted(
 
     def interrupted(*args):
         trainer = build_trainer(*args)
-        trainer.add_callback(_StopAfter(5))
+        trainer.add_callback(StopAfter(5))
         return trainer
 
-    with monkeypatch.context() as patch, pytest.raises(_Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(video_llm, "build_trainer", interrupted)
         train_video_llm(tiny_run(base, dataset, folder, **options))
     assert not (folder / "dna_adapter.json").exists()
