@@ -41,7 +41,8 @@ class DnAVideoLlama3ImageProcessor(VideoLlama3ImageProcessorPil):
     ) -> Any:
         """Resize an image (channels, height, width) to sides that are multiples of `factor`."""
         height, width = image.shape[-2:]
-        height, width = resized_sides(height, width, factor, size.shortest_edge, size.longest_edge)
+        fewest, most = size.shortest_edge, size.longest_edge
+        height, width = resized_sides(height, width, factor, fewest, most)  # type: ignore[arg-type]
         return PilBackend.resize(self, image, SizeDict(height=height, width=width), resample)
 
 
