@@ -21,7 +21,7 @@ from dna_hf.evaluation import distractors
 from dna_hf.evaluation.distractors import (
     DistractorAccuracy,
     DistractorPictures,
-    Layout,
+    PictureGrid,
     checkpoint_labels,
     distractor_test,
     draw,
@@ -50,7 +50,7 @@ def processor(height=28, width=28):
 
 def pictures(images, grid=3, tiles=None, position="random", seed=0, size=(28, 28)):
     tiles = grid**2 - 1 if tiles is None else tiles
-    return DistractorPictures(images, processor(*size), Layout(grid, tiles, position, seed))
+    return DistractorPictures(images, processor(*size), PictureGrid(grid, tiles, position, seed))
 
 
 def composed(images, tiles, grid, size):
@@ -157,7 +157,7 @@ def test_a_processor_that_crops_does_not_crop_the_grid(images):
         image_mean=MEAN,
         image_std=STD,
     )
-    layout = Layout(2, 3)
+    layout = PictureGrid(2, 3)
     cropped = DistractorPictures(images, cropping, layout).pixel_values(5)
     assert torch.equal(cropped, DistractorPictures(images, processor(), layout).pixel_values(5))
 
@@ -231,7 +231,7 @@ def test_a_model_that_counts_pixels(reader, colours, tmp_path, batch_size):
     )
     images = load_split(colours, "test")
     names = [images.class_names[label] for label in images.rows["label"][:]]
-    set_of_pictures = DistractorPictures(images, image_processor(DataArguments(), (9, 9)), Layout(3, 8))
+    set_of_pictures = DistractorPictures(images, image_processor(DataArguments(), (9, 9)), PictureGrid(3, 8))
     for figure in figures:
         hits = 0
         for row, name in enumerate(names):
@@ -256,7 +256,7 @@ def checkpoints(tmp_path_factory):
 def test_checkpoints_against_models_that_are_run_here(checkpoints, images, tmp_path):
     figures = distractor_test(checkpoints, DataArguments(), "test", tmp_path, max_tiles=2, seed=3, device="cpu")
     assert [(each.checkpoint, each.distractors) for each in figures] == [(name, k) for name in "ab" for k in range(3)]
-    layout = Layout(2, 2, seed=3)
+    layout = PictureGrid(2, 2, seed=3)
     set_of_pictures = DistractorPictures(images, image_processor(DataArguments(), (28, 28)), layout)
     stacks = torch.stack([set_of_pictures.pixel_values(row) for row in range(500)])
     truth = [images.class_names[label] for label in images.rows["label"][:]]
@@ -371,7 +371,7 @@ def test_other_mistakes_before_a_model_runs(checkpoints, tmp_path, monkeypatch):
     refused("does not know 10 of the 10", arguments=DataArguments(class_names=[f"{n}" for n in range(10)]))
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "out"):
-        refused("cannot write to output folder", output=folder)
+        refused("cannot be written: ", output=folder)
     assert not (tmp_path / "out").exists()
 
 

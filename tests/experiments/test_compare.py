@@ -275,6 +275,8 @@ def test_converted_checkpoint_of_videos(tmp_path, capsys):
         (["--hidden_sizes", "3"], "hidden_size"),
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--checkpoint", "nowhere", "--param-matched"], "does not go with model.checkpoint"),
+        (["--push_to_hub"], "a comparison publishes none of its runs"),
+        (["--learning_rate", "nan"], "training.learning_rate must be"),
     ],
 )
 def test_wrong_descriptions(recipe, tmp_path, capsys, words, message):
@@ -290,6 +292,26 @@ def test_a_foreign_folder_is_left_alone(recipe, tmp_path):
     with pytest.raises(ConfigurationError, match="holds no comparison"):
         compare(recipe, ["softmax"], [0], tmp_path / "out")
     assert (tmp_path / "out" / "precious.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_used_is_said_before_a_run(recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(ConfigurationError, match="cannot be written: .* is a file"):
+            compare(recipe, ["softmax"], [0], folder)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "compare.yaml").write_text("model: {a")
+    with pytest.raises(ConfigurationError, match=r"compare.yaml' is no valid YAML"):
+        compare(recipe, ["softmax"], [0], tmp_path / "out")
+
+
+def test_video_llms_are_not_compared(tmp_path):
+    (tmp_path / "llm.yaml").write_text(
+        "model: {model_type: dna_video_llama3}\ntraining: {learning_rates: {lora: 1e-4}}\n"
+    )
+    with pytest.raises(ConfigurationError, match="'dna_video_llama3' is for dna-hf train alone: it is no classifier"):
+        compare(tmp_path / "llm.yaml", ["softmax"], [0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_failed_run_is_named(recipe, tmp_path):

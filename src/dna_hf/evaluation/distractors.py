@@ -6,7 +6,6 @@ added differs between `k` and `k + 1`, so that accuracies can be compared, over 
 """
 
 import csv
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,6 +22,7 @@ from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
 from ..data.images import ImageProcessor, output_size, read_image
 from ..data.sources import LabelledImages, load_split
+from ..errors import must_be_writable
 from ..kinds import IMAGE, inference_device, load
 from ..records.names import checkpoint_labels
 from ..records.stamp import command_line
@@ -44,11 +44,11 @@ class DistractorAccuracy:
 
     Args:
         checkpoint: label of the checkpoint.
-        distractors: images of other classes in every picture.
-        images: pictures, one for each image of the split.
-        top1: part of them that were given the class of the target, in [0, 1].
-        low: lower end of its 95 % interval.
-        high: upper end.
+        distractors: number of images of other classes in every picture.
+        images: number of pictures, one for each image of the split.
+        top1: part of the pictures that were given the class of the target, in [0, 1].
+        low: lower end of the 95 % interval of `top1`.
+        high: upper end of the 95 % interval of `top1`.
     """
 
     checkpoint: str
@@ -60,14 +60,14 @@ class DistractorAccuracy:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What all pictures have in common.
+class PictureGrid:
+    """How all pictures are divided.
 
     Args:
         grid: cells along each side, at least 2.
         tiles: largest number of distractors.
-        position: of the target: `"random"`, drawn for each image, or `"center"`.
-        seed: of what is drawn.
+        position: where the target stands: `"random"`, drawn for each image, or `"center"`.
+        seed: seed of what is drawn.
 
     Raises:
         DataError: if there is no such layout.
@@ -111,14 +111,14 @@ class DistractorPictures(Dataset):
 
     Args:
         images: the split, not streamed.
-        processor: of the model that will see the pictures: gives their size and normalises them.
-        layout: of the pictures.
+        processor: image processor of the model that will see the pictures; it gives their size and normalises them.
+        layout: how the pictures are divided.
 
     Raises:
         DataError: if the split has not enough images of other classes, or the cells would be empty.
     """
 
-    def __init__(self, images: LabelledImages, processor: ImageProcessor, layout: Layout) -> None:
+    def __init__(self, images: LabelledImages, processor: ImageProcessor, layout: PictureGrid) -> None:
         self.images = images
         self.processor: Any = processor
         self.layout = layout
@@ -239,12 +239,12 @@ def distractor_test(
     Args:
         checkpoints: folders, or names on the Hub.
         arguments: the data.
-        split: which part of it gives targets and distractors.
-        output_dir: gets the figures, a table of them and an example.
+        split: name of the split that gives targets and distractors.
+        output_dir: folder that gets the figures, a table of them and an example.
         grid: cells along each side of a picture.
         max_tiles: largest number of distractors, by default all cells but one.
         target_position: `"random"` or `"center"`, which needs an odd grid.
-        seed: of positions and distractors.
+        seed: seed of positions and distractors.
         batch_size: pictures that go through a model together.
         device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
 
@@ -255,10 +255,11 @@ def distractor_test(
         DataError: before any model runs, if the pictures cannot be made so, data or a checkpoint cannot be loaded,
             a model does not know a class, two checkpoints are the same or the folder cannot be written to.
     """
-    layout = Layout(grid, grid**2 - 1 if max_tiles is None else max_tiles, target_position, seed)
+    layout = PictureGrid(grid, grid**2 - 1 if max_tiles is None else max_tiles, target_position, seed)
     if arguments.streaming:
         raise DataError("the distractor test needs random access to the data: leave out --streaming.")
     labels = checkpoint_labels(checkpoints)
+    output_dir = must_be_writable(output_dir, DataError)
     images = load_split(arguments, split)
     runs: list[tuple[Any, DistractorPictures, np.ndarray]] = []
     for checkpoint in checkpoints:
@@ -266,7 +267,7 @@ def distractor_test(
         loaded = load(checkpoint, wanted=(IMAGE,), device="cpu")
         classes = match_classes(images.class_names, class_names(loaded.model))
         runs.append((loaded.model, DistractorPictures(images, loaded.processor, layout), classes))
-    output_dir = _output_folder(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
     example(runs[0][1], row=0).save(output_dir / EXAMPLE_FILE)
     figures = []
     for label, (model, pictures, classes) in zip(labels, runs, strict=True):
@@ -347,18 +348,6 @@ def _zero_colour(processor: Any) -> tuple[int, ...]:
     return tuple(round(value / factor) for value in mean)
 
 
-def _output_folder(folder: str | Path) -> Path:
-    """Make the folder, and try to write there."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise DataError(f"cannot write to output folder {str(folder)!r}: {error.strerror}.") from error
-    return folder
-
-
 def _accuracies(
     label: str, model: PreTrainedModel, pictures: DistractorPictures, classes: np.ndarray, batch_size: int
 ) -> list[DistractorAccuracy]:
@@ -375,7 +364,7 @@ def _accuracies(
 
 
 def _conditions(
-    figures: Sequence[DistractorAccuracy], arguments: ImageDataArguments, split: str, layout: Layout
+    figures: Sequence[DistractorAccuracy], arguments: ImageDataArguments, split: str, layout: PictureGrid
 ) -> str:
     """How the figures were measured."""
     return (

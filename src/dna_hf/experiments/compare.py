@@ -17,13 +17,15 @@ import yaml
 from transformers import AutoConfig
 
 from .. import models
+from ..errors import must_be_empty, must_be_writable
+from ..kinds import kind_of_config
 from ..models.attention_variants import ATTENTION_VARIANTS
 from ..models.configuration_dna import DnATransformerConfig
 from ..records.checkpoint_records import read_measurements, read_training
 from ..records.complexity import count_macs, count_parameters
-from ..training.config_file import AnyRun, run_config
+from ..training.config_file import ClassifierRun, classifier_run, run_config
 from ..training.errors import ConfigurationError
-from ..training.yaml_file import read_sections
+from ..training.yaml_file import read_record, read_sections
 from .statistics import paired_difference, spread
 
 
@@ -42,16 +44,16 @@ class RunFigures:
     """Figures of one run.
 
     Args:
-        variant: attention variant, or `softmax_matched`.
-        seed: of initialisation, data order and augmentation.
+        variant: attention variant of the model, or `softmax_matched`.
+        seed: seed of initialisation, data order and augmentation.
         top1: accuracy on the evaluation split, in [0, 1].
-        loss: cross entropy there, in nats.
-        parameters: of the model.
+        loss: mean cross entropy on the evaluation split, in nats.
+        parameters: number of parameters of the model.
         macs: multiply-accumulates of one image or video.
         seconds: wall time of training, evaluations included.
         samples_per_second: images or videos per second in training, evaluations included.
         resumed: whether the run was stopped in between; then its times are not those of the whole run.
-        peak_memory: largest memory of the process in bytes: of the GPU where there is one, else of the CPU.
+        peak_memory: largest memory of the training process, in bytes: on the GPU where there is one, else on the CPU.
         mean_class_accuracy: mean of the accuracies of the classes, in [0, 1]; `None` where the task records none.
     """
 
@@ -81,15 +83,15 @@ def compare(
     """Run a comparison, or what is left of it.
 
     Args:
-        config: the recipe, as for `dna-hf train`; with `model.checkpoint`, a softmax vision or video transformer that
-            every variant is converted from (see [`~dna_hf.conversion.from_pretrained_softmax`]); else every run is
-            fresh.
-        variants: attention variants.
-        seeds: every variant is trained with each.
-        output_dir: gets a folder per run, and the results.
+        config: path or name of the recipe, as for `dna-hf train`; with `model.checkpoint`, a softmax vision or video
+            transformer that every variant is converted from (see [`~dna_hf.conversion.from_pretrained_softmax`]);
+            else every run is fresh.
+        variants: attention variants to train.
+        seeds: seeds; every variant is trained with each of them.
+        output_dir: folder that gets a folder per run, and the results.
         overrides: keys of the configuration with other values, for all runs.
         param_matched: also train softmax attention with an MLP widened to DnA's number of parameters.
-        report: told what happens.
+        report: function that is told in a line when a run starts, continues, or was finished before.
 
     Returns:
         The figures of all runs, variant by variant.
@@ -100,7 +102,9 @@ def compare(
     """
     output_dir, overrides = Path(output_dir), dict(overrides or {})
     _check(variants, seeds, overrides, param_matched)
-    run = run_config(read_sections(config), overrides | {"output_dir": str(output_dir)})
+    run = classifier_run(run_config(read_sections(config), overrides | {"output_dir": str(output_dir)}))
+    if run.training.push_to_hub:
+        raise ConfigurationError("a comparison publishes none of its runs: leave push_to_hub out.")
     sections = run.sections
     checkpoint = sections["model"].get("checkpoint")
     if checkpoint is not None and param_matched:
@@ -218,9 +222,10 @@ def _record(output_dir: Path, sections: dict[str, dict[str, Any]]) -> None:
     content = {name: dict(values) for name, values in sections.items()}
     content["training"].pop("output_dir", None)
     if path.exists():
-        earlier = yaml.safe_load(path.read_text(encoding="utf-8"))
+        must_be_writable(output_dir, ConfigurationError)
+        earlier = read_record(path)
         for name, values in content.items():
-            before = earlier.get(name, {})
+            before = earlier[name]
             changed = sorted(key for key in before.keys() | values.keys() if before.get(key) != values.get(key))
             if changed:
                 key = changed[0]
@@ -229,15 +234,12 @@ def _record(output_dir: Path, sections: dict[str, dict[str, Any]]) -> None:
                     f"{values.get(key)!r}: choose another --output_dir."
                 )
         return
-    if output_dir.exists() and any(output_dir.iterdir()):
-        raise ConfigurationError(
-            f"{str(output_dir)!r} is not empty and holds no comparison: choose another --output_dir."
-        )
+    must_be_empty(output_dir, ConfigurationError, "it holds no comparison to go on with; choose another --output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
-def _changes(name: str, run: AnyRun, output_dir: Path) -> dict[str, Any]:
+def _changes(name: str, run: ClassifierRun, output_dir: Path) -> dict[str, Any]:
     """What a variant changes in the configuration."""
     variant = BASELINE if name == MATCHED else name
     if run.model_arguments.checkpoint is not None:
@@ -247,27 +249,27 @@ def _changes(name: str, run: AnyRun, output_dir: Path) -> dict[str, Any]:
         return {"checkpoint": str(folder)}
     if name != MATCHED:
         return {"attention_variant": variant}
-    config: Any = AutoConfig.for_model(run.model_arguments.model_type, **run.model | {"attention_variant": "dna"})
+    config: Any = AutoConfig.for_model(run.kind.model_type, **run.model | {"attention_variant": "dna"})
     return {"attention_variant": variant, "intermediate_size": matched_intermediate_size(config)}
 
 
-def _convert(run: AnyRun, variant: str, folder: Path) -> None:
+def _convert(run: ClassifierRun, variant: str, folder: Path) -> None:
     import torch
 
     from ..conversion import ConversionError, from_pretrained_softmax
 
-    checkpoint, model_type = str(run.model_arguments.checkpoint), run.model_arguments.model_type
+    checkpoint = str(run.model_arguments.checkpoint)
     try:
         conversion = from_pretrained_softmax(
             checkpoint, attention_variant=variant, image_size=run.model.get("image_size"), dtype=torch.float32
         )
     except ConversionError as error:
         raise ConfigurationError(f"model.checkpoint: {error}") from error
-    found = conversion.model.config.model_type
-    if found != model_type:
+    config = conversion.model.config
+    if kind_of_config(config) is not run.kind:
         raise ConfigurationError(
-            f"model.checkpoint: {checkpoint!r} becomes a {found!r} model, but model_type is {model_type!r}: set "
-            "model_type, or choose another checkpoint."
+            f"model.checkpoint: {checkpoint!r} becomes a {config.model_type!r} model, but model_type is "
+            f"{run.kind.model_type!r}: set model_type, or choose another checkpoint."
         )
     # under its own name only when it is whole
     staging = folder.with_name(folder.name + ".partial")

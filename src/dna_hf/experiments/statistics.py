@@ -5,8 +5,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evaluation.intervals import NORMAL_QUANTILE
-
 
 # 97.5 % quantiles of Student's t distribution for 1, 2, ... degrees of freedom; beyond them the normal one will do
 T_QUANTILES = (
@@ -18,7 +16,12 @@ T_QUANTILES = (
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation (`None` for a single value)."""
+    """How values are spread.
+
+    Args:
+        mean: mean of the values.
+        deviation: sample standard deviation of the values; `None` for a single one.
+    """
 
     mean: float
     deviation: float | None
@@ -26,7 +29,12 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of paired differences, and half the width of its 95 % confidence interval (`None` for a single pair)."""
+    """How far apart two samples are whose values belong together.
+
+    Args:
+        mean: mean of the paired differences.
+        margin: half the width of the 95 % confidence interval of the mean; `None` for a single pair.
+    """
 
     mean: float
     margin: float | None
@@ -43,12 +51,12 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Dif
     The interval is that of Student's t distribution: it takes the differences as independent and normal.
 
     Args:
-        values: one for each pair.
-        baseline: the same, in the same order.
+        values: first value of each pair.
+        baseline: second value of each pair, in the same order; it is subtracted.
     """
     differences = [value - base for value, base in zip(values, baseline, strict=True)]
     count = len(differences)
     if count == 1:
         return Difference(differences[0], None)
-    quantile = T_QUANTILES[count - 2] if count - 2 < len(T_QUANTILES) else NORMAL_QUANTILE
+    quantile = T_QUANTILES[count - 2] if count - 2 < len(T_QUANTILES) else statistics.NormalDist().inv_cdf(0.975)
     return Difference(statistics.fmean(differences), quantile * statistics.stdev(differences) / math.sqrt(count))
