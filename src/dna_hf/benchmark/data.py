@@ -55,11 +55,11 @@ class Speed:
     """Samples per second, measured several times.
 
     Args:
-        per_second: median.
-        lowest: of the repeats.
-        highest: of the repeats.
-        samples: all that were counted.
-        seconds: that they took.
+        per_second: median of the repeats, in samples per second.
+        lowest: lowest of the repeats, in samples per second.
+        highest: highest of the repeats, in samples per second.
+        samples: number of samples that were counted in all repeats.
+        seconds: seconds that all repeats took.
     """
 
     per_second: float
@@ -75,25 +75,26 @@ class DataBenchmark:
 
     Args:
         command: the command that measured it.
-        date: in UTC.
+        date: date and time of the measurement, in UTC.
         environment: machine and versions of the packages.
         processor: name of the CPU.
-        cores: that this process may use.
-        threads: of torch in this process.
-        device: that was trained on.
-        dataset: what was read.
+        cores: number of cores that this process may use.
+        threads: number of threads of torch in this process.
+        device: device that was trained on.
+        dataset: data set that was read.
         settings: sections of the configuration, as given.
         samples: `"images"` or `"videos"`.
-        batch_size: of the loader, in samples.
-        workers: of the loader; 0: the training process reads.
-        reading: the loader alone.
-        one_core: the same in one process with one thread.
-        decoding: part of that time spent on reading and decoding frames, the rest being augmentation; of videos only.
-        training: training steps without reading.
-        ratio: speed of reading, relative to training.
+        batch_size: number of samples in a batch of the loader.
+        workers: number of processes of the loader; 0: the training process reads.
+        reading: speed of the loader alone.
+        one_core: speed of reading in one process with one thread.
+        decoding: part of the time on one core spent on reading and decoding frames, the rest being augmentation; `None`
+            for images.
+        training: speed of training steps without reading.
+        ratio: speed of reading, relative to that of training.
         feeds: whether the loader keeps up with the model.
-        workers_needed: that would, by the speed on one core.
-        unreadable: videos that could not be read, and why.
+        workers_needed: number of workers with which the loader would keep up, by the speed on one core.
+        unreadable: path of each video that could not be read -> why.
     """
 
     command: str
@@ -131,8 +132,8 @@ class Stopwatch:
     """Counts samples for a while; its first lap starts it.
 
     Args:
-        seconds: to count for, at least.
-        laps: to count, at least.
+        seconds: seconds to count for, at least.
+        laps: number of laps to count, at least.
     """
 
     def __init__(self, seconds: float, laps: int = REPEATS) -> None:
@@ -193,8 +194,8 @@ def benchmark_data(run: AnyRun, seconds: float) -> DataBenchmark:
     """Measure how fast a run reads and trains.
 
     Args:
-        run: as [`~dna_hf.training.config_file.run_config`] returns it.
-        seconds: that each of the three measurements takes, at least.
+        run: the run, as [`~dna_hf.training.config_file.run_config`] returns it.
+        seconds: seconds that each of the three measurements takes, at least.
 
     Raises:
         ConfigurationError: if the run cannot work, or would take several processes.

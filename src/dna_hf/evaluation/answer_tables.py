@@ -9,7 +9,7 @@ def answer_rows(rows: Sequence[AccuracyRow]) -> tuple[tuple[str, ...], list[tupl
     """The header and the rows of a table of accuracies.
 
     Args:
-        rows: as [`~dna_hf.evaluation.multiple_choice.accuracy_table`] returns them.
+        rows: rows that [`~dna_hf.evaluation.multiple_choice.accuracy_table`] made.
     """
     header = ("view", "category", "questions", "accuracy", "95 % interval", "unparsed")
     return header, [
@@ -29,7 +29,7 @@ def answer_facts(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """What all answers together come to: name and value, as text.
 
     Args:
-        metrics: of a [`~dna_hf.evaluation.multiple_choice.MultipleChoiceResult`].
+        metrics: figures of a [`~dna_hf.evaluation.multiple_choice.MultipleChoiceResult`], by name.
     """
     names = {"average": "average of the categories", "overall": "of all questions"}
     facts = [(names[name], f"{100 * metrics[name]:.2f} %") for name in names if name in metrics]

@@ -59,8 +59,8 @@ class ParsedAnswer:
     """What an answer says.
 
     Args:
-        letter: of the chosen option; `None` where the answer does not tell.
-        rule: what decided. With a letter: `statement`, `leading letter`, `brackets`, `mention` or `option text`.
+        letter: letter of the chosen option; `None` where the answer does not tell.
+        rule: rule that decided. With a letter: `statement`, `leading letter`, `brackets`, `mention` or `option text`.
             Without one: `empty`, `no letter`, `several letters`, `several texts` or `beyond options`.
     """
 

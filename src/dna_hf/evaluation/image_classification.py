@@ -38,7 +38,7 @@ class ClassificationResult:
     """What a classifier reaches on a split.
 
     Args:
-        kind: what the classifier is.
+        kind: kind of the classifier, of images or of videos.
         figures: loss and accuracies over all samples.
         per_class: accuracy on each class, in the order of the model's classes.
         confusion: samples of a class (row) that were taken for a class (column), in the order of the model's classes.
@@ -86,12 +86,12 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: folder, or name on the Hub.
-        arguments: the data.
-        split: which part of it.
-        batch_size: images that go through the model together.
+        arguments: which data set, and how its images become tensors.
+        split: name of the split to evaluate on.
+        batch_size: number of images that go through the model together.
         device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
-        slices: column of the data; accuracies are also stated by its values, see [`~dna_hf.evaluation.slices`].
+        slices: column of the data by whose values accuracies are stated too, see [`~dna_hf.evaluation.slices`].
 
     Raises:
         DataError: if the checkpoint or the data cannot be loaded, the data has a class the model does not know, or
@@ -181,8 +181,8 @@ def classification_result(
     Args:
         scores: logits or logarithms of probabilities (samples, classes).
         labels: index of the class of each sample (samples); `UNREADABLE` for one that could not be read.
-        names: names of the classes.
-        kind: what the classifier is.
+        names: names of the classes, in the order of the scores.
+        kind: kind of the classifier, of images or of videos.
 
     Raises:
         DataError: if no sample could be read.

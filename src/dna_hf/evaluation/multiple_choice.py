@@ -41,13 +41,13 @@ class AnswerSettings:
     """How questions are asked.
 
     Args:
-        prompt: what the model is told, with `{question}` and `{choices}`, which become "(A) ... (B) ...".
-        fps: frames per second to look at; `None`: as the processor of the checkpoint says, for the next two as well.
-        max_frames: of a longer video, so many are spread over it.
-        max_visual_tokens: that all frames of a video have together.
-        max_new_tokens: of an answer.
+        prompt: text that the model is given, with `{question}` and `{choices}`, which become "(A) ... (B) ...".
+        fps: frames per second to look at; `None`: as the processor of the checkpoint says.
+        max_frames: largest number of frames, which are spread over a longer video; `None`: as the processor says.
+        max_visual_tokens: largest number of tokens of all frames of a video together; `None`: as the processor says.
+        max_new_tokens: largest number of tokens of an answer.
         second_chance: `"likelihood"`, or `None`: what cannot be read stays unread.
-        batch_size: questions that go through the model together.
+        batch_size: number of questions that go through the model together.
 
     Raises:
         DataError: for a prompt that lacks the question or the choices, and impossible values.
@@ -100,9 +100,9 @@ class MultipleChoiceResult:
     """Figures of one model on one set of questions.
 
     Args:
-        metrics: see [`multiple_choice_metrics`].
-        table: see [`accuracy_table`].
-        predictions: in the order of the questions.
+        metrics: accuracies and numbers of questions, see [`multiple_choice_metrics`].
+        table: accuracy on each category of each view, see [`accuracy_table`].
+        predictions: answers, in the order of the questions.
         unreadable: questions whose video or image cannot be read, `{"id": ..., "error": ...}`; they count nowhere.
     """
 
@@ -126,9 +126,9 @@ def evaluate_questions(
 
     Args:
         model: a video LLM, as [`~dna_hf.kinds.load`] returns it, or one in training.
-        processor: its processor.
-        questions: with different ids.
-        settings: how to ask them.
+        processor: processor of the model.
+        questions: questions with different ids.
+        settings: how the questions are asked.
         predictions: JSON Lines file that gets every answer as soon as it is there; a second file beside it holds the
             settings.
         resume: whether to go on with a file of predictions that is there already.

@@ -34,8 +34,8 @@ def classify(loaded: Loaded, files: Iterable[Path], *, top_k: int = 5, batch_siz
 
     Args:
         loaded: the classifier.
-        files: images or videos. One that cannot be read yields a prediction with an `error` and costs the others
-            nothing.
+        files: files of images or videos. One that cannot be read yields a prediction with an `error` and costs the
+            others nothing.
         top_k: how many classes to return.
         batch_size: images that go through the model together; videos go one by one, with all their views.
 
@@ -55,7 +55,7 @@ def classify_images(
 
     Args:
         model: an image classifier, as [`~dna_hf.kinds.load`] returns it.
-        processor: its image processor.
+        processor: image processor of the classifier.
         files: the images. One that cannot be read yields a prediction with an `error` and costs the others nothing.
         top_k: how many classes to return.
         batch_size: images that go through the model together.
@@ -91,7 +91,7 @@ def classify_videos(
 
     Args:
         model: a video classifier, as [`~dna_hf.kinds.load`] returns it.
-        processor: its video processor.
+        processor: video processor of the classifier.
         files: the videos. One that cannot be read yields a prediction with an `error` and costs the others nothing.
         top_k: how many classes to return.
         timeout: seconds after which a video counts as one that cannot be read.

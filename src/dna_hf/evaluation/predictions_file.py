@@ -14,13 +14,13 @@ class AnsweredQuestion:
     """What a model answered to a question.
 
     Args:
-        id: of the question.
-        answer: as the model wrote it.
-        letter: of the option that it chose, `None` where that cannot be told.
-        rule: what decided, see [`~dna_hf.evaluation.answers.ParsedAnswer`]; `likelihood` of a second chance.
+        id: id of the question.
+        answer: answer as the model wrote it.
+        letter: letter of the option that the model chose, `None` where that cannot be told.
+        rule: rule that decided, see [`~dna_hf.evaluation.answers.ParsedAnswer`]; `likelihood` of a second chance.
         truth: letter of the right option, `None` where the file does not tell.
-        category: of the question.
-        view: the same.
+        category: category of the question, if it has one.
+        view: view of the question, e.g. `ego`, if it has one.
         unparsed: whether the answer itself could not be read.
     """
 
@@ -43,8 +43,8 @@ class PredictionsFile:
     """A line for every answer, and beside it `NAME.settings.json`.
 
     Args:
-        path: of the answers.
-        conditions: what they depend on.
+        path: file of the answers.
+        conditions: settings, questions and weights that the answers depend on.
     """
 
     def __init__(self, path: Path, conditions: dict[str, Any]) -> None:

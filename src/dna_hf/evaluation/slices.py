@@ -31,8 +31,8 @@ def slice_rows(images: LabelledImages, column: str) -> dict[str, np.ndarray]:
     "missing".
 
     Args:
-        images: the split, not streamed.
-        column: any column of it but the images.
+        images: split of images that is not streamed.
+        column: name of any column of the split but the images.
 
     Returns:
         Name of the slice -> its rows (images of the slice), in the order of the values.
@@ -59,7 +59,7 @@ def slice_figures(slices: dict[str, np.ndarray], hits: np.ndarray) -> list[Slice
 
     Args:
         slices: name of the slice -> its rows, as [`slice_rows`] returns them.
-        hits: for every row of the split, whether its class was predicted (samples).
+        hits: whether the class was predicted, for every row of the split (samples).
     """
     figures = []
     for name, rows in slices.items():

@@ -41,9 +41,9 @@ def evaluate_video_checkpoint(
 
     Args:
         checkpoint: folder, or name on the Hub.
-        arguments: the data, the views over time and space, and how they are averaged.
-        split: which part of it.
-        batch_size: videos that go through the model together, with all their views.
+        arguments: which data set, the views over time and space, and how they are averaged.
+        split: name of the split to evaluate on.
+        batch_size: number of videos that go through the model together, with all their views.
         device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
 
@@ -92,7 +92,7 @@ def view_scores(model: PreTrainedModel, pixel_values: torch.Tensor, average: str
 
     Args:
         model: the classifier.
-        pixel_values: of all views.
+        pixel_values: normalised frames of all views, in the shape above.
         average: `"softmax"`: logarithms of the mean probabilities; `"logit_sum"`: the sum of the logits, as the
             authors' code.
     """

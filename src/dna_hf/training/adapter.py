@@ -45,10 +45,12 @@ class AdapterDescription:
     """What an adapter belongs to.
 
     Args:
-        base: checkpoint that it was trained on, as the run named it.
-        base_revision: of a base on the Hub.
-        base_fingerprint: see [`fingerprint`]; `None` where the weights were divided among processes (ZeRO stage 3).
-        groups: what was trained, as [`~dna_hf.training.parameter_groups.ParameterGroup`], a dictionary each.
+        base: checkpoint that the adapter was trained on, as the run named it.
+        base_revision: commit, tag or branch of a base on the Hub.
+        base_fingerprint: [`fingerprint`] of the base; `None` where its weights were divided among processes (ZeRO
+            stage 3).
+        groups: groups of parameters that were trained: the fields of a
+            [`~dna_hf.training.parameter_groups.ParameterGroup`] each.
     """
 
     base: str
@@ -97,9 +99,9 @@ def load_base(
     Args:
         source: folder, or name on the Hub.
         revision: commit, tag or branch on the Hub.
-        fields: of the configuration, in place of the checkpoint's.
-        config: in place of the checkpoint's.
-        dtype: of the weights; by default that in which they are stored.
+        fields: fields of the configuration with other values than the checkpoint's.
+        config: configuration in place of the checkpoint's.
+        dtype: dtype of the weights; by default the one in which they are stored.
 
     Raises:
         ConfigurationError: if it is missing, is no DnA video LLM, or does not fit the fields.
@@ -172,12 +174,12 @@ def save_adapter(
     """Write what is trained of a model.
 
     Args:
-        folder: to write to; made if it does not exist.
-        model: with the parameters that are trained.
-        description: of what they belong to.
+        folder: folder to write to; made if it does not exist.
+        model: model whose trained parameters are written.
+        description: what the adapter belongs to.
         lora_config: as [`~dna_hf.training.parameter_groups.add_lora`] returned it; `None` without LoRA.
-        state_dict: of the model where its own is divided among processes.
-        dtype: to save in. Training holds what it trains in float32.
+        state_dict: tensors of the whole model by name, where its own are divided among processes.
+        dtype: dtype to save in; training holds what it trains in float32.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -268,9 +270,9 @@ def load_adapted(
     """The model that an adapter makes of its base, and its processor. LoRA is added to the weights of the base.
 
     Args:
-        folder: of the adapter.
-        base: where its base lies; by default where it lay when it was trained.
-        dtype: of the weights; by default that in which the base is stored.
+        folder: folder of the adapter.
+        base: folder or name on the Hub of the base; by default where it was when the adapter was trained.
+        dtype: dtype of the weights; by default the one in which the base is stored.
 
     Raises:
         ConfigurationError: if the base is missing, is another one, or the adapter is damaged.
@@ -340,10 +342,10 @@ def merge_adapter(
     """Write the whole checkpoint that an adapter makes of its base.
 
     Args:
-        folder: of the adapter.
-        output: folder to write to.
-        base: see [`load_adapted`].
-        dtype: the same.
+        folder: folder of the adapter.
+        output: empty folder to write to; made if it does not exist.
+        base: folder or name on the Hub of the base; by default where it was when the adapter was trained.
+        dtype: dtype of the weights; by default the one in which the base is stored.
 
     Returns:
         The model.

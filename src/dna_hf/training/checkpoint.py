@@ -30,8 +30,8 @@ def find_checkpoint(run: AnyRun, resume: bool) -> str | None:
     """The checkpoint to resume from, if any; guards the output folder.
 
     Args:
-        run: its `output_dir` is looked at.
-        resume: whether the run goes on from a checkpoint.
+        run: the run, whose `output_dir` is looked at.
+        resume: whether the run is to go on from a checkpoint.
 
     Returns:
         The folder of the newest checkpoint, `None` without `resume`.

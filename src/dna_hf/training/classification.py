@@ -53,8 +53,8 @@ class TrainingResult:
         attention_variant: attention variant of the model.
         parameters: number of parameters of the model.
         seconds: wall time of training, evaluations included.
-        output_dir: where model, processor and code were saved.
-        published: what was published, by the first process of a run with `push_to_hub`.
+        output_dir: folder in which model, processor and code were saved.
+        published: repository and commit that were published, in the first process of a run with `push_to_hub`.
     """
 
     metrics: dict[str, float]
@@ -129,7 +129,7 @@ def build_model(run: ClassifierRun, class_names: list[str]) -> tuple[PreTrainedM
     """A fresh model, or one from a checkpoint with a head for the classes of the data, and its processor.
 
     Args:
-        run: its section `model` says which model it is.
+        run: the run, whose section `model` says which model it is.
         class_names: names of the classes, in the order of the labels.
 
     Raises:

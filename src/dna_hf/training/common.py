@@ -140,8 +140,8 @@ def training_record(run: AnyRun, outcome: Outcome, dataset: DatasetRecord, **fac
 
     Args:
         run: the run that made them.
-        outcome: what [`train_and_evaluate`] returned.
-        dataset: what was trained on.
+        outcome: result of [`train_and_evaluate`].
+        dataset: data set that was trained on.
         facts: the digest of the `weights`, and when and where this was, see [`~dna_hf.records.stamp.stamp`].
     """
     source = run.model_arguments.checkpoint

@@ -44,10 +44,10 @@ def check_finite_loss(loss: torch.Tensor, model: torch.nn.Module, step: int, row
     """Stop at once where a loss is not finite.
 
     Args:
-        loss: of one batch, after its backward pass.
-        model: whose parameters and gradients are looked through.
+        loss: loss of one batch, after its backward pass.
+        model: model whose parameters and gradients are looked through.
         step: number of the optimizer step that the batch belongs to.
-        rows: rows of the training split in the batch.
+        rows: numbers of the rows of the training split in the batch.
 
     Raises:
         NonFiniteError: naming the step, the loss, the rows, and the first parameter or gradient that is not finite.

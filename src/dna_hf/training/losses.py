@@ -14,7 +14,7 @@ def classification_loss(
     transformers' own loss takes soft targets for several labels per image and computes a binary cross entropy.
 
     Args:
-        outputs: with `logits` (batch, classes).
+        outputs: output of the model, with `logits` (batch, classes).
         labels: class indices (batch), or soft targets (batch, classes).
         num_items_in_batch: how many numbers the labels of all micro-batches of this step, on all processes, have; the
             loss is the mean over their images then, and over the batch without it.

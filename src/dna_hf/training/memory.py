@@ -19,11 +19,12 @@ class MemoryEstimate:
     """Bytes in each process, undivided; ZeRO and FSDP divide the first three among processes.
 
     Args:
-        weights: frozen ones in bfloat16 where the run has `bf16`, else in float32, trained ones in float32.
-        gradients: of the trained ones, in float32.
-        optimizer: what it keeps of the trained ones.
-        activations: roughly; see [`estimate_memory`].
-        tokens: in the longest batch that they were estimated for.
+        weights: bytes of the weights: frozen ones in bfloat16 where the run has `bf16`, else in float32, trained ones
+            in float32.
+        gradients: bytes of the gradients of the trained weights, in float32.
+        optimizer: bytes that the optimizer keeps for the trained weights.
+        activations: bytes of the activations, roughly; see [`estimate_memory`].
+        tokens: number of tokens in the longest batch, for which the activations were estimated.
     """
 
     weights: int
@@ -51,10 +52,10 @@ def estimate_memory(groups: list[ParameterGroup], config: Any, data: Any, traini
     Attention is taken to form no maps (sdpa, flash attention), logits to be formed of answers alone.
 
     Args:
-        groups: of the model.
-        config: of the model.
-        data: the `data` section.
-        training: the `training` section.
+        groups: groups of parameters of the model, trained or frozen.
+        config: configuration of the model.
+        data: section `data` of the run.
+        training: section `training` of the run.
     """
     trained = sum(group.parameters for group in groups if group.learning_rate is not None)
     frozen = sum(group.parameters for group in groups if group.learning_rate is None)

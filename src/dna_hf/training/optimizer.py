@@ -18,8 +18,8 @@ def decay_parameter_names(model: torch.nn.Module, decay_all: bool = False) -> li
 
     Args:
         model: any model of this package.
-        decay_all: all of them, as in the paper's recipe. Otherwise the usual ones: not biases, norms and other vectors
-            (the scale of the negative branch among them), nor tokens and tables of positions and times.
+        decay_all: whether all decay, as in the paper's recipe; otherwise the usual ones: not biases, norms and other
+            vectors (the scale of the negative branch among them), nor tokens and tables of positions and times.
     """
     return [
         name
@@ -42,9 +42,9 @@ def apply_layer_decay(optimizer: torch.optim.Optimizer, model: PreTrainedModel, 
     The factor goes into the group's own learning rate, which every schedule of transformers multiplies.
 
     Args:
-        optimizer: not stepped yet.
-        model: whose parameters it has.
-        layer_decay: in (0, 1].
+        optimizer: optimizer that was not stepped yet.
+        model: model whose parameters the optimizer has.
+        layer_decay: factor on the learning rate from each layer to the one below it, in (0, 1].
     """
     top = model.config.num_hidden_layers + 1
     numbers = {parameter: layer_number(name, top - 1) for name, parameter in model.named_parameters()}

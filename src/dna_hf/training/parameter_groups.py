@@ -91,10 +91,10 @@ def add_lora(model: PreTrainedModel, *, rank: int, alpha: float, dropout: float,
 
     Args:
         model: a video LLM; changed in place.
-        rank: of the updates.
+        rank: rank of the updates.
         alpha: the updates are multiplied by `alpha / rank`.
-        dropout: on their input.
-        targets: names of the layers, e.g. `q_proj`.
+        dropout: probability of dropout on the input of the updates.
+        targets: names of the layers that get updates, e.g. `q_proj`.
 
     Returns:
         The `peft.LoraConfig`.
@@ -176,11 +176,11 @@ def apply_group_rates(
     """Divide the parameters of an optimizer into one group for each rate, or two where some of them do not decay.
 
     Args:
-        optimizer: not stepped yet.
-        model: whose trained parameters it has.
-        rates: by group.
-        weight_decay: of the parameters that decay.
-        decay_all: see [`~dna_hf.training.optimizer.decay_parameter_names`].
+        optimizer: optimizer that was not stepped yet.
+        model: model whose trained parameters the optimizer has.
+        rates: learning rate of each group, by its name.
+        weight_decay: weight decay of the parameters that decay.
+        decay_all: whether all parameters decay, see [`~dna_hf.training.optimizer.decay_parameter_names`].
 
     Raises:
         ConfigurationError: naming the first parameter that is trained but has no rate.

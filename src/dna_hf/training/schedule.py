@@ -15,13 +15,13 @@ def epoch_cosine(
     """Learning rate of an epoch, relative to the peak: linear warm-up inside a cosine over all epochs, then constant.
 
     Args:
-        epoch: counted from 0.
-        epochs: of the whole run.
-        warmup_epochs: of the linear warm-up.
-        warmup_rate: rate at which the warm-up starts.
-        min_rate: rate at which the cosine ends.
-        delayed: the released script steps its schedule at the end of epoch `e` with `e`, so that epoch `e` has the
-            rate of `e - 1`, and the first two epochs have the same.
+        epoch: number of the epoch, counted from 0.
+        epochs: number of epochs of the whole run.
+        warmup_epochs: number of epochs of the linear warm-up.
+        warmup_rate: rate at which the warm-up starts, relative to the peak.
+        min_rate: rate at which the cosine ends, relative to the peak.
+        delayed: whether the rates come an epoch late: the released script steps its schedule at the end of epoch `e`
+            with `e`, so that epoch `e` has the rate of `e - 1`, and the first two epochs have the same.
 
     Returns:
         The factor on the peak learning rate.
@@ -44,10 +44,11 @@ def epoch_cosine_schedule(
     """[`epoch_cosine`] as a schedule that is stepped once per optimizer step.
 
     Args:
-        optimizer: its default learning rate is the peak; `warmup_lr` and `min_lr` are relative to it for every group.
-        steps_per_epoch: optimizer steps.
-        epochs: of the whole run.
-        warmup_epochs: of the linear warm-up.
+        optimizer: optimizer whose default learning rate is the peak; `warmup_lr` and `min_lr` are relative to it for
+            every group.
+        steps_per_epoch: number of optimizer steps in an epoch.
+        epochs: number of epochs of the whole run.
+        warmup_epochs: number of epochs of the linear warm-up.
         warmup_lr: learning rate of the first epoch.
         min_lr: learning rate that the cosine ends at.
     """
@@ -66,9 +67,9 @@ def epoch_steps(epoch: float, *, steps: Sequence[float], factors: Sequence[float
     """Learning rate at a time, relative to the peak: constant from each step to the next.
 
     Args:
-        epoch: counted from 0; 1.5 is the middle of the second epoch.
+        epoch: time in epochs, counted from 0; 1.5 is the middle of the second epoch.
         steps: epochs at which the rate changes: the first is 0, and they increase.
-        factors: on the peak learning rate, from each of the steps on.
+        factors: factors on the peak learning rate, one from each of the steps on.
 
     Returns:
         The factor of the last step that is not after `epoch`.
@@ -82,9 +83,9 @@ def epoch_steps_schedule(
     """[`epoch_steps`] as a schedule that is stepped once per optimizer step.
 
     Args:
-        optimizer: the rates of its groups are multiplied.
-        steps_per_epoch: optimizer steps.
-        steps: see [`epoch_steps`].
-        factors: the same.
+        optimizer: optimizer; the learning rates of its groups are multiplied.
+        steps_per_epoch: number of optimizer steps in an epoch.
+        steps: epochs at which the rate changes: the first is 0, and they increase.
+        factors: factors on the peak learning rate, one from each of the steps on.
     """
     return LambdaLR(optimizer, lambda step: epoch_steps(step / steps_per_epoch, steps=steps, factors=factors))

@@ -47,10 +47,10 @@ class TrainingPlan:
     """What a run will train and need, known before any weights are loaded.
 
     Args:
-        groups: of parameters, trained or frozen.
-        memory: estimated for each process.
-        samples: conversations to train on.
-        bad: number of those that are left out.
+        groups: groups of parameters, trained or frozen.
+        memory: estimated memory of each process.
+        samples: number of conversations to train on.
+        bad: number of conversations that are left out.
     """
 
     groups: list[ParameterGroup]
@@ -69,11 +69,12 @@ class VideoLLMResult:
     """What a finished run has to say.
 
     Args:
-        metrics: of the last evaluation (`eval_loss`, `eval_token_accuracy`, ...); empty without evaluation data.
+        metrics: figures of the last evaluation (`eval_loss`, `eval_token_accuracy`, ...); empty without evaluation
+            data.
         loss: mean training loss.
-        groups: of parameters.
+        groups: groups of parameters, trained or frozen.
         seconds: wall time of training, evaluations included.
-        output_dir: where the adapter was saved.
+        output_dir: folder in which the adapter was saved.
         bad: file that lists samples that could not be used, `None` if there are none.
     """
 

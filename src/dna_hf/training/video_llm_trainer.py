@@ -29,7 +29,7 @@ class VideoLLMTrainer(DnATrainer):
 
     Args:
         args: positional arguments of `transformers.Trainer`.
-        description: what the adapters that it saves belong to.
+        description: base and groups that are written beside every adapter.
         lora_config: as [`~dna_hf.training.parameter_groups.add_lora`] returned it; `None` without LoRA.
         kwargs: named arguments of `transformers.Trainer`.
     """
@@ -148,7 +148,7 @@ def answer_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """`compute_metrics` of a Trainer: means over the answers' tokens of all samples.
 
     Args:
-        prediction: its predictions are, for each sample (samples, 3), the sum of the losses of its answers' tokens,
+        prediction: predictions (samples, 3): of each sample the sum of the losses of its answers' tokens,
             the number of those that were predicted right, and their number.
 
     Returns:
