@@ -88,8 +88,8 @@ class DataBenchmark:
         workers: number of processes of the loader; 0: the training process reads.
         reading: speed of the loader alone.
         one_core: speed of reading in one process with one thread.
-        decoding: part of the time on one core spent on reading and decoding frames, the rest being augmentation; `None`
-            for images.
+        decoding: part of the time on one core spent on reading and decoding frames, the rest being augmentation;
+            `None` for images.
         training: speed of training steps without reading.
         ratio: speed of reading, relative to that of training.
         feeds: whether the loader keeps up with the model.

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
+from ..data.sampling import EpochClock
 from ..records.stamp import without_secrets
 from .checkpoint import RUN_FILE
 from .diagnostics import negative_scale_statistics
@@ -68,7 +69,7 @@ class LoaderWait(TrainerCallback):
 class AugmentationEpoch(TrainerCallback):
     """Tells the training data which epoch it is in; the augmentation is seeded by it."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: EpochClock) -> None:
         self.dataset = dataset
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -36,7 +36,7 @@ from .config_file import AnyRun, ClassifierRun, classifier_run
 from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError
 from .losses import classification_loss
-from .tasks import Processor, TorchDataset, task_of
+from .tasks import AnyProcessor, TorchDataset, task_of
 from .trainer import ClassificationTrainer
 
 
@@ -106,7 +106,7 @@ def train_classifier(run: AnyRun, *, resume: bool = False) -> TrainingResult:
     )
 
 
-def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, Any]:
+def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, AnyProcessor]:
     """What a run begins with: the splits to train on and to evaluate on, the model and its processor.
 
     Raises:
@@ -125,7 +125,7 @@ def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, Any]:
     return train, evaluation, *build_model(run, train.class_names)
 
 
-def build_model(run: ClassifierRun, class_names: list[str]) -> tuple[PreTrainedModel, Any]:
+def build_model(run: ClassifierRun, class_names: list[str]) -> tuple[PreTrainedModel, AnyProcessor]:
     """A fresh model, or one from a checkpoint with a head for the classes of the data, and its processor.
 
     Args:
@@ -144,7 +144,7 @@ def build_model(run: ClassifierRun, class_names: list[str]) -> tuple[PreTrainedM
         return run.kind.auto_model.from_config(config), task_of(run).fresh_processor(run, config)
 
 
-def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
+def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tuple[PreTrainedModel, AnyProcessor]:
     """The model of a checkpoint with a head for other classes: all but the head comes from the checkpoint, whole."""
     revision, kind, task = run.model_arguments.checkpoint_revision, run.kind, task_of(run)
     found = read_config(source, revision, ConfigurationError)
@@ -210,7 +210,7 @@ def _write_records(
 
 
 def build_trainer(
-    run: ClassifierRun, model: PreTrainedModel, processor: Processor, train: Split, evaluation: Split
+    run: ClassifierRun, model: PreTrainedModel, processor: AnyProcessor, train: Split, evaluation: Split
 ) -> ClassificationTrainer:
     """The Trainer of a run, with its data sets, metrics and callbacks.
 

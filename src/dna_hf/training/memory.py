@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.conversation_arguments import ConversationDataArguments
+from .arguments import VideoLLMTrainingArguments
 from .parameter_groups import ParameterGroup
 
 
@@ -39,7 +41,9 @@ class MemoryEstimate:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def estimate_memory(groups: list[ParameterGroup], config: Any, data: Any, training: Any) -> MemoryEstimate:
+def estimate_memory(
+    groups: list[ParameterGroup], config: Any, data: ConversationDataArguments, training: VideoLLMTrainingArguments
+) -> MemoryEstimate:
     """Estimate what training takes.
 
     The activations are a rough upper bound, for a batch of the longest samples. With T tokens and V = 4 times as many

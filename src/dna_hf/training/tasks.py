@@ -36,7 +36,8 @@ logger = logging.get_logger(__name__)
 
 Data = TypeVar("Data", bound=CommonDataArguments)
 Samples = TypeVar("Samples", bound=Split)
-Processor = TypeVar("Processor", bound=ImageProcessor | DnATimesformerVideoProcessor)
+AnyProcessor = ImageProcessor | DnATimesformerVideoProcessor
+Processor = TypeVar("Processor", bound=AnyProcessor)
 TorchDataset = ImageDataset | StreamedImageDataset | VideoDataset
 Run = RunConfig[Data, ClassifierTrainingArguments]
 ImageRun = RunConfig[ImageDataArguments, ClassifierTrainingArguments]
@@ -245,7 +246,7 @@ class VideoTask(Task[VideoDataArguments, LabelledVideos, DnATimesformerVideoProc
         )
 
 
-AnyTask = Task[CommonDataArguments, Split, ImageProcessor | DnATimesformerVideoProcessor]
+AnyTask = Task[CommonDataArguments, Split, AnyProcessor]
 TASKS: dict[Kind, Task] = {task.kind: task for task in (ImageTask(), VideoTask())}
 
 
