@@ -12,6 +12,7 @@ from dna_hf.training import options
 from dna_hf.training.arguments import ClassifierTrainingArguments, VideoLLMTrainingArguments
 from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
+from dna_hf.training.limits import check_limits
 from dna_hf.training.sections import data_arguments
 from dna_hf.training.yaml_file import parse_value, read_record, read_sections
 
@@ -195,6 +196,13 @@ def test_what_transformers_refuses_is_one_sentence(values, message):
     with pytest.raises(ConfigurationError, match=f"^section 'training': .*{message}") as caught:
         run_config(sections(), values)
     assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_type_is_told_as_such():
+    """Limits are looked at before types: what is no number is left to the check of types."""
+    check_limits({"seed": "x", "max_steps": None, "weight_decay": [1], "log_level": 3})
+    with pytest.raises(ConfigurationError, match="training.seed must be int, got 'x'"):
+        run_config(sections(), {"seed": "x"})
 
 
 def test_values_at_their_limits():

@@ -37,11 +37,13 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf train CONFIG [--key value ...]`."""
     from ..recipes import default_output_dir
+    from ..training.limits import check_limits
     from ..training.yaml_file import read_sections
 
     overrides = parse_overrides(rest)
     sections = read_sections(arguments.config)
     sections["training"].setdefault("output_dir", str(default_output_dir(arguments.config, overrides)))
+    check_limits(sections["training"] | {key.removeprefix("training."): value for key, value in overrides.items()})
 
     from ..kinds import VIDEO_LLM
     from ..training.config_file import run_config

@@ -41,11 +41,14 @@ def find_checkpoint(run: AnyRun, resume: bool) -> str | None:
             nothing to resume, the checkpoint is damaged, or the run in the folder has another model or other data.
     """
     output_dir = run.output_dir
-    if not resume:
-        fix = "pass --resume to continue the run in it, or choose another --output_dir"
-        must_be_empty(output_dir, ConfigurationError, fix)
-        return None
-    must_be_writable(output_dir, ConfigurationError)
+    try:
+        if not resume:
+            fix = "pass --resume to continue the run in it, or choose another --output_dir"
+            must_be_empty(output_dir, ConfigurationError, fix)
+            return None
+        must_be_writable(output_dir, ConfigurationError)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"output_dir: {error}") from error
     checkpoint = get_last_checkpoint(str(output_dir)) if output_dir.is_dir() else None
     if checkpoint is None:
         raise ConfigurationError(f"there is no checkpoint to resume from in {str(output_dir)!r}.")

@@ -14,10 +14,13 @@ LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passiv
 # NumPy seeds its generators with 32 bits
 LARGEST_SEED = 2**32 - 1
 
-# (what a value must be, whether it is, keys)
-LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+NUMBER = (int, float)
+
+# (what a value must be, its type, whether it is, keys)
+LIMITS: tuple[tuple[str, Any, Callable[[Any], bool], tuple[str, ...]], ...] = (
     (
         "positive",
+        NUMBER,
         lambda value: value > 0,
         (
             *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
@@ -28,17 +31,14 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ),
     (
         "at least 0",
+        NUMBER,
         lambda value: value >= 0,
         ("weight_decay", "max_grad_norm", "warmup_steps", "eval_delay", "dataloader_num_workers"),
     ),
-    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("adam_beta1", "adam_beta2")),
-    (
-        "at least 1, or -1 for as many as num_train_epochs says",
-        lambda value: value >= 1 or value == -1,
-        ("max_steps",),
-    ),
-    (f"from 0 to {LARGEST_SEED}", lambda value: 0 <= value <= LARGEST_SEED, ("seed", "data_seed")),
-    (f"one of {', '.join(LOG_LEVELS)}", LOG_LEVELS.__contains__, ("log_level", "log_level_replica")),
+    ("at least 0 and below 1", NUMBER, lambda value: 0 <= value < 1, ("adam_beta1", "adam_beta2")),
+    ("at least 1, or -1 to go by num_train_epochs", NUMBER, lambda value: value >= 1 or value == -1, ("max_steps",)),
+    (f"from 0 to {LARGEST_SEED}", NUMBER, lambda value: 0 <= value <= LARGEST_SEED, ("seed", "data_seed")),
+    (f"one of {', '.join(LOG_LEVELS)}", str, LOG_LEVELS.__contains__, ("log_level", "log_level_replica")),
 )
 
 # key -> (the one value that it may have, why)
@@ -58,18 +58,18 @@ FIXED: dict[str, tuple[Any, str]] = {
 
 
 def check_limits(training: Mapping[str, Any]) -> None:
-    """See that the values of a `training` section, whose types are right, can work.
+    """See that the values of a `training` section can work.
 
     Args:
-        training: the section, key -> value.
+        training: section `training`, key -> value; a value of a wrong type is left to the check of types.
 
     Raises:
         ConfigurationError: naming the first key that cannot, its value, and what it must be.
     """
-    for wanted, holds, keys in LIMITS:
+    for wanted, expected, holds, keys in LIMITS:
         for key in keys:
             value = training.get(key)
-            if value is not None and not holds(value):
+            if isinstance(value, expected) and not holds(value):
                 raise ConfigurationError(f"training.{key} must be {wanted}, got {value!r}.")
     for key, (only, reason) in FIXED.items():
         if training.get(key, only) != only:
