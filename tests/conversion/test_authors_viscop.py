@@ -5,7 +5,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, VideoLlama3VisionConfig, VideoLlama3VisionModel
 
-from dna_hf.cli import main
 from dna_hf.conversion import (
     ConversionError,
     convert_authors_checkpoint,
@@ -14,6 +13,7 @@ from dna_hf.conversion import (
 )
 from dna_hf.conversion.authors_check import evaluate_authors_viscop
 from dna_hf.models import DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
+from tests.kit.conversion import convert_command
 from tests.kit.models import moved
 
 
@@ -239,20 +239,14 @@ def test_export_refuses_what_the_authors_cannot_hold(tmp_path, overrides, expect
     assert not (tmp_path / "encoder.bin").exists()
 
 
-def convert(capsys, *words):
-    """Run `dna-hf convert`: exit code, what it printed, and its errors."""
-    code = main(["convert", *map(str, words)])
-    return code, *capsys.readouterr()
-
-
 @pytest.mark.parametrize("prefix", ["", "model.vision_encoder.vision_encoder."])
 def test_the_command_recognises_a_file(tmp_path, capsys, prefix):
     state, expected = source_of(interaction_layers=[0, 2])
     path = write(tmp_path / "weights.bin", {prefix + name: tensor for name, tensor in state.items()})
-    code, output, _ = convert(capsys, path, tmp_path / "out", "--interaction-layers", "0,2")
+    code, output, _ = convert_command(capsys, path, tmp_path / "out", "--interaction-layers", "0,2")
     assert code == 0 and "from authors-viscop" in output and "subtracted" in output
     assert_same_model(AutoModel.from_pretrained(tmp_path / "out"), expected)
-    code, output, _ = convert(
+    code, output, _ = convert_command(
         capsys,
         path,
         tmp_path / "added",
@@ -282,7 +276,7 @@ def test_the_command_recognises_a_file(tmp_path, capsys, prefix):
 )
 def test_the_command_refuses_what_makes_no_sense(tmp_path, capsys, words, expected):
     path = write(tmp_path / "weights.bin", source_of()[0])
-    code, _, errors = convert(capsys, path, tmp_path / "out", *words)
+    code, _, errors = convert_command(capsys, path, tmp_path / "out", *words)
     assert code == 2 and expected in errors
     assert not (tmp_path / "out").exists()
 
@@ -294,11 +288,13 @@ def test_the_command_converts_a_native_encoder(tmp_path, capsys):
         )
     ).save_pretrained(tmp_path / "native")
     words = ("--interaction-layers", "1", "--num-probes", "4", "--from", "video_llama_3_vision")
-    code, output, _ = convert(capsys, tmp_path / "native", tmp_path / "out", *words)
+    code, output, _ = convert_command(capsys, tmp_path / "native", tmp_path / "out", *words)
     assert code == 0 and "copy of encoder.layers.*.self_attn.k_proj.weight" in output
     config = AutoModel.from_pretrained(tmp_path / "out").config
     assert (config.interaction_layers, config.num_probes, config.num_hidden_layers) == ([1], 4, 2)
-    code, _, errors = convert(capsys, tmp_path / "native", tmp_path / "other", "--num-frames", "4", *words[:2])
+    code, _, errors = convert_command(capsys, tmp_path / "native", tmp_path / "other", "--num-frames", "4", *words[:2])
     assert code == 2 and "(--num-frames) does not apply" in errors
-    code, _, errors = convert(capsys, tmp_path / "native", tmp_path / "other", "--num-frames", "4", *words[2:4])
+    code, _, errors = convert_command(
+        capsys, tmp_path / "native", tmp_path / "other", "--num-frames", "4", *words[2:4]
+    )
     assert code == 2 and "(--num-frames) does not apply" in errors

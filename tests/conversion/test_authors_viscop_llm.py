@@ -10,8 +10,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
 from dna_hf import DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3VisionModel
-from dna_hf.cli import main
 from dna_hf.conversion import ConversionError, convert_authors_checkpoint, load_authors_checkpoint
+from tests.kit.conversion import convert_command
 from tests.kit.native_video_llm import (
     VISCOP,
     VISION,
@@ -412,18 +412,15 @@ def test_refusals_of_lora_folders(tmp_path, model):
         load_authors_checkpoint(lora, architecture="vit", base_model=base)
 
 
-def convert(capsys, *words):
-    code = main(["convert", *map(str, words)])
-    return code, *capsys.readouterr()
-
-
 def test_the_command_recognises_folders(tmp_path, capsys, model):
     full = write_folder(tmp_path / "full", viscop_config(), viscop_state(model))
-    code, output, _ = convert(capsys, full, tmp_path / "out")
+    code, output, _ = convert_command(capsys, full, tmp_path / "out")
     assert code == 0 and "from authors-viscop" in output and "subtracted" in output
     assert_same_model(AutoModelForImageTextToText.from_pretrained(tmp_path / "out"), model)
     lora, base = write_lora(tmp_path, model)
-    code, output, _ = convert(capsys, f"{lora}/", tmp_path / "merged", "--base-model", base, "--dtype", "bfloat16")
+    code, output, _ = convert_command(
+        capsys, f"{lora}/", tmp_path / "merged", "--base-model", base, "--dtype", "bfloat16"
+    )
     assert code == 0 and "W + 1.5 B A" in output and "14 adapters" in output
     assert AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").dtype == torch.bfloat16
     for words, expected in (
@@ -433,6 +430,6 @@ def test_the_command_recognises_folders(tmp_path, capsys, model):
         ([base, tmp_path / "x", "--base-model", base], "(--base-model) does not apply"),
         ([full, tmp_path / "x", "--num-frames", "4"], "(--num-frames) does not apply"),
     ):
-        code, _, errors = convert(capsys, *words)
+        code, _, errors = convert_command(capsys, *words)
         assert code == 2 and expected in errors.splitlines()[-1], errors
     assert not (tmp_path / "x").exists()

@@ -11,6 +11,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.cli import main
 from dna_hf.conversion import export_authors_checkpoint
+from tests.kit.conversion import convert_command
 
 
 SIZES = {
@@ -43,15 +44,9 @@ def authors(tmp_path):
     return tmp_path / "authors.pth", model
 
 
-def convert(capsys, *words):
-    """Run `dna-hf convert`: exit code, what it printed, and its errors."""
-    code = main(["convert", *map(str, words)])
-    return code, *capsys.readouterr()
-
-
 def refused(capsys, *words):
     """The sentence with which a command is refused."""
-    code, _, errors = convert(capsys, *words)
+    code, _, errors = convert_command(capsys, *words)
     assert code == 2
     sentence = errors.strip().splitlines()[-1]
     assert sentence.startswith("dna-hf: error: ") and "Traceback" not in errors
@@ -61,7 +56,7 @@ def refused(capsys, *words):
 @pytest.mark.auto_image_processor
 def test_writes_a_complete_checkpoint_and_prints_the_report(tmp_path, capsys, vit):
     out = tmp_path / "out"
-    code, output, _ = convert(capsys, vit, out, "--negative-init", "zero", "--from", "vit")
+    code, output, _ = convert_command(capsys, vit, out, "--negative-init", "zero", "--from", "vit")
     assert code == 0
     assert "copied" in output and "layers.*.attention.v_neg_proj.weight" in output and str(out) in output
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "conversion.json"} < {
@@ -86,14 +81,14 @@ def test_writes_a_complete_checkpoint_and_prints_the_report(tmp_path, capsys, vi
 
 @pytest.mark.auto_image_processor
 def test_dry_run_writes_nothing(tmp_path, capsys, vit):
-    code, output, _ = convert(capsys, vit, tmp_path / "out", "--dry-run")
+    code, output, _ = convert_command(capsys, vit, tmp_path / "out", "--dry-run")
     assert code == 0 and "dry run" in output
     assert not (tmp_path / "out").exists()
 
 
 def test_authors_file_is_recognised(tmp_path, capsys, authors):
     path, model = authors
-    code, output, _ = convert(capsys, path, tmp_path / "out", "--dtype", "float32")
+    code, output, _ = convert_command(capsys, path, tmp_path / "out", "--dtype", "float32")
     assert code == 0 and "from authors-vit" in output and "added" in output
     converted = load_file(tmp_path / "out" / "model.safetensors")
     for name, tensor in model.state_dict().items():
@@ -102,7 +97,7 @@ def test_authors_file_is_recognised(tmp_path, capsys, authors):
 
 def test_negative_sign_of_an_authors_file(tmp_path, capsys, authors):
     path, model = authors
-    code, output, _ = convert(capsys, path, tmp_path / "out", "--negative-sign", "-1")
+    code, output, _ = convert_command(capsys, path, tmp_path / "out", "--negative-sign", "-1")
     assert code == 0 and "subtracted" in output
     name = "dna_vit.layers.0.attention.negative_scale"
     assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[name], -model.state_dict()[name])
@@ -113,13 +108,13 @@ def test_baseline_of_the_authors_has_to_be_named(tmp_path, capsys):
     export_authors_checkpoint(model, tmp_path / "baseline.safetensors")
     source = tmp_path / "baseline.safetensors"
     words = (source, tmp_path / "out", "--num-attention-heads", 4, "--dry-run")
-    assert "from timm" in convert(capsys, *words)[1]
-    assert "from authors-vit" in convert(capsys, *words, "--from", "authors-vit")[1]
+    assert "from timm" in convert_command(capsys, *words)[1]
+    assert "from authors-vit" in convert_command(capsys, *words, "--from", "authors-vit")[1]
 
 
 @pytest.mark.auto_image_processor
 def test_image_processor_of_another_checkpoint(tmp_path, capsys, authors, vit):
-    code, *_ = convert(capsys, authors[0], tmp_path / "out", "--image-processor", vit)
+    code, *_ = convert_command(capsys, authors[0], tmp_path / "out", "--image-processor", vit)
     assert code == 0
     assert type(AutoImageProcessor.from_pretrained(tmp_path / "out")) is ViTImageProcessorPil
 
@@ -127,7 +122,7 @@ def test_image_processor_of_another_checkpoint(tmp_path, capsys, authors, vit):
 @pytest.mark.auto_image_processor
 def test_seed_of_random_weights(tmp_path, capsys, vit):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        assert convert(capsys, vit, tmp_path / name, "--negative-init", "random", "--seed", seed)[0] == 0
+        assert convert_command(capsys, vit, tmp_path / name, "--negative-init", "random", "--seed", seed)[0] == 0
     a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
     name = "dna_vit.layers.0.attention.q_neg_proj.weight"
     assert torch.equal(a[name], b[name]) and not torch.equal(a[name], c[name])

@@ -12,9 +12,9 @@ from transformers import (
     TimesformerModel,
 )
 
-from dna_hf.cli import main
 from dna_hf.conversion import ConversionError, export_authors_checkpoint, from_pretrained_softmax
 from dna_hf.models import DnATimesformerForVideoClassification, DnATimesformerModel
+from tests.kit.conversion import convert_command
 
 
 TYPES = ["divided_space_time", "joint_space_time", "space_only"]
@@ -191,17 +191,12 @@ def test_wrong_tensors_are_refused(tmp_path, change, named):
 # --- the command
 
 
-def convert(capsys, *words):
-    code = main(["convert", *map(str, words)])
-    return code, *capsys.readouterr()
-
-
 @pytest.mark.parametrize("family", [None, "timesformer"])
 def test_command(tmp_path, capsys, family):
     native = native_model()
     native.save_pretrained(tmp_path / "native")
     words = ["--from", family] if family else []
-    code, output, _ = convert(capsys, tmp_path / "native", tmp_path / "out", "--negative-init", "zero", *words)
+    code, output, _ = convert_command(capsys, tmp_path / "native", tmp_path / "out", "--negative-init", "zero", *words)
     assert code == 0 and "from timesformer" in output and "DnATimesformerForVideoClassification" in output
     model = AutoModelForVideoClassification.from_pretrained(tmp_path / "out").eval()
     assert model.config.id2label == LABELS
@@ -219,12 +214,14 @@ def test_command_on_an_authors_file(tmp_path, capsys, attention_type, variant):
     words = ["--num-attention-heads", 4] if variant == "softmax" else []
     if variant == "softmax" and attention_type == "space_only":
         words += ["--from", "authors-timesformer"]  # nothing else tells it from timm's
-    code, output, _ = convert(capsys, path, tmp_path / "out", *words)
+    code, output, _ = convert_command(capsys, path, tmp_path / "out", *words)
     assert code == 0 and "from authors-timesformer" in output
     converted = load_file(tmp_path / "out" / "model.safetensors")
     for name, tensor in model.state_dict().items():
         assert torch.equal(converted[name], tensor), name
-    assert convert(capsys, path, tmp_path / "x", *words, "--attention-type", attention_type, "--dry-run")[0] == 0
+    assert (
+        convert_command(capsys, path, tmp_path / "x", *words, "--attention-type", attention_type, "--dry-run")[0] == 0
+    )
 
 
 def test_refusals_of_the_command(tmp_path, capsys):
@@ -242,6 +239,6 @@ def test_refusals_of_the_command(tmp_path, capsys):
         ((tmp_path / "native", "--from", "vit"), "'timesformer', not 'vit'"),
     ):
         source, *rest = words
-        code, _, errors = convert(capsys, source, tmp_path / "out", *rest)
+        code, _, errors = convert_command(capsys, source, tmp_path / "out", *rest)
         assert code == 2 and expected in errors.strip().splitlines()[-1], words
     assert not (tmp_path / "out").exists()
