@@ -259,3 +259,15 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path, ki
         with pytest.raises(ConversionError, match="is a file; choose another"):
             from_pretrained_softmax(native("vit")).save_pretrained(tmp_path / output)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    model = dna_model("vit", "dna")
+    with pytest.raises(ConversionError, match="'.*weights.pth' is a folder: name a file"):
+        (tmp_path / "weights.pth").mkdir()
+        export_authors_checkpoint(model, tmp_path / "weights.pth")
+    with pytest.raises(ConversionError, match="is a file; choose another folder"):
+        export_authors_checkpoint(model, tmp_path / "file" / "weights.pth")
+    export_authors_checkpoint(model, tmp_path / "new" / "weights.pth")
+    assert load_authors_checkpoint(tmp_path / "new" / "weights.pth", architecture="vit").num_parameters() > 0

@@ -513,6 +513,12 @@ def test_refused_before_anything_is_uploaded(hub, checkpoint, name):
     spoilt_is_refused(hub, checkpoint, *SPOILT[name])
 
 
+def test_a_file_is_no_checkpoint_folder(hub, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "is a file: name the folder it lies in" in refused(tmp_path / "file", REPO)
+    assert hub.requests == []
+
+
 @pytest.mark.parametrize("size", ["x", "", "5", "5 apples", "-1GB", "0GB", "1e3MB", "nanKB"])
 def test_sizes_that_are_none(hub, size):
     with pytest.raises(PublishError, match=rf"max_shard_size \(--max-shard-size\) is {size!r}: give a size in KB"):

@@ -55,8 +55,8 @@ def add_new_tensors(mapping: TensorMap, config: Any, layer: str, start: Negative
     """Add what the attention of one layer has beyond softmax attention.
 
     Args:
-        mapping: already has the positive branch.
-        config: of the target; gives `attention_variant`, `qkv_bias` and `negative_scale_init`.
+        mapping: map of tensors that has the positive branch already.
+        config: configuration of the target; gives `attention_variant`, `qkv_bias` and `negative_scale_init`.
         layer: name of the attention module in the target.
         start: how the negative branch begins.
     """

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from ..errors import must_be_file, told_as
 from ..models import DnATimesformerConfig, DnAVideoLlama3VisionModel
 from .authors import ROWS, TIMESFORMER_NAMES, VARIANTS, Layout, branch_sign, model_classes
 from .authors_viscop import encoder_names
@@ -41,14 +42,16 @@ def export_authors_checkpoint(
         layout: `"packed"` (`qqkvv`, `qqkv`) or `"split"` (`qkv`, `q_neg`, `v_neg`); of no effect for softmax, and not
             for VisCoP. By default what the released program has: `"packed"` for `"vit"`, `"split"` for
             `"timesformer"`.
-        negative_sign: as for [`convert_authors_checkpoint`].
+        negative_sign: +1 or -1, the sign before the negative branch in the program that will read the file; by default
+            that of the released program for the architecture: -1 for VisCoP, +1 for the others.
 
     Raises:
-        ConversionError: if the authors' model has no place for what this one has.
+        ConversionError: if the authors' model has no place for what this one has, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
         raise ConversionError(f"{str(path)!r} must end in .safetensors or {', '.join(PICKLE_SUFFIXES)}.")
+    must_be_file(path, ConversionError)
     if architecture not in ARCHITECTURES:
         known = ", ".join(map(repr, ARCHITECTURES))
         raise ConversionError(f"export to architecture {architecture!r} is not supported: only {known} are.")
@@ -56,7 +59,7 @@ def export_authors_checkpoint(
         if layout is not None:
             raise ConversionError("the authors' VisCoP has one layout: leave layout out.")
         tensors = _encoder_tensors(model, branch_sign(architecture, negative_sign))
-        save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
+        _write(path, tensors, tensors)
         return
     if layout is None:
         layout = "packed" if architecture == "vit" else "split"
@@ -69,12 +72,20 @@ def export_authors_checkpoint(
     if variant != "softmax":
         full_layout = layout if variant == "dna" else f"{layout}_shared"  # type: ignore[assignment]
     tensors = _authors_tensors(model, full_layout, sign)
-    if path.suffix == ".safetensors":
-        save_file(tensors, path)
-    elif path.suffix == ".pyth" and architecture == "timesformer":
-        torch.save({"model_state": {f"model.{name}": tensor for name, tensor in tensors.items()}}, path)
-    else:
-        torch.save({"model": tensors}, path)
+    wrapped: dict[str, Any] = {"model": tensors}
+    if path.suffix == ".pyth" and architecture == "timesformer":
+        wrapped = {"model_state": {f"model.{name}": tensor for name, tensor in tensors.items()}}
+    _write(path, tensors, wrapped)
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], wrapped: dict[str, Any]) -> None:
+    """Write tensors as safetensors, or what a training program wraps around them as `torch.save` does."""
+    with told_as(ConversionError, f"cannot write {str(path)!r}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".safetensors":
+            save_file(tensors, path)
+        else:
+            torch.save(wrapped, path)
 
 
 def _encoder_tensors(model: PreTrainedModel, sign: int) -> dict[str, torch.Tensor]:

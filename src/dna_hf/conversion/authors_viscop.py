@@ -52,7 +52,7 @@ def convert_vision_encoder(name: str, tensors: dict[str, torch.Tensor], sign: in
     """Convert the tensors of a vision encoder alone; see [`~dna_hf.conversion.convert_authors_checkpoint`].
 
     Raises:
-        ConversionError: see there.
+        ConversionError: for tensors that are not those of a vision encoder with probes.
     """
     tensors = vision_encoder_tensors(name, tensors)
     with refused_configuration(name):

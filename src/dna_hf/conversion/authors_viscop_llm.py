@@ -64,11 +64,11 @@ class _Source(NamedTuple):
     """What a checkpoint holds.
 
     Args:
-        llm: all tensors, those of its base included.
-        found: for each name in the model, that of the tensor which counts.
-        adapter: LoRA, if there is some.
+        llm: model with all tensors, those of its base included.
+        found: name of the tensor that counts, by the name in the model.
+        adapter: LoRA adapter, `None` if there is none.
         replaced: tensors of the base that do not count, and why.
-        folders: where its processor may be.
+        folders: folders or names on the Hub where the processor may be.
     """
 
     llm: VideoLlm

@@ -40,9 +40,9 @@ class Checkpoint(NamedTuple):
     """What a checkpoint file holds.
 
     Args:
-        tensors: by name, without the prefixes of wrappers.
-        notes: on what else there is.
-        settings: of the training run, as it wrote them under `cfg`; `None` where it did not.
+        tensors: tensors by name, without the prefixes of wrappers.
+        notes: sentences on what else the file holds.
+        settings: configuration of the training run, as it wrote it under `cfg`; `None` where it did not.
     """
 
     tensors: dict[str, torch.Tensor]

@@ -41,12 +41,12 @@ class Adapter(NamedTuple):
     """A LoRA adapter.
 
     Args:
-        file: where its tensors are.
-        tensors: by the names that it gives them.
+        file: name of the file that holds the adapter.
+        tensors: tensors by the names that the file gives them.
         pairs: for each module (by its name without PEFT's prefix), the names of A (rank, in) and B (out, rank).
-        rank: of all.
+        rank: rank of all pairs.
         scale: factor of `B A`.
-        targets: the modules that it should have tensors for; a regular expression, or ends of names.
+        targets: modules that the adapter should have tensors for: a regular expression, or ends of names.
     """
 
     file: str
@@ -111,11 +111,11 @@ def merge_lora(mapping: TensorMap, source: str, pair: tuple[str, str], target: s
     """Copy a weight (out, in) with `scale * B A` added, computed in float32.
 
     Args:
-        mapping: has the weight and the pair among its source.
-        source: the weight.
-        pair: A (rank, in) and B (out, rank).
-        target: where the sum goes.
-        rank: of the adapter.
+        mapping: map of tensors that has the weight and the pair among its source.
+        source: name of the weight in the source.
+        pair: names of A (rank, in) and B (out, rank) in the source.
+        target: name of the weight that the sum becomes.
+        rank: rank of the adapter.
         scale: factor of `B A`.
     """
     names = (source, *pair)

@@ -64,7 +64,7 @@ class Options:
             exactly as it does). `"zero"`: the same with `v- = 0`, exactly the source; the gradient of `v-` is not
             zero, and after the first step neither are those of `q-` and alpha. `"random"`: both as in a fresh model.
             With shared values there is no `v-`, and alpha starts at `warm_scale` or 0 instead.
-        warm_scale: factor of the negative branch under `negative_init="warm"`, 1e-4 by default.
+        warm_scale: factor of the negative branch, 1e-4 by default; under `negative_init="zero"` of `q-` alone.
         negative_scale_init: initial alpha of every head, 0.5 by default.
         image_size: height and width in pixels, or one number for both, that the position table is resampled for; by
             default the source's.
@@ -92,8 +92,8 @@ class Options:
         negative_sign: +1 or -1, the sign before the negative branch in the authors' program that wrote a file; by
             default that of the released program for the architecture: -1 for VisCoP, +1 for the others. The released
             stand-alone modules (packed and shared-value), which no released script uses, subtract.
-        base_model: VideoLLaMA3 below a LoRA of the authors' VisCoP, that it was trained from: folder, name on the Hub,
-            or transformers' model.
+        base_model: VideoLLaMA3 that a LoRA of the authors' VisCoP was trained from: folder, name on the Hub, or
+            transformers' model.
         dtype: floating-point type of the result; by default that of the source.
         revision: commit, tag or branch on the Hub of a source that is a name on the Hub.
 
@@ -235,9 +235,9 @@ class Options:
         """Note which options about the start of the negative branch have no effect.
 
         Args:
-            notes: takes the notes.
+            notes: list that takes the notes.
             variant: attention of the result.
-            why: the reason, where none has an effect, as the source has a negative branch already.
+            why: reason why none has an effect, where the source has a negative branch already.
         """
         for name in self.given:
             reason = (why or self.start.idle(name, variant)) if name in _NEGATIVE else ""

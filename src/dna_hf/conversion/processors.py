@@ -124,9 +124,10 @@ def add_authors_video_processor(report: ConversionReport, config: DnATimesformer
     one, else of the released configurations.
 
     Args:
-        report: takes the processor, and a note on where its numbers come from.
-        config: of the model.
-        settings: what the training checkpoint has under `cfg`, its configuration as YAML; `None` if there is nothing.
+        report: report that takes the processor, and a note on where its numbers come from.
+        config: configuration of the model.
+        settings: configuration of the training run as YAML, which a training checkpoint has under `cfg`; `None` if
+            there is none.
 
     Raises:
         ConversionError: for a number that is none.
@@ -161,8 +162,8 @@ def add_native_video_processor(
     """Add the processor of transformers' TimeSformer: its normalisation and sizes, and uniform frames.
 
     Args:
-        report: takes the processor, and a note where the source has none.
-        config: of the model.
+        report: report that takes the processor, and a note where the source has none.
+        config: configuration of the model.
         name: folder or name on the Hub of the source, `None` for a model that was never saved.
         revision: commit, tag or branch on the Hub.
 
@@ -204,9 +205,9 @@ def add_video_processor_of_images(
     of evaluation are cut.
 
     Args:
-        report: takes the processor, or a note that there is none.
-        config: of the model.
-        image_processor: of the image model, `None` if it has none.
+        report: report that takes the processor, or a note that there is none.
+        config: configuration of the model.
+        image_processor: image processor of the image model, `None` if it has none.
 
     Raises:
         ConversionError: for an image processor that does what the video processor cannot.

@@ -23,9 +23,9 @@ class TensorRecord:
     Args:
         action: `"copied"`, `"split"` (into several), `"merged"` (of several), `"resampled"` (to another grid of
             patches), `"dropped"` (no target) or `"new"` (no source).
-        source: name in the source, `None` for a new tensor.
-        targets: names in the DnA model, empty for a dropped tensor.
-        reason: why it was dropped, how a new tensor is made, what was done to the values.
+        source: name of the tensor in the source, `None` for a new tensor.
+        targets: names of what it became in the DnA model, empty for a dropped tensor.
+        reason: why a tensor was dropped, how a new one is made, or what was done to the values.
     """
 
     action: Action
@@ -39,12 +39,12 @@ class ConversionReport:
     """An account of every tensor of a source and of the model made from it.
 
     Args:
-        source: what was converted.
-        family: which kind of source it is: `"vit"`, `"deit"`, `"dinov2"`, `"timesformer"`, `"video_llama_3"`,
+        source: path or name of what was converted.
+        family: kind of the source: `"vit"`, `"deit"`, `"dinov2"`, `"timesformer"`, `"video_llama_3"`,
             `"video_llama_3_vision"`, `"videollama3"` (saved by its own code), `"timm"`, `"authors-vit"`,
             `"authors-timesformer"`, `"authors-viscop"` or, where a video model is made of an image model, `"dna_vit"`.
-        records: one for each source tensor and each new tensor.
-        notes: what else the user should know, e.g. what a file held beside tensors.
+        records: one record for each source tensor and each new tensor.
+        notes: sentences on what else the user should know, e.g. what a file held beside tensors.
         max_difference: largest difference between what the converted model and an evaluation of the source make of one
             random image or video (see `compared`); `None` where the source could not be run.
         compared: what `max_difference` compares.

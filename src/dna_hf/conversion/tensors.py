@@ -142,7 +142,7 @@ class TensorMap:
         """As [`build`], but the tensors of that dtype become the parameters of the model, which are never held twice.
 
         Raises:
-            ConversionError: see there.
+            ConversionError: listing whatever is missing, unexpected, misshaped or not finite.
         """
         values = self._values(model_class, config)
         with _quiet():

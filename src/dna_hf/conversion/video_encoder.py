@@ -41,7 +41,7 @@ def convert_video_encoder(source: PreTrainedModel, options: Options) -> Conversi
     """Convert the vision encoder alone; see [`~dna_hf.conversion.from_pretrained_softmax`].
 
     Raises:
-        ConversionError: see there.
+        ConversionError: for tensors that are not those of the encoder, or if the result computes something else.
     """
     name = source.name_or_path or type(source).__name__
     config = encoder_config(source.config, options)
@@ -102,11 +102,11 @@ def start_interactions(
     """Add the probes, and modules that begin as the attention of the layers that they read.
 
     Args:
-        mapping: already has the encoder.
-        config: of the encoder.
-        options: how the negative branch begins.
-        dtype: of the probes.
-        prefix: of the encoder in the target.
+        mapping: map of tensors that has the encoder already.
+        config: configuration of the encoder.
+        options: request that says how the negative branch begins.
+        dtype: type of the probes.
+        prefix: prefix of the encoder in the target.
     """
     # drawn here, and first: one seed gives the same probes to every variant
     probes = torch.normal(0.0, config.initializer_range, (1, config.num_probes, config.hidden_size)).to(dtype)

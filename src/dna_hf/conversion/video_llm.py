@@ -54,12 +54,12 @@ class VideoLlm(NamedTuple):
     """A VideoLLaMA3 that was read, or the base of one.
 
     Args:
-        name: what to call it in messages.
+        name: what to call the model in messages.
         family: `"video_llama_3"` (transformers), `"videollama3"` (its own code) or `"authors-viscop"`.
-        tensors: by the names that the source gives them.
-        config: as transformers has it.
-        settings: the `config.json` of its own code.
-        model: transformers' model, if that is what the source is.
+        tensors: tensors by the names that the source gives them.
+        config: configuration in transformers' form.
+        settings: `config.json` that the model's own code wrote; empty for transformers'.
+        model: transformers' model, `None` if the source is another one.
         owned: whether nobody else holds the tensors.
     """
 
@@ -87,8 +87,8 @@ def convert_video_llm(source: str | PreTrainedModel, options: Options, name: str
     """Convert a model, or a folder or repository that is one by its `config.json`.
 
     Args:
-        source: name or model.
-        options: how to convert.
+        source: folder, name on the Hub, or transformers' model.
+        options: request that says how to convert.
         name: folder or name on the Hub where its processor is, if there is one.
 
     Raises:
@@ -162,9 +162,9 @@ def read_video_llm(
 
     Args:
         source: folder, name on the Hub, or model.
-        revision: on the Hub.
-        dtype: to load transformers' in; its own by default.
-        num_attention_heads: of the vision encoder, where no file says it.
+        revision: commit, tag or branch on the Hub.
+        dtype: type to load transformers' model in; its own by default.
+        num_attention_heads: attention heads of the vision encoder, where no file says it.
 
     Raises:
         ConversionError: if it is none, or cannot be read.
@@ -232,10 +232,10 @@ def video_llm_config(
     """The configuration of the model, and how many rows its vocabulary has more than the source's.
 
     Args:
-        native: of the source.
-        vision: of the encoder with probes.
-        processor: has the placeholders; without one, they are chosen.
-        fields: others.
+        native: configuration of the source.
+        vision: configuration of the encoder with probes.
+        processor: processor whose tokenizer has the placeholders; without one, they are chosen.
+        fields: further fields of the configuration.
     """
     text = copy.deepcopy(native.text_config)
     size = text.vocab_size
@@ -274,13 +274,13 @@ def map_video_llm(
     """Copy every tensor that the source has, or should have.
 
     Args:
-        mapping: takes the tensors.
-        config: of the model.
-        found: for each name in the model, that in the source.
-        rows: how many the vocabulary has more than the source's.
-        name_of: what a tensor would be called that is missing.
+        mapping: map that takes the tensors.
+        config: configuration of the model.
+        found: name in the source by the name in the model.
+        rows: how many rows the vocabulary has more than the source's.
+        name_of: function from a name in the model to what the source would call a tensor that is missing.
         new_parts: what the names of tensors begin with that no source has.
-        changes: by name in the model, what is done instead of copying, given the names in source and model.
+        changes: by name in the model, a function called instead of copying, with the names in source and model.
     """
     with torch.device("meta"):
         model = DnAVideoLlama3ForConditionalGeneration(config)

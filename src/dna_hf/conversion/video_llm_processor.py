@@ -44,12 +44,12 @@ def video_llm_processor(
     Pixels are treated as the checkpoint says, and the number of tokens of a video is that of the released evaluation.
 
     Args:
-        report: takes notes, and says what kind of source it is.
+        report: report that takes notes, and says what kind of source it is.
         names: folders or names on the Hub to look in, the first that has a file counts.
-        vision: of the vision encoder, for its probes and patches.
-        fields: of the model's configuration, `include_visual_tokens` and `include_visual_probes`.
-        settings: the source's `config.json`, which may say `max_frames`.
-        revision: on the Hub.
+        vision: configuration of the vision encoder, for its probes and patches.
+        fields: fields of the model's configuration, `include_visual_tokens` and `include_visual_probes`.
+        settings: `config.json` of the source, which may say `max_frames`.
+        revision: commit, tag or branch on the Hub.
 
     Raises:
         ConversionError: for files that cannot be read, or say what cannot be.

@@ -59,9 +59,9 @@ class TransformerMap:
     """Maps a vision transformer, under the names of its source, to its place in a DnA model.
 
     Args:
-        mapping: takes the tensors.
+        mapping: map that takes the tensors.
         config: configuration of the target.
-        map_attention: maps the projections of queries, keys and values of an attention module.
+        map_attention: function that maps the projections of queries, keys and values of an attention module.
         source: prefix of the base model in the source.
         target: prefix of the base model in the target.
     """
@@ -165,8 +165,8 @@ def map_softmax_attention(
     """Map softmax attention to the variant of `config`.
 
     Args:
-        mapping: takes the tensors.
-        config: of the target.
+        mapping: map that takes the tensors.
+        config: configuration of the target.
         projections: names of the query, key and value projection in an attention module, or of the one that holds all
             three.
         start: how the negative branch begins.

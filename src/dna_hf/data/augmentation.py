@@ -30,7 +30,7 @@ class TrainingAugmentation:
     Crop and flip are torchvision's transforms of these names, RandAugment and random erasing timm's.
 
     Args:
-        arguments: of the `data` section.
+        arguments: fields of the `data` section, for the crop, the flip, RandAugment and the erasing.
         image_size: height and width of the result, in pixels.
         resample: PIL's number of the interpolation.
 

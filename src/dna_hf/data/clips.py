@@ -26,7 +26,7 @@ class Clip:
 
     Args:
         path: video file; where `frames` is given, a name for messages.
-        label: index of its class.
+        label: index of the clip's class.
         start: seconds into the file at which the clip begins; `None`: at the beginning of the file.
         end: seconds into the file at which the clip ends; `None`: at the end of the file.
         frames: image files, in order, instead of a video file.
@@ -42,8 +42,8 @@ class Clip:
         """Read those frames of the clip that are sampled.
 
         Args:
-            sampling: says which frames, by their number and the frame rate.
-            decoder: reads video files.
+            sampling: function that says which frames to read, of their number and the frame rate.
+            decoder: object that decodes video files.
 
         Returns:
             Frames (frames, height, width, 3), uint8.
@@ -70,7 +70,7 @@ class LabelledVideos(Split):
     """One split of videos.
 
     Args:
-        clips: those whose files are there, in order.
+        clips: clips whose files are there, in order.
         class_names: names that the labels index.
         name: name of the split.
         missing: files that the split lists and that are not there.

@@ -25,6 +25,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from ..errors import one_line
 from .conversation_arguments import ConversationDataArguments
 from .errors import DataError
 from .provenance import DatasetRecord
@@ -45,9 +46,9 @@ class Conversation:
     """One sample.
 
     Args:
-        name: says which it is, for messages: its file, its line or place there, and its id.
-        row: its place in the file, from 0.
-        messages: as chat templates take them, with the absolute paths of images and videos.
+        name: what to call the sample in messages: its file, its line or place there, and its id.
+        row: place of the sample in the file, from 0.
+        messages: turns as chat templates take them, with the absolute paths of images and videos.
     """
 
     name: str
@@ -65,9 +66,9 @@ class Conversations:
     """What a file holds.
 
     Args:
-        path: of the file.
-        samples: those that can be used, in the order of the file.
-        bad: what is wrong with the others, one sentence each.
+        path: file of conversations.
+        samples: samples that can be used, in the order of the file.
+        bad: what is wrong with samples that cannot be used, one sentence each.
     """
 
     path: str
@@ -90,7 +91,7 @@ def read_conversations(
 
     Args:
         path: a `.json` file with a list, or a `.jsonl` file.
-        data_folder: what paths of images and videos start from; by default the folder of the file.
+        data_folder: folder that paths of images and videos start from; by default that of the file.
         limit: read only this many samples.
         on_error: `"raise"`, or `"skip"` to leave out samples that are wrong.
 
@@ -242,9 +243,9 @@ class ConversationDataset(Dataset):
     images and videos, and `rows`, its place in the file.
 
     Args:
-        conversations: the samples.
-        processor: of the video LLM.
-        arguments: of the `data` section.
+        conversations: file of conversations that was read.
+        processor: processor of the video LLM.
+        arguments: fields of the `data` section, for reading and for samples that are wrong.
         training: whether another sample takes the place of one that cannot be read; otherwise it has no labels.
         bad_list: file that gets a line for every sample that cannot be used.
     """
@@ -305,7 +306,7 @@ class ConversationDataset(Dataset):
                 **self.reading,
             )
         except (ValueError, OSError) as error:
-            raise DataError(f"{sample.name}: {' '.join(str(error).split())}") from error
+            raise DataError(f"{sample.name}: {one_line(error)}") from error
         tensors = {name: torch.as_tensor(value) for name, value in encoded.items()}
         length = tensors["input_ids"].shape[-1]
         if length > self.max_length:
@@ -359,7 +360,7 @@ class ConversationCollator:
     """Makes a batch of samples: sequences are filled up on the right, images and videos come one after the other.
 
     Args:
-        pad_token_id: what fills up `input_ids`.
+        pad_token_id: token that fills up `input_ids`.
     """
 
     def __init__(self, pad_token_id: int) -> None:

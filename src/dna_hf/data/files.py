@@ -64,7 +64,7 @@ def regular_file(path: str | Path, what: str) -> Path:
     """A path, after a look at what is there: a pipe or a device may never end.
 
     Args:
-        path: of the file.
+        path: file to look at.
         what: what is expected there, for messages.
 
     Raises:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from ..errors import first_line
 from .arguments import ImageDataArguments
 from .augmentation import TrainingAugmentation
 from .errors import DataError
@@ -71,8 +72,7 @@ def read_image(source: dict[str, Any], name: str) -> Image.Image:
         return datasets.Image().decode_example(source).convert("RGB")
     # Pillow raises all of these for broken files: SyntaxError for PNG, struct errors as ValueError
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"cannot read image {source.get('path') or name}: {reason}") from error
+        raise DataError(f"cannot read image {source.get('path') or name}: {first_line(error)}.") from error
 
 
 def read_image_file(path: str | Path) -> Image.Image:
@@ -178,10 +178,10 @@ def torch_dataset(
     """Make the torch data set of a split: of processed images, augmented and (if streamed) shuffled for training.
 
     Args:
-        images: the split.
-        processor: makes tensors of images; with an augmentation it does not resize.
-        augmentation: for training.
-        seed: of the augmentation and of the shuffling of a streamed split.
+        images: split to read.
+        processor: image processor that makes tensors; with an augmentation it does not resize.
+        augmentation: augmentation for training; `None` for evaluation.
+        seed: seed of the augmentation, and of the shuffling of a streamed split.
         shuffle_buffer: images among which a streamed split is shuffled.
     """
     if isinstance(images.rows, datasets.IterableDataset):

@@ -31,9 +31,9 @@ def read_video_input(path: str | Path, processor: Any, reader: VideoReader | Non
     """`pixel_values` (1, frames, channels, height, width) of the first view over time and space of a video file.
 
     Args:
-        path: of the video.
-        processor: a video processor of this package.
-        reader: decodes the video; by default one of its own, which takes a moment to start.
+        path: video file.
+        processor: video processor of this package.
+        reader: reader that decodes the video; by default a new one, which takes a moment to start.
 
     Raises:
         DataError: if it cannot be read.
@@ -53,9 +53,9 @@ def read_question_input(
     """Arguments of a video language model for a question about an image or a video.
 
     Args:
-        path: of the image or the video.
-        processor: of the model.
-        question: about it.
+        path: image or video file.
+        processor: processor of the model.
+        question: question about the image or the video.
         max_frames: most frames of a video; by default as the processor says.
 
     Raises:
@@ -76,9 +76,9 @@ def inference_processor(processor: Any, keep: int = 1, **settings: Any) -> Any:
     So several questions about one video cost its decoding once.
 
     Args:
-        processor: of the model.
+        processor: processor of the model.
         keep: how many videos to keep the frames of.
-        settings: of the video processor, e.g. `fps` and `max_frames`; `None` leaves one as it is.
+        settings: settings of the video processor, e.g. `fps` and `max_frames`; `None` leaves one as it is.
 
     Raises:
         DataError: for an impossible setting.

@@ -17,12 +17,12 @@ class MixingCollator:
 
     Args:
         num_classes: width of the soft targets.
-        mixup_alpha: parameter of the Beta distribution of Mixup; 0: no Mixup.
-        cutmix_alpha: the same for CutMix; 0: no CutMix.
-        probability: of mixing a batch at all.
-        switch_probability: of CutMix rather than Mixup where both are on.
+        mixup_alpha: parameter of the Beta distribution that Mixup draws from; 0: no Mixup.
+        cutmix_alpha: parameter of the Beta distribution that CutMix draws from; 0: no CutMix.
+        probability: probability that a batch is mixed at all.
+        switch_probability: probability of CutMix rather than Mixup, where both are on.
         label_smoothing: part of the target that is spread over all classes.
-        seed: of the generator.
+        seed: seed of the random numbers, with the epoch and the rows of the batch.
         clock: whatever has the current epoch as its `epoch`, e.g. the data set; epoch 0 without one.
     """
 

@@ -43,9 +43,9 @@ class MotionClip(Clip):
     """A clip of the motion task, which is drawn when it is needed.
 
     Args:
-        split: of the embedded images, `"train"` or `"test"`.
+        split: split of the embedded images, `"train"` or `"test"`.
         image: number of the image in that split.
-        position: of the first frame, counted clockwise from the top.
+        position: position of the image in the first frame, counted clockwise from the top.
         step: by how many positions the image moves on in every frame, clockwise if positive.
     """
 

@@ -45,9 +45,9 @@ class Question:
     """One question about one video or image.
 
     Args:
-        id: no other question of the file has it.
+        id: identifier that no other question of the file has.
         text: the question.
-        options: letter, from A on, -> text.
+        options: text of each option by its letter, from A on.
         media: path of the video or image.
         kind: `"video"` or `"image"`.
         answer: letter of the right option; `None` where the file does not tell.
@@ -70,9 +70,9 @@ class QuestionFile:
     """The questions of a file.
 
     Args:
-        name: of the file, without its folder.
-        format: one of `FORMATS`.
-        questions: in the order of the file, the views of an item one after the other.
+        name: name of the file, without its folder.
+        format: format of the file, one of `FORMATS`.
+        questions: questions in the order of the file, the views of an item one after the other.
         skipped: items that were left out, `{"item": where, "error": why}`.
     """
 
@@ -97,8 +97,8 @@ def load_questions(
         path: the file, `.json` or `.jsonl`.
         videos: folder that the paths of the file start from; by default the folder of the file.
         format: one of `FORMATS`; by default what the first item looks like.
-        views: of `perception_mcq`, some of `ego`, `exo` and `depth` (default: ego and exo); of others, which of their
-            own views to keep (default: all).
+        views: views to ask about: in `perception_mcq` some of `ego`, `exo` and `depth` (default: ego and exo), in
+            other formats some of the file's own (default: all).
         answers: a JSON file that tells the right answers, id -> index from 0 or letter, as EgoSchema publishes one for
             a subset. Questions that it does not name are left out.
         on_error: `"raise"`, or `"skip"` to leave out an item that is wrong or whose video is missing.

@@ -18,11 +18,11 @@ class DatasetRecord:
     """Where data came from.
 
     Args:
-        name: as it was asked for: a name on the Hub, a path's last part, or the embedded data set.
+        name: name on the Hub, the last part of a path, or the name of an embedded data set.
         config: configuration of a Hub data set.
-        revision: of a Hub data set.
-        licence: as the data set states it, `None` where it does not.
-        homepage: the same.
+        revision: commit, tag or branch of a Hub data set.
+        licence: licence that the data set states, `None` where it states none.
+        homepage: address that the data set states, `None` where it states none.
         splits: split name -> number of rows read, `None` where it was streamed.
     """
 
@@ -38,8 +38,8 @@ def provenance(arguments: ImageDataArguments, *splits: "LabelledImages") -> Data
     """Write down where splits came from.
 
     Args:
-        arguments: what was asked for.
-        splits: what was read.
+        arguments: fields of the `data` section that were asked for.
+        splits: splits that were read.
     """
     info = splits[0].rows.info
     return DatasetRecord(
@@ -53,7 +53,7 @@ def provenance(arguments: ImageDataArguments, *splits: "LabelledImages") -> Data
 
 
 def video_provenance(arguments: VideoDataArguments, *splits: "LabelledVideos") -> DatasetRecord:
-    """The same for videos; the protocol stands for the configuration."""
+    """Write down where splits of videos came from; the protocol stands for the configuration."""
     return DatasetRecord(
         name=public_name(arguments.dataset),
         config=arguments.protocol,
@@ -62,7 +62,7 @@ def video_provenance(arguments: VideoDataArguments, *splits: "LabelledVideos") -
 
 
 def question_provenance(file: "QuestionFile", questions: int) -> DatasetRecord:
-    """The same for so many questions of a file; its format stands for the configuration."""
+    """Write down which file so many questions came from; its format stands for the configuration."""
     return DatasetRecord(name=file.name, config=file.format, splits={"questions": questions})
 
 

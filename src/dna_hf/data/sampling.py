@@ -31,9 +31,9 @@ class RepeatedSampler(Sampler):
     of all images that depends on the seed and the epoch alone, as in the released script.
 
     Args:
-        dataset: its length and its current `epoch` count.
+        dataset: data set, of which the length and the current `epoch` count.
         repeats: how often an image comes.
-        seed: of the order.
+        seed: seed of the order of the images, with the epoch.
     """
 
     def __init__(self, dataset: Any, repeats: int, seed: int) -> None:

@@ -28,7 +28,7 @@ class LabelledImages(Split):
     """One split of images.
 
     Args:
-        rows: with an undecoded image (`{"bytes", "path"}`) and an integer label each.
+        rows: rows with an undecoded image (`{"bytes", "path"}`) and an integer label each.
         image_column: name of the column of the images.
         label_column: name of the column of the labels.
         class_names: names that the labels index.
@@ -75,7 +75,7 @@ def load_split(arguments: ImageDataArguments, split: str) -> LabelledImages:
     """Load one split, `max_eval_samples` of it at most.
 
     Args:
-        arguments: which data set, columns and class names.
+        arguments: fields of the `data` section: which data set, columns and class names.
         split: name of the split.
 
     Returns:
@@ -94,7 +94,7 @@ def load_train_and_eval(arguments: ImageDataArguments, seed: int) -> tuple[Label
     the data set names its classes.
 
     Args:
-        arguments: which data set, splits, columns and class names.
+        arguments: fields of the `data` section: which data set, splits, columns and class names.
         seed: says which rows are held out.
 
     Raises:
@@ -140,7 +140,7 @@ def _load_all(arguments: ImageDataArguments) -> Any:
         OSError,
         ValueError,
     ) as error:
-        raise DataError(f"data set {source!r} cannot be loaded: {first_line(error)}") from error
+        raise DataError(f"data set {source!r} cannot be loaded: {first_line(error)}.") from error
 
 
 @cache
@@ -169,7 +169,7 @@ def _label(rows: Any, arguments: ImageDataArguments, split: str) -> LabelledImag
     try:
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise DataError(f"column {image_column!r} holds no images: {first_line(error)}") from error
+        raise DataError(f"column {image_column!r} holds no images: {first_line(error)}.") from error
     rows, names = _class_names(rows, label_column, arguments)
     images = LabelledImages(rows, image_column, label_column, names, split)
     if not arguments.streaming:

@@ -99,8 +99,8 @@ def read_train_and_eval(readers: Readers[S], arguments: CommonDataArguments, see
     Where there is no evaluation split, a part of the training split is held out.
 
     Args:
-        readers: what reads each split, by name.
-        arguments: names of the splits, and how much is held out.
+        readers: function that reads each split, by name.
+        arguments: fields of the `data` section: names of the splits, and how much is held out.
         seed: says which samples are held out.
 
     Raises:

@@ -34,11 +34,11 @@ class Listing:
     """What a split lists, before labels are numbered and files looked for.
 
     Args:
-        rows: with labels as they are written.
-        roots: folders that paths start from; none where the files were found already.
-        table: that the rows come from, if any.
-        class_names: in the order of the labels, where the source knows it.
-        missing: names for which there is no file.
+        rows: clips with their labels as they are written.
+        roots: folders that the paths of the rows start from; none where the files were found already.
+        table: table that the rows come from, `None` if from none.
+        class_names: class names in the order of the labels, where the source knows it.
+        missing: names of clips for which there is no file.
     """
 
     rows: list[Row]
@@ -56,7 +56,7 @@ def list_splits(arguments: VideoDataArguments, wanted: set[str]) -> dict[str, Ca
     """What lists each split, by name.
 
     Args:
-        arguments: which videos.
+        arguments: fields of the `data` section: which videos.
         wanted: names of splits, where they are not the usual ones.
 
     Raises:

@@ -58,9 +58,9 @@ class Protocol:
     """How the clips of a data set are divided.
 
     Args:
-        name: of the protocol.
-        pattern: of a file name without its suffix, with the groups `activity`, `subject` and `camera`.
-        class_names: in the order of the labels.
+        name: name of the protocol.
+        pattern: what file names without their suffix look like, with the groups `activity`, `subject` and `camera`.
+        class_names: class names in the order of the labels.
         divided_by: what decides about the split, `"subject"` or `"camera"`.
         splits: split -> numbers of the subjects or cameras.
     """
@@ -77,12 +77,12 @@ class ProtocolSplits:
     """Clips of a data set, divided by a protocol.
 
     Args:
-        protocol: that divided them.
+        protocol: protocol that divided the clips.
         clips: split -> pairs (path, label), in the order of the paths.
         other_classes: clips of activities that the protocol leaves out.
         unassigned: clips of subjects or cameras that are in no split.
         unknown: video files whose names the protocol does not understand.
-        missing: names that were listed and for which there is no file.
+        missing: names of clips that were listed and for which there is no file.
     """
 
     protocol: Protocol
@@ -154,7 +154,7 @@ def divide(paths: Iterable[str | Path], protocol: str, *, expected: Iterable[str
     """Divide clips by their file names.
 
     Args:
-        paths: of video files; they are not opened.
+        paths: paths of video files, which are not opened.
         protocol: one of [`PROTOCOLS`].
         expected: names (without folder and suffix) of the clips that should be there, to find what is missing.
 

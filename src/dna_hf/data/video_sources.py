@@ -51,7 +51,7 @@ def load_split(arguments: VideoDataArguments, split: str) -> LabelledVideos:
     """Load one split, `max_eval_samples` of it at most.
 
     Args:
-        arguments: which videos, columns and class names.
+        arguments: fields of the `data` section: which videos, columns and class names.
         split: name of the split.
 
     Returns:
@@ -70,7 +70,7 @@ def load_train_and_eval(arguments: VideoDataArguments, seed: int) -> tuple[Label
     Where there is no evaluation split, a part of the training split is held out, stratified by class.
 
     Args:
-        arguments: which videos, splits, columns and class names.
+        arguments: fields of the `data` section: which videos, splits, columns and class names.
         seed: says which videos are held out.
 
     Raises:
@@ -90,7 +90,7 @@ def describe(splits: Iterable[LabelledVideos]) -> str:
     """Counts per split and class, and what is missing, as text.
 
     Args:
-        splits: of one data set, see [`load_all`].
+        splits: splits of one data set, as [`load_all`] returns them.
     """
     splits = list(splits)
     counts = [Counter(clip.label for clip in split.clips) for split in splits]
@@ -246,7 +246,7 @@ def _names_beside(table: Path, base: int) -> list[str] | None:
         except KeyError:
             continue  # some other file
         except (OSError, TypeError, ValueError, csv.Error) as error:
-            raise DataError(f"cannot read class names from {path.name!r}: {first_line(error)}") from error
+            raise DataError(f"cannot read class names from {path.name!r}: {first_line(error)}.") from error
         if sorted(names) != list(range(base, base + len(rows))):
             raise DataError(
                 f"the column 'id' of {path.name!r} is not {base}..{base + len(rows) - 1}: set label_base, or give "

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import first_line
+from ..errors import first_line, sentence
 from .arguments import VideoDataArguments
 from .errors import DataError
 from .splits import aliases
@@ -37,14 +37,14 @@ class Row(NamedTuple):
     """One clip of a table.
 
     Args:
-        number: of its line, or of its object in a JSON list, from 1.
-        video: path as it is written.
-        label: number or text, as it is written.
-        split: that the table says it belongs to.
-        start: of the clip in the file, in seconds.
-        end: the same.
-        frames: paths of its images, instead of a video.
-        folders: in which `video` may lie.
+        number: number of the clip's line, or of its object in a JSON list, from 1.
+        video: path of the video, as it is written.
+        label: label, a number or text, as it is written.
+        split: split that the table says the clip belongs to.
+        start: seconds into the file at which the clip begins.
+        end: seconds into the file at which the clip ends.
+        frames: paths of the clip's images, instead of a video.
+        folders: folders in which `video` may lie.
     """
 
     number: int
@@ -62,10 +62,11 @@ class Table:
     """Rows of a table.
 
     Args:
-        path: of the table.
-        rows: in its order.
+        path: file of the table.
+        rows: rows in the order of the table.
         unit: what a row's number counts, `"line"` or `"row"`.
-        class_names: in the order of the labels, where they came with the table and the labels are such names.
+        class_names: class names in the order of the labels, where they came with the table and the labels are such
+            names.
     """
 
     path: Path
@@ -93,9 +94,9 @@ def read_table(path: Path, arguments: VideoDataArguments, split: str) -> Table:
     """Read a table.
 
     Args:
-        path: of the table, which is a text file.
-        arguments: the names of its columns, where they are given.
-        split: of the rows, where the table does not say. Kinetics' files lie in a folder of this name.
+        path: file of the table, a text file.
+        arguments: fields of the `data` section: names of the columns, where they are given.
+        split: split of the rows, where the table does not say. Kinetics' files lie in a folder of this name.
 
     Raises:
         DataError: if the file cannot be read, is no such table, or is empty.
@@ -107,7 +108,7 @@ def read_table(path: Path, arguments: VideoDataArguments, split: str) -> Table:
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name!r} is no text in UTF-8: save the table in this encoding.") from error
     except (OSError, csv.Error) as error:
-        raise DataError(f"table {path.name!r} cannot be read: {first_line(error)}") from error
+        raise DataError(f"table {path.name!r} cannot be read: {first_line(error)}.") from error
     if not table.rows:
         raise DataError(f"table {path.name!r} has no rows.")
     return table
@@ -342,7 +343,9 @@ def _ssv2_labels(path: Path) -> tuple[dict[str, int], dict[str, str]]:
             f"table {path.name!r} has no labels: put {SSV2_LABELS}, {' and '.join(SSV2_TEMPLATES)} beside it."
         ) from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"the labels of Something-Something beside {path.name!r} cannot be read: {error!r}") from error
+        raise DataError(
+            f"the labels of Something-Something beside {path.name!r} cannot be read: {sentence(error)}."
+        ) from error
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise DataError(f"the labels in {SSV2_LABELS!r} are not 0..n-1.")
     return numbers, templates

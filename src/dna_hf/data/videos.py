@@ -36,7 +36,7 @@ class VideoReader:
     """Reads frames of clips, videos in a process of its own that is killed when it takes too long.
 
     Args:
-        timeout: seconds.
+        timeout: seconds that decoding a video may take.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -108,8 +108,8 @@ class VideoAugmentation:
     """Random frames, random size, random crop and horizontal flip, the same for all frames of a clip.
 
     Args:
-        arguments: of the `data` section.
-        processor: says how many frames, of which size.
+        arguments: fields of the `data` section, for the frames, the size and the flip.
+        processor: video processor that says how many frames, of which size.
     """
 
     def __init__(self, arguments: VideoDataArguments, processor: DnATimesformerVideoProcessor) -> None:
@@ -148,11 +148,12 @@ class VideoDataset(EpochClock, Dataset):
     """A split: rows to samples `{"pixel_values": (frames, channels, height, width), "labels": int, "rows": int}`.
 
     Args:
-        videos: the split.
-        processor: makes tensors of clips; its views over time and space come one after the other (of evaluation).
-        arguments: of the `data` section.
-        augmentation: for training; without it nothing is random.
-        seed: of the augmentation.
+        videos: split to read.
+        processor: video processor that makes tensors; in evaluation its views over time and space come one after the
+            other.
+        arguments: fields of the `data` section, for reading and for clips that cannot be read.
+        augmentation: augmentation for training; without it nothing is random.
+        seed: seed of the augmentation, with the epoch and the row.
         bad_list: file that gets a line for every clip that could not be read.
     """
 

@@ -66,8 +66,8 @@ class ReportedFigure:
 
     Args:
         name: what was measured, e.g. `"ImageNet-1k validation, top-1"`.
-        value: as printed, with its unit.
-        source: where it is printed.
+        value: the figure as printed, with its unit.
+        source: publication or page that states the figure.
     """
 
     name: str
@@ -90,13 +90,13 @@ def model_card(
     """Write the model card of a checkpoint.
 
     Args:
-        model: the model; on the meta device for a card without weights (then nothing can be measured).
+        model: model of the checkpoint; on the meta device for a card without weights (then nothing can be measured).
         repo_id: name of the repository.
-        measurements: figures of these weights.
-        training: the run that made these weights.
-        reported: figures of others, which are stated as such and never enter the metadata.
-        processor: of a video model or a video language model; the card says what it does with videos.
-        converted_from: what the weights were converted from.
+        measurements: figures that were measured on these weights.
+        training: record of the run that made these weights.
+        reported: figures that others reported, which are stated as such and never enter the metadata.
+        processor: processor of a video model or a video language model; the card says what it does with videos.
+        converted_from: name of the checkpoint that the weights were converted from.
         licence: licence of the weights, in the Hub's spelling.
         revision: tag or commit that the card tells its readers to pin.
 
@@ -121,13 +121,9 @@ def model_card(
         preprocessing=_preprocessing(kind, processor),
         model_class=type(model).__name__,
         config=model.config,
-        variant=config.attention_variant,
-        variant_name=VARIANT_NAMES[config.attention_variant],
-        formula=FORMULAS[config.attention_variant],
         parameters=model.num_parameters(),
         macs=None if kind is VIDEO_LLM else _count(count_macs(type(model), model.config)),
         scales=scale_statistics(model),
-        has_scales=config.attention_variant in ("dna", "dna_shared_value"),
         has_weights=has_weights,
         training=training,
         settings=yaml.safe_dump(training.settings, sort_keys=False, allow_unicode=True).strip() if training else "",
@@ -136,7 +132,18 @@ def model_card(
         reported=reported,
         licence=licence,
         shapes=_sizes(model.config),
+        **_attention(config.attention_variant),
     )
+
+
+def _attention(variant: str) -> dict[str, Any]:
+    """What the template says of the attention."""
+    return {
+        "variant": variant,
+        "variant_name": VARIANT_NAMES[variant],
+        "formula": FORMULAS[variant],
+        "has_scales": variant in ("dna", "dna_shared_value"),
+    }
 
 
 def _check_records(model: PreTrainedModel, records: Sequence[Measurement | TrainingRun], has_weights: bool) -> None:

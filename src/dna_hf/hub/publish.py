@@ -55,12 +55,12 @@ class Published:
 
     Args:
         repo_id: name of the repository, with its owner.
-        commit: hash of the commit; empty for a dry run.
-        tag: names the commit, and is what the card tells its readers to pin.
+        commit: hash of the commit, empty for a dry run.
+        tag: tag of the commit, which the card tells its readers to pin.
         files: file name -> size in bytes.
         card: text of the model card.
-        max_difference: between what the local and the downloaded model make of a random input; `None` for a
-            dry run.
+        max_difference: largest difference between what the local and the downloaded model make of a random input;
+            `None` for a dry run.
     """
 
     repo_id: str
@@ -106,10 +106,10 @@ def publish(
         repo_id: `user/name`, or `name` for the user of the token.
         private: create the repository as a private one.
         revision: branch to commit to, created where there is none.
-        licence: of the weights, in the Hub's spelling, e.g. `"apache-2.0"`.
-        max_shard_size: weights beyond this size are spread over several files.
-        token: of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
-        dry_run: make and check everything, upload nothing and do not talk to the Hub.
+        licence: licence of the weights, in the Hub's spelling, e.g. `"apache-2.0"`.
+        max_shard_size: largest size of a file of weights, e.g. `"5GB"`; larger weights are spread over several files.
+        token: access token of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+        dry_run: make and check everything, but upload nothing and do not talk to the Hub.
 
     Raises:
         PublishError: before anything is uploaded, if the folder is incomplete, its weights are not finite or not those
@@ -195,7 +195,7 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     Raises:
         PublishError: naming the file or tensor that is missing or wrong.
     """
-    if not folder.is_dir():
+    if not folder.exists():
         raise PublishError(f"checkpoint folder {str(folder)!r} does not exist.")
     described = read_config(folder, error_class=PublishError)
     if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):

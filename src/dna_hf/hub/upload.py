@@ -56,12 +56,13 @@ def upload(
     """Create the repository if need be, commit a folder, and tag the commit.
 
     Args:
-        folder: its files are uploaded; of what is in the repository, weights and code go, and other files stay.
+        folder: folder whose files are uploaded; of what is in the repository, weights and code go, and other files
+            stay.
         repo_id: full name of the repository.
-        tag: of the commit.
+        tag: tag of the commit.
         private: create the repository as a private one.
         revision: branch to commit to, created where there is none.
-        token: of the Hub.
+        token: access token of the Hub.
 
     Returns:
         The hash of the commit.

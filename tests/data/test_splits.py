@@ -1,0 +1,112 @@
+"""Splits of images and of videos: one hold-out, one choice of what to evaluate on, one way to take fewer."""
+
+from collections import Counter
+
+import datasets
+import numpy as np
+import pytest
+
+from dna_hf.data.arguments import ImageDataArguments, VideoDataArguments
+from dna_hf.data.clips import Clip, LabelledVideos
+from dna_hf.data.errors import DataError
+from dna_hf.data.motion import motion_splits
+from dna_hf.data.sources import LabelledImages
+from dna_hf.data.splits import already, read_split, read_train_and_eval
+from dna_hf.models.video_decoding import FrameSampling
+
+
+LABELS = [number % 3 for number in range(30)]
+NAMES = ["cat", "dog", "bird"]
+
+
+def images(labels=LABELS, name="train", names=NAMES, label=None):
+    features = datasets.Features(
+        {"number": datasets.Value("int64"), "label": label or datasets.ClassLabel(names=names)}
+    )
+    rows = {"number": list(range(len(labels))), "label": labels}
+    return LabelledImages(datasets.Dataset.from_dict(rows, features=features), "image", "label", names, name)
+
+
+def videos(labels=LABELS, name="train", names=NAMES):
+    return LabelledVideos([Clip(str(number), label) for number, label in enumerate(labels)], names, name)
+
+
+def numbers(split):
+    return split.rows["number"][:] if isinstance(split, LabelledImages) else [int(clip.path) for clip in split.clips]
+
+
+KINDS = {"images": (images, ImageDataArguments), "videos": (videos, VideoDataArguments)}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return KINDS[request.param]
+
+
+def test_both_hold_out_the_same_samples_of_the_same_labels():
+    found = []
+    for make, arguments in KINDS.values():
+        train, held = read_train_and_eval({"train": already(make())}, arguments(validation_fraction=0.2), 3)
+        assert (len(train), len(held), train.name, held.name) == (24, 6, "train", "held out")
+        assert Counter(held.labels().tolist()) == {0: 2, 1: 2, 2: 2}
+        assert sorted(numbers(train) + numbers(held)) == list(range(30))
+        found.append(set(numbers(held)))
+    assert found[0] == found[1]
+    other, _ = read_train_and_eval({"train": already(images())}, ImageDataArguments(validation_fraction=0.2), 4)
+    assert set(numbers(other)) != set(range(30)) - found[0]
+
+
+def test_images_whose_labels_have_no_names_in_the_data_are_held_out_at_random():
+    make = images(label=datasets.Value("int64"))
+    _, held = read_train_and_eval({"train": already(make)}, ImageDataArguments(validation_fraction=0.2), 0)
+    expected = np.random.default_rng(0).permutation(30)[:6].tolist()
+    assert numbers(held) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("test", "dev", "val", "train"), "val"),
+        (("test", "dev", "train"), "dev"),
+        (("testing", "train"), "testing"),
+        (("Validation", "train"), "Validation"),
+        (("extra", "train"), "held out"),
+    ],
+)
+def test_what_is_evaluated_on_where_nothing_is_said(kind, names, expected):
+    make, arguments = kind
+    readers = {name: already(make(name=name)) for name in names}
+    assert read_train_and_eval(readers, arguments(), 0)[1].name == expected
+
+
+def test_a_split_is_found_by_its_other_names_too(kind):
+    make, arguments = kind
+    readers = {"training": already(make(name="training")), "val": already(make(name="val"))}
+    assert read_split(readers, "validation", arguments()).name == "val"
+    assert read_split(readers, "train", arguments()).name == "training"
+    with pytest.raises(DataError, match="has no split 'test': it has training, val"):
+        read_split(readers, "test", arguments())
+
+
+def test_classes_have_to_agree(kind):
+    make, arguments = kind
+    readers = {"train": already(make()), "val": already(make(names=["cat", "dog", "fish"], name="val"))}
+    with pytest.raises(DataError, match=r"'train' and 'val' name different classes \(bird, fish\): give class_names"):
+        read_train_and_eval(readers, arguments(), 0)
+    readers = {"train": already(make([0, 2])), "val": already(make([0, 1], name="val"))}
+    with pytest.raises(DataError, match=f"'val' has {make().unit} of class 'dog', but split 'train' has none"):
+        read_train_and_eval(readers, arguments(), 0)
+
+
+def test_fewer_samples_are_spread_over_a_split(kind):
+    make, _ = kind
+    assert numbers(make().at_most(4)) == [0, 9, 19, 29]
+    assert numbers(make().at_most(99)) == numbers(make().at_most(None)) == list(range(30))
+
+
+def test_a_clip_of_the_motion_task_is_drawn_and_not_decoded():
+    clip = motion_splits()["test"].clips[0]
+    frames = clip.frames_for(FrameSampling("uniform", 3, 1), decoder=None)
+    rendered = clip.render()
+    assert frames.shape == (3, *rendered.shape[1:]) and frames.dtype == np.uint8
+    assert all(any((frame == other).all() for other in rendered) for frame in frames)
