@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dna_hf.analysis import attention_relevance, visual_maps
 from dna_hf.analysis.sight import VisualizeSettings
@@ -132,6 +134,21 @@ def test_what_probes_do_not_have(folder, tmp_path, capsys, words, message):
     assert run(folder, "dna", "files/image.png", tmp_path, *words) == 2
     printed = capsys.readouterr().err.strip().splitlines()
     assert message in printed[-1] and printed[-1].startswith("dna-hf: error: ")
+
+
+def test_missing_weights_are_an_error(folder, tmp_path, capsys):
+    # a language model has no part that can be left out
+    shutil.copytree(folder / "dna", tmp_path / "headless")
+    weights = load_file(folder / "dna" / "model.safetensors")
+    save_file(
+        {name: tensor for name, tensor in weights.items() if name != "lm_head.weight"},
+        tmp_path / "headless" / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    words = ["visualize", str(tmp_path / "headless"), str(folder / "files"), "--output", str(tmp_path / "out")]
+    assert main(words) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "lm_head.weight" in line and not (tmp_path / "out").exists()
 
 
 def test_files_that_are_none(folder, tmp_path, capsys):

@@ -71,7 +71,7 @@ def softmax_attention(
         query: (batch, heads, queries, head_dim).
         key: (batch, heads, keys, head_dim).
         value: (batch, heads, keys, value_dim).
-        mask: see [`masked_softmax`].
+        mask: broadcastable to (batch, heads, queries, keys), boolean (True = may be attended to) or additive.
         scaling: factor on the scores, `head_dim ** -0.5` by default.
         dropout: probability with which a weight is dropped from the sum over values.
 
