@@ -14,7 +14,7 @@ from dna_hf import DnATimesformerVideoProcessor
 from dna_hf.analysis import analyze_subspaces
 from dna_hf.analysis.analyze import choose_rows
 from dna_hf.cli import main
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.images import torch_dataset
 from dna_hf.data.sources import load_split
 from dna_hf.kinds import load
@@ -33,7 +33,7 @@ HOSTILE = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def names():
-    return load_split(DataArguments(), "test").class_names
+    return load_split(ImageDataArguments(), "test").class_names
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def read(path):
 def test_tables_are_those_of_the_library(compared, folder):
     loaded = load(folder / "dna")
     model, processor = loaded.model, loaded.processor
-    samples = torch_dataset(load_split(DataArguments(max_eval_samples=SAMPLES), "test"), processor)
+    samples = torch_dataset(load_split(ImageDataArguments(max_eval_samples=SAMPLES), "test"), processor)
     pixels = torch.stack([torch.as_tensor(samples[row]["pixel_values"]) for row in range(SAMPLES)])
     # the heads have 8 directions
     report = analyze_subspaces(model, [{"pixel_values": part} for part in pixels.split(4)], k=8)

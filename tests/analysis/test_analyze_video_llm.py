@@ -12,7 +12,7 @@ from dna_hf.analysis import AnalysisError, analyze_subspaces
 from dna_hf.analysis.analyze import analyze
 from dna_hf.analysis.samples import QuestionSamples
 from dna_hf.cli import main
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.conversation_arguments import QuestionDataArguments
 from dna_hf.data.inputs import encode, user_turn
 from dna_hf.data.multiple_choice import load_questions
@@ -186,4 +186,4 @@ def test_what_cannot_be_asked(folder, tmp_path, capsys, words, message):
 
 def test_data_of_another_kind(folder, tmp_path):
     with pytest.raises(AnalysisError, match="dna takes QuestionDataArguments, got ImageDataArguments"):
-        analyze([str(folder / "dna")], DataArguments(), None, tmp_path)
+        analyze([str(folder / "dna")], ImageDataArguments(), None, tmp_path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.augmentation import TrainingAugmentation
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import image_processor, torch_dataset
@@ -17,7 +17,7 @@ from dna_hf.data.sources import load_split
 
 
 def augmentation(size=(32, 32), **values):
-    return TrainingAugmentation(DataArguments(**values), size, Image.Resampling.BICUBIC)
+    return TrainingAugmentation(ImageDataArguments(**values), size, Image.Resampling.BICUBIC)
 
 
 def picture(seed=0, size=(40, 36)):
@@ -26,7 +26,7 @@ def picture(seed=0, size=(40, 36)):
 
 
 def embedded(**values):
-    arguments = DataArguments(**values)
+    arguments = ImageDataArguments(**values)
     processor = image_processor(arguments, (28, 28))
     images = load_split(arguments, "test")
     images.rows = images.rows.select(range(30))
@@ -192,7 +192,7 @@ def test_copies_differ_and_the_first_is_the_usual_view():
 
 
 def test_crop_pct_resizes_the_short_side_and_cuts_the_centre():
-    arguments = DataArguments(crop_pct=0.875, interpolation="bicubic")
+    arguments = ImageDataArguments(crop_pct=0.875, interpolation="bicubic")
     processor = image_processor(arguments, (28, 28))
     source = picture(size=(80, 64))
     pixels = processor(source, return_tensors="pt")["pixel_values"][0]
@@ -213,4 +213,4 @@ def test_crop_pct_resizes_the_short_side_and_cuts_the_centre():
 def test_values_out_of_range_are_named(values):
     (name,) = values
     with pytest.raises(ValueError, match=name):
-        DataArguments(**values)
+        ImageDataArguments(**values)

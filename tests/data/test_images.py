@@ -7,7 +7,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.augmentation import TrainingAugmentation
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import image_processor, read_image, read_image_file, torch_dataset
@@ -16,11 +16,11 @@ from tests.kit.paths import shared_path
 
 
 def augmentation(**values):
-    return TrainingAugmentation(DataArguments(**values), (12, 10), Image.Resampling.BILINEAR)
+    return TrainingAugmentation(ImageDataArguments(**values), (12, 10), Image.Resampling.BILINEAR)
 
 
 def embedded(training, seed=0):
-    arguments = DataArguments(crop_scale=[0.5, 1.0], max_eval_samples=None)
+    arguments = ImageDataArguments(crop_scale=[0.5, 1.0], max_eval_samples=None)
     processor = image_processor(arguments, (28, 28))
     augment = TrainingAugmentation(arguments, (28, 28), processor.resample) if training else None
     images = load_split(arguments, "test")
@@ -139,17 +139,17 @@ def test_an_unreadable_row_is_named():
 
 def test_streamed_samples_equal_local_ones():
     folder = str(shared_path("data", "cifar10"))
-    arguments = DataArguments(dataset=folder)
+    arguments = ImageDataArguments(dataset=folder)
     processor = image_processor(arguments, (32, 32))
     local = torch_dataset(load_split(arguments, "test"), processor)
-    streamed = torch_dataset(load_split(DataArguments(dataset=folder, streaming=True), "test"), processor)
+    streamed = torch_dataset(load_split(ImageDataArguments(dataset=folder, streaming=True), "test"), processor)
     for index, sample in zip(range(5), streamed, strict=False):
         assert sample["labels"] == local[index]["labels"]
         assert torch.equal(sample["pixel_values"], local[index]["pixel_values"])
 
 
 def test_a_streamed_training_epoch_is_shuffled_anew():
-    arguments = DataArguments(dataset=str(shared_path("data", "cifar10")), streaming=True)
+    arguments = ImageDataArguments(dataset=str(shared_path("data", "cifar10")), streaming=True)
     processor = image_processor(arguments, (32, 32))
     augment = TrainingAugmentation(arguments, (32, 32), processor.resample)
 

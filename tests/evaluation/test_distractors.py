@@ -13,7 +13,7 @@ from transformers.data.data_collator import default_data_collator
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from dna_hf import DnAViTForImageClassification
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import image_processor
 from dna_hf.data.sources import load_split
@@ -40,7 +40,7 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 @pytest.fixture(scope="module")
 def images():
     """The embedded test images."""
-    return load_split(DataArguments(), "test")
+    return load_split(ImageDataArguments(), "test")
 
 
 def processor(height=28, width=28):
@@ -184,7 +184,7 @@ def colours(tmp_path):
         folder.mkdir(parents=True)
         for number in range(count):
             Image.new("RGB", (10, 12), colour).save(folder / f"{number}.png")
-    return DataArguments(dataset=str(tmp_path / "colours"))
+    return ImageDataArguments(dataset=str(tmp_path / "colours"))
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def reader(monkeypatch):
         monkeypatch.setattr(
             distractors,
             "load",
-            lambda checkpoint, **_: Loaded(checkpoint, model, image_processor(DataArguments(), (9, 9)), IMAGE),
+            lambda checkpoint, **_: Loaded(checkpoint, model, image_processor(ImageDataArguments(), (9, 9)), IMAGE),
         )
         return model
 
@@ -231,7 +231,7 @@ def test_a_model_that_counts_pixels(reader, colours, tmp_path, batch_size):
     )
     images = load_split(colours, "test")
     names = [images.class_names[label] for label in images.rows["label"][:]]
-    set_of_pictures = DistractorPictures(images, image_processor(DataArguments(), (9, 9)), PictureGrid(3, 8))
+    set_of_pictures = DistractorPictures(images, image_processor(ImageDataArguments(), (9, 9)), PictureGrid(3, 8))
     for figure in figures:
         hits = 0
         for row, name in enumerate(names):
@@ -247,17 +247,17 @@ def test_a_model_that_counts_pixels(reader, colours, tmp_path, batch_size):
 def checkpoints(tmp_path_factory):
     """Two untrained classifiers of the embedded classes, in different orders."""
     folder = tmp_path_factory.mktemp("checkpoints")
-    names = load_split(DataArguments(), "test").class_names
+    names = load_split(ImageDataArguments(), "test").class_names
     save_classifier(folder / "a", names)
     save_classifier(folder / "b", names[::-1], seed=1)
     return [str(folder / "a"), str(folder / "b")]
 
 
 def test_checkpoints_against_models_that_are_run_here(checkpoints, images, tmp_path):
-    figures = distractor_test(checkpoints, DataArguments(), "test", tmp_path, max_tiles=2, seed=3, device="cpu")
+    figures = distractor_test(checkpoints, ImageDataArguments(), "test", tmp_path, max_tiles=2, seed=3, device="cpu")
     assert [(each.checkpoint, each.distractors) for each in figures] == [(name, k) for name in "ab" for k in range(3)]
     layout = PictureGrid(2, 2, seed=3)
-    set_of_pictures = DistractorPictures(images, image_processor(DataArguments(), (28, 28)), layout)
+    set_of_pictures = DistractorPictures(images, image_processor(ImageDataArguments(), (28, 28)), layout)
     stacks = torch.stack([set_of_pictures.pixel_values(row) for row in range(500)])
     truth = [images.class_names[label] for label in images.rows["label"][:]]
     for checkpoint, own in zip(checkpoints, (figures[:3], figures[3:]), strict=True):
@@ -281,7 +281,7 @@ def test_checkpoints_against_models_that_are_run_here(checkpoints, images, tmp_p
 
 def test_the_same_again(checkpoints, tmp_path):
     runs = [
-        distractor_test(checkpoints[:1], DataArguments(), "test", tmp_path, max_tiles=1, device="cpu")
+        distractor_test(checkpoints[:1], ImageDataArguments(), "test", tmp_path, max_tiles=1, device="cpu")
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
@@ -353,7 +353,7 @@ def test_what_makes_no_pictures_is_refused_before_a_model_runs(checkpoints, tmp_
     options, message = WRONG[name]
     monkeypatch.setattr(distractors, "logits_by_batch", lambda *_: pytest.fail("a model ran"))
     with pytest.raises(DataError, match=message):
-        distractor_test(checkpoints, DataArguments(), "test", tmp_path / "out", **options)
+        distractor_test(checkpoints, ImageDataArguments(), "test", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -363,12 +363,12 @@ def test_other_mistakes_before_a_model_runs(checkpoints, tmp_path, monkeypatch):
 
     def refused(message, given=(first,), arguments=None, output=tmp_path / "out"):
         with pytest.raises(DataError, match=message):
-            distractor_test(given, arguments or DataArguments(), "test", output)
+            distractor_test(given, arguments or ImageDataArguments(), "test", output)
 
     refused("is given twice", given=(first, first + "/"))
     refused("checkpoint 'missing' is not there", given=(first, "missing"))
-    refused("leave out --streaming", arguments=DataArguments(streaming=True))
-    refused("does not know 10 of the 10", arguments=DataArguments(class_names=[f"{n}" for n in range(10)]))
+    refused("leave out --streaming", arguments=ImageDataArguments(streaming=True))
+    refused("does not know 10 of the 10", arguments=ImageDataArguments(class_names=[f"{n}" for n in range(10)]))
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "out"):
         refused("cannot be written: ", output=folder)
@@ -382,7 +382,7 @@ def test_data_of_one_class_or_too_few_others(reader, colours, tmp_path):
     few = images.rows.select([*range(7), 20])
     for rows, message in ((one, "images of one class only"), (few, "has 2 images of other classes than 'blue'")):
         rows.to_parquet(tmp_path / "part.parquet")
-        arguments = DataArguments(dataset=str(tmp_path / "part.parquet"))
+        arguments = ImageDataArguments(dataset=str(tmp_path / "part.parquet"))
         with pytest.raises(DataError, match=message):
             distractor_test(["a"], arguments, "train", tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from dna_hf import DnAViTForImageClassification
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import image_processor
 from dna_hf.data.sources import load_split
@@ -19,7 +19,7 @@ from dna_hf.kinds import IMAGE, VIDEO
 from tests.kit.classifier import save_classifier
 
 
-NAMES = load_split(DataArguments(), "test").class_names
+NAMES = load_split(ImageDataArguments(), "test").class_names
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ def test_the_layout_of_a_report():
 
 
 def test_labels_are_matched_by_name(checkpoint):
-    result = evaluate_checkpoint(str(checkpoint), DataArguments(), "test", batch_size=77, device="cpu")
+    result = evaluate_checkpoint(str(checkpoint), ImageDataArguments(), "test", batch_size=77, device="cpu")
     model = DnAViTForImageClassification.from_pretrained(checkpoint).eval()
-    images = load_split(DataArguments(), "test")
-    processor = image_processor(DataArguments(), (28, 28))
+    images = load_split(ImageDataArguments(), "test")
+    processor = image_processor(ImageDataArguments(), (28, 28))
     import datasets
 
     pictures = [picture.convert("RGB") for picture in images.rows.cast_column("image", datasets.Image())["image"]]
@@ -121,7 +121,7 @@ def test_what_is_no_classifier_is_refused(tmp_path, checkpoint, kind, message):
             text = (checkpoint / name).read_text()
             (folder / name).write_text(text[:40] if kind == "broken config" else text)
     with pytest.raises(DataError, match=message):
-        evaluate_checkpoint(str(folder), DataArguments(), "test")
+        evaluate_checkpoint(str(folder), ImageDataArguments(), "test")
 
 
 def test_classes_of_one_name_keep_their_places():

@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.sources import LabelledImages, load_split
 from dna_hf.evaluation import image_classification
@@ -111,7 +111,7 @@ def test_a_thousand_texts_will_do():
 
 
 def test_unknown_columns_and_images():
-    images = load_split(DataArguments(), "test")
+    images = load_split(ImageDataArguments(), "test")
     with pytest.raises(DataError, match=r"no column 'lable' \(did you mean 'label'\?\): slice by one of image, label"):
         slice_rows(images, "lable")
     with pytest.raises(DataError, match="no column 'xyz': slice by one of image, label"):
@@ -123,11 +123,11 @@ def test_unknown_columns_and_images():
 def test_the_labels_are_sliced_by_the_names_that_were_given(tmp_path):
     """Also where they are texts, of which the loader makes numbers."""
     names = [f"class {number}" for number in range(10)]
-    given = load_split(DataArguments(class_names=names), "test")
+    given = load_split(ImageDataArguments(class_names=names), "test")
     assert list(slice_rows(given, "label")) == names
-    rows = load_split(DataArguments(), "test").rows.select(range(6))
+    rows = load_split(ImageDataArguments(), "test").rows.select(range(6))
     rows.remove_columns("label").add_column("label", list("cabcab")).to_parquet(tmp_path / "texts.parquet")
-    texts = load_split(DataArguments(dataset=str(tmp_path / "texts.parquet")), "train")
+    texts = load_split(ImageDataArguments(dataset=str(tmp_path / "texts.parquet")), "train")
     assert {name: found.tolist() for name, found in slice_rows(texts, "label").items()} == {
         "a": [1, 4],
         "b": [2, 5],
@@ -147,14 +147,14 @@ def test_figures_of_slices():
 def measured(tmp_path_factory):
     """A classifier that is right now and then, and the test images with more columns."""
     folder = tmp_path_factory.mktemp("slices")
-    images = load_split(DataArguments(), "test")
+    images = load_split(ImageDataArguments(), "test")
     # in another order than the data
     save_classifier(folder / "checkpoint", images.class_names[::-1])
     rows = images.rows.select(range(0, 500, 5)).cast_column("image", datasets.Image())
     rows = rows.add_column("brightness", [float(np.asarray(picture).mean()) for picture in rows["image"]])
     rows = rows.add_column("tags", [list(range(number % 4)) for number in range(len(rows))])
     rows.to_parquet(folder / "test.parquet")
-    return str(folder / "checkpoint"), DataArguments(dataset=str(folder / "test.parquet"))
+    return str(folder / "checkpoint"), ImageDataArguments(dataset=str(folder / "test.parquet"))
 
 
 @pytest.mark.parametrize(("column", "count"), [("label", 10), ("brightness", 4), ("tags", 4)])
@@ -179,7 +179,7 @@ def test_the_slices_make_up_the_whole(measured, column, count):
         rows = datasets.load_dataset("parquet", data_files=measured[1].dataset, split="train")
         part = measured[1].dataset.replace("test.parquet", "part.parquet")
         rows.select(range(3, 100, 4)).to_parquet(part)
-        alone = evaluate_checkpoint(measured[0], DataArguments(dataset=part), "train", device="cpu")
+        alone = evaluate_checkpoint(measured[0], ImageDataArguments(dataset=part), "train", device="cpu")
         (third,) = (each for each in figures if each.name == "3")
         assert third.accuracy == alone.figures.top1 and alone.slices is None
 
@@ -202,6 +202,6 @@ def test_the_model_runs_once_and_not_for_a_wrong_column(measured, monkeypatch):
 
 
 def test_streamed_data_has_no_slices(measured):
-    streamed = DataArguments(dataset=measured[1].dataset, streaming=True)
+    streamed = ImageDataArguments(dataset=measured[1].dataset, streaming=True)
     with pytest.raises(DataError, match="leave out --streaming"):
         evaluate_checkpoint(measured[0], streamed, "train", slices="label")

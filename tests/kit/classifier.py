@@ -3,7 +3,7 @@
 import torch
 
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.images import image_processor
 
 
@@ -19,5 +19,5 @@ def save_classifier(folder, names, seed=0):
         label2id={name: index for index, name in enumerate(names)},
     )
     DnAViTForImageClassification(config).save_pretrained(folder)
-    image_processor(DataArguments(), (28, 28)).save_pretrained(folder)
+    image_processor(ImageDataArguments(), (28, 28)).save_pretrained(folder)
     return folder

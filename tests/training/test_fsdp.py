@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoModelForImageClassification
 
 from dna_hf.cli import main
-from dna_hf.data.arguments import DataArguments
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.images import image_processor
 from dna_hf.data.sources import load_train_and_eval
 from dna_hf.models import (
@@ -163,7 +163,7 @@ def test_the_shipped_file_wraps_the_layers(model_class):
 
 
 def test_weights_in_several_files_load_on_one_process(tmp_path):
-    data = DataArguments()
+    data = ImageDataArguments()
     fields = MODEL | {"image_size": 28, "patch_size": 14, "hidden_size": 48, "intermediate_size": 96}
     torch.manual_seed(0)
     config = DnAViTConfig(**fields | {"num_labels": 10})

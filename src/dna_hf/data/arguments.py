@@ -224,10 +224,6 @@ class VideoDataArguments(CommonDataArguments):
             raise ValueError(f"short_side is a pair of positive numbers, the smaller first, got {self.short_side}.")
 
 
-# the older name of what an image run reads
-DataArguments = ImageDataArguments
-
-
 _TRAINING_KEYS = (
     *("eval_split", "validation_fraction", "max_train_samples", "flip_probability"),
     *("mixup_alpha", "cutmix_alpha", "mix_probability", "mix_switch_probability"),
