@@ -35,6 +35,9 @@ from tests.kit.authors import LAYOUTS
 from tests.reference import reference_attention
 
 
+# what is in other people's files does not depend on the version of transformers
+pytestmark = pytest.mark.once
+
 WIDTH, LAYERS, HEADS, CLASSES, PATCH, GRID = 32, 2, 4, 5, 8, 4
 PROJECTIONS = {
     "dna": ["q_pos", "q_neg", "k", "v_pos", "v_neg"],

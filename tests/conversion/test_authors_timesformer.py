@@ -18,6 +18,9 @@ from tests.kit.authors import LAYOUTS
 from tests.reference import ReferenceTimesformer
 
 
+# what is in other people's files does not depend on the version of transformers
+pytestmark = pytest.mark.once
+
 WIDTH, LAYERS, HEADS, CLASSES, PATCH, GRID, FRAMES = 16, 2, 4, 3, 4, 2, 3
 TYPES = ["divided_space_time", "joint_space_time", "space_only"]
 # the authors' names of what is not a projection of queries, keys and values

@@ -22,6 +22,10 @@ from dna_hf.conversion import ConversionError
 from dna_hf.conversion.files import PICKLE_SUFFIXES, read_tensors
 
 
+# what is in other people's files does not depend on the version of transformers
+pytestmark = pytest.mark.once
+
+
 class Call:
     """Unpickles as the call of a function."""
 

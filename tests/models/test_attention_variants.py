@@ -209,9 +209,14 @@ def too_large(errors, variant, dtype, *where):
     return failures
 
 
+def once(*sizes):
+    """Sizes whose sums do not depend on the version of transformers."""
+    return [pytest.param(size, marks=pytest.mark.once) for size in sizes]
+
+
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
-@pytest.mark.parametrize("tokens", [1, 2, 7, 63, 64, 65, 197])
-@pytest.mark.parametrize("head_dim", [16, 64, 80])
+@pytest.mark.parametrize("tokens", [*once(1, 2), 7, *once(63), 64, *once(65, 197)])
+@pytest.mark.parametrize("head_dim", [16, *once(64, 80)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_output_maps_and_gradients_equal_the_reference(variant, head_dim, tokens, backend):
     failures = []
@@ -230,9 +235,9 @@ def test_output_maps_and_gradients_equal_the_reference(variant, head_dim, tokens
     ("variant", "tokens", "head_dim", "dtype"),
     [
         ("dna", 65, 64, torch.float32),
-        ("dna_shared_value", 65, 64, torch.float32),
-        ("softmax", 7, 16, torch.bfloat16),
-        ("differential", 64, 80, torch.float32),
+        pytest.param("dna_shared_value", 65, 64, torch.float32, marks=pytest.mark.once),
+        pytest.param("softmax", 7, 16, torch.bfloat16, marks=pytest.mark.once),
+        pytest.param("differential", 64, 80, torch.float32, marks=pytest.mark.once),
         ("cog", 65, 16, torch.float32),
     ],
     ids=str,

@@ -765,7 +765,7 @@ PAIRS = pytest.mark.parametrize(
     [
         ("dna", "divided_space_time"),
         pytest.param("dna_shared_value", "space_only", marks=pytest.mark.slow),
-        ("softmax", "joint_space_time"),
+        pytest.param("softmax", "joint_space_time", marks=pytest.mark.once),
         pytest.param("differential", "divided_space_time", marks=pytest.mark.slow),
         pytest.param("cog", "joint_space_time", marks=pytest.mark.slow),
     ],

@@ -22,6 +22,10 @@ from tests.kit.videos import (
 )
 
 
+# how videos are decoded, and what is in other people's files, does not depend on transformers
+pytestmark = pytest.mark.once
+
+
 FRAMES = 60
 H264 = {"options": {"g": "12", "bf": "2", "preset": "ultrafast", "sc_threshold": "0"}}
 MPEG4 = {"codec": "mpeg4", "options": {"g": "12", "qmax": "5"}}
