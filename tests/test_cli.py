@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+import dna_hf
 from dna_hf.cli import main
 from dna_hf.cli.overrides import parse_overrides
 from dna_hf.cli.table import table
@@ -277,3 +281,9 @@ def test_overrides():
 def test_table_aligns_numbers_to_the_right():
     expected = "name  count\n----  -----\na         5\nbcd      10"
     assert table(("name", "count"), [("a", "5"), ("bcd", "10")]) == expected
+
+
+def test_the_program_is_installed():
+    program = Path(sysconfig.get_path("scripts"), "dna-hf")
+    result = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout, result.stderr) == (0, f"dna-hf {dna_hf.__version__}\n", "")

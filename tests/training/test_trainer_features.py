@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -857,15 +856,11 @@ def test_an_output_folder_that_cannot_be_written(tmp_path):
     assert "output_dir" in result.stderr and str(folder) in result.stderr
 
 
-CONSOLE_SCRIPT = Path(sysconfig.get_path("scripts"), "dna-hf")
-
-
-@pytest.mark.parametrize("program", [[CONSOLE_SCRIPT], [sys.executable, "-m", "dna_hf"]], ids=["script", "module"])
-def test_the_process_says_one_sentence(tmp_path, program):
+def test_the_process_says_one_sentence(tmp_path):
     """Standard error of the program itself: nothing but the sentence."""
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(SECTIONS), encoding="utf-8")
     words = ["train", "run.yaml", "--learning_rate", "1e-3", "--base_learning_rate", "1e-3"]
-    result = subprocess.run([*program, *words], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-m", "dna_hf", *words], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("dna-hf: error: ") and result.stderr.count("\n") == 1
 
