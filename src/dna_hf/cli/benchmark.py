@@ -8,6 +8,7 @@ from typing import Any
 from .options import add_config, add_output
 from .overrides import parse_overrides
 from .parser import add_verb
+from .run_keys import check_run_keys
 from .table import table, write_json
 from .values import positive
 
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     overrides = parse_overrides(rest)
     sections = read_sections(arguments.config)
+    check_run_keys(overrides, sections)
 
     from ..benchmark.data import benchmark_data, fact_rows, speed_rows
     from ..training.config_file import run_config

@@ -8,6 +8,7 @@ from .interrupt import cleaned_up
 from .options import add_config, add_output_dir
 from .overrides import parse_overrides
 from .parser import add_verb
+from .run_keys import check_run_keys
 from .table import drawn
 from .values import numbers, words
 
@@ -53,8 +54,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from ..training.yaml_file import read_sections
 
     overrides = parse_overrides(rest)
-    # a file that is not there is told at once
-    read_sections(arguments.config)
+    check_run_keys(overrides, read_sections(arguments.config))
 
     from ..experiments import compare
 

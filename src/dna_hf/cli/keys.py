@@ -8,6 +8,7 @@ from typing import Any
 from ..data.arguments import TRAINING_KEYS, VIEW_KEYS, ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import ConversationDataArguments, QuestionDataArguments
 from .overrides import parse_overrides
+from .parser import Field, grouped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Keys:
     without: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def fields(self) -> dict[str, "dataclasses.Field[Any]"]:
+    def fields(self) -> dict[str, Field]:
         """The fields that have an effect, by name."""
         return {field.name: field for field in dataclasses.fields(self.section) if field.name not in self.without}
 
@@ -42,9 +43,9 @@ class DataKeys:
     verb: str
     kinds: tuple[Keys, ...]
 
-    def help(self) -> dict[str, list["dataclasses.Field[Any]"]]:
+    def help(self) -> dict[str, list[Field]]:
         """Title -> keys, for the help text."""
-        return {f"keys of section data, for {keys.unit}": list(keys.fields.values()) for keys in self.kinds}
+        return grouped("keys of section data", {keys.unit: keys.fields.values() for keys in self.kinds})
 
     def read(self, words: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
         """Read what the parser of the verb did not know, and refuse what is wrong whatever the checkpoint is.

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from ..errors import DnaError
 
 
-KeyGroups = Mapping[str, Iterable["dataclasses.Field[Any]"]]
+Field = dataclasses.Field[Any]
+KeyGroups = Mapping[str, Iterable[Field]]
 
 
 class UsageError(DnaError):
@@ -90,7 +91,27 @@ def add_verb(
     return parser
 
 
-def _key_help(title: str, fields: Iterable["dataclasses.Field[Any]"]) -> str:
+def grouped(title: str, by_unit: dict[str, Iterable[Field]]) -> dict[str, list[Field]]:
+    """Keys that several units share under one title, which names the units.
+
+    Args:
+        title: what they are keys of.
+        by_unit: what they are for -> keys.
+    """
+    units: dict[str, list[str]] = {}
+    fields: dict[str, Field] = {}
+    for unit, each in by_unit.items():
+        for field in each:
+            same = f"{field.name} {field.default} {field.metadata}"
+            units.setdefault(same, []).append(unit)
+            fields[same] = field
+    groups: dict[str, list[Field]] = {}
+    for same, field in sorted(fields.items(), key=lambda item: -len(units[item[0]])):
+        groups.setdefault(f"{title}, for {' and '.join(units[same])}", []).append(field)
+    return groups
+
+
+def _key_help(title: str, fields: Iterable[Field]) -> str:
     """Keys laid out as argparse lays out options."""
     listing = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
     group = listing.add_argument_group(title)
@@ -101,7 +122,7 @@ def _key_help(title: str, fields: Iterable["dataclasses.Field[Any]"]) -> str:
     return listing.format_help()
 
 
-def _default(field: "dataclasses.Field[Any]") -> str:
+def _default(field: Field) -> str:
     """The default as one writes it on a command line; nothing where the help text says what happens."""
     value = field.default
     if field.default_factory is not dataclasses.MISSING:

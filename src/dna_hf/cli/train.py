@@ -1,16 +1,26 @@
 """`dna-hf train`."""
 
 import argparse
+import dataclasses
 import sys
 from typing import Any
 
+from ..training.options import ClassifierOptions, VideoLLMOptions
 from .interrupt import cleaned_up
 from .keys import TRAIN
 from .options import add_config
 from .overrides import parse_overrides
-from .parser import add_verb
+from .parser import add_verb, grouped
 from .publish import print_published
+from .run_keys import check_run_keys
 from .table import table
+
+
+OPTIONS = {
+    "classifiers": dataclasses.fields(ClassifierOptions),
+    "video LLMs": dataclasses.fields(VideoLLMOptions),
+}
+KEYS = grouped("keys of section training beside those of transformers", OPTIONS) | TRAIN.help()
 
 
 def add(commands: Any) -> None:
@@ -24,7 +34,7 @@ def add(commands: Any) -> None:
         "Section model takes model_type, checkpoint, checkpoint_revision, and all fields of DnAViTConfig, of "
         "DnATimesformerConfig or of DnAVideoLlama3Config, e.g. attention_variant; section training takes all fields "
         "of transformers.TrainingArguments and those below.",
-        keys=TRAIN.help(),
+        keys=KEYS,
         example="train vit_tiny_fashion_mnist --attention_variant softmax --num_train_epochs 5",
         go_on="go on from the last checkpoint with --resume, or repeat the command where none was saved yet",
     )
@@ -42,6 +52,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     overrides = parse_overrides(rest)
     sections = read_sections(arguments.config)
+    check_run_keys(overrides, sections)
     sections["training"].setdefault("output_dir", str(default_output_dir(arguments.config, overrides)))
     check_limits(sections["training"] | {key.removeprefix("training."): value for key, value in overrides.items()})
 
