@@ -11,7 +11,16 @@ from safetensors import safe_open
 
 import dna_hf
 from dna_hf import DnAViTConfig
-from dna_hf.errors import DnaError, first_line, must_be_empty, must_be_file, must_be_writable, sentence, told_as
+from dna_hf.errors import (
+    DnaError,
+    first_line,
+    must_be_empty,
+    must_be_file,
+    must_be_folder,
+    must_be_writable,
+    sentence,
+    told_as,
+)
 
 
 class RoomError(DnaError):
@@ -98,3 +107,14 @@ def test_places_that_cannot_be_written_are_named(tmp_path):
             check(path, RoomError)
         assert reason in str(caught.value)
     must_be_empty(tmp_path / "other", RoomError)
+
+
+def test_a_folder_to_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert must_be_folder(str(tmp_path), RoomError) == tmp_path
+    for name, message in (
+        ("none", "checkpoint '.*none' is not there: there is no such folder."),
+        ("file", "is a file"),
+    ):
+        with pytest.raises(RoomError, match=message):
+            must_be_folder(tmp_path / name, RoomError)

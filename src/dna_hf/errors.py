@@ -91,6 +91,25 @@ def _file_errors() -> tuple[type[Exception], ...]:
     return (SafetensorError, StrictDataclassError, pickle.UnpicklingError)
 
 
+def must_be_folder(folder: str | Path, error_class: type[DnaError], what: str = "checkpoint") -> Path:
+    """See that there is a folder to read.
+
+    Args:
+        folder: path of the folder.
+        error_class: class of the error.
+        what: what is expected there, for the message.
+
+    Raises:
+        DnaError: of class `error_class`.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise error_class(f"{what} {str(folder)!r} is not there: there is no such folder.")
+    if not folder.is_dir():
+        raise error_class(f"{what} {str(folder)!r} is a file: name the folder it lies in.")
+    return folder
+
+
 def must_be_empty(folder: str | Path, error_class: type[DnaError], fix: str = "choose another one") -> Path:
     """See that a folder can be written to and holds nothing yet; it need not exist.
 

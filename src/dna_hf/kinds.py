@@ -310,6 +310,8 @@ def inference_device(device: str | None) -> str:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise DataError(f"there is no device {device!r}: {fix}.") from error
+    if chosen.type == "meta":
+        raise DataError(f"device {device!r} holds no values: {fix}.")
     if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
         raise DataError(f"there is no device {device!r}: this machine has {torch.cuda.device_count()} GPUs; {fix}.")
     with told_as(DataError, f"device {device!r} cannot be used", fix):

@@ -33,7 +33,7 @@ from transformers.utils import (
 )
 
 from .data.errors import DataError
-from .errors import DnaError, first_line, told_as
+from .errors import DnaError, first_line, must_be_folder, told_as
 
 
 # that training a video LLM writes beside an adapter
@@ -74,8 +74,7 @@ def read_config(
 
 
 def _local_config(folder: Path, error_class: type[DnaError]) -> Path:
-    if not folder.is_dir():
-        raise error_class(f"checkpoint {str(folder)!r} is a file: name the folder it lies in.")
+    must_be_folder(folder, error_class)
     if (folder / ADAPTER_FILE).exists():
         raise error_class(f"{str(folder)!r} holds an adapter, no whole model: make one of it with dna-hf merge.")
     if not (folder / CONFIG_NAME).is_file():

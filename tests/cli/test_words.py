@@ -9,6 +9,10 @@ import pytest
 
 from dna_hf.cli import main
 from dna_hf.cli.dispatch import VERBS, build_parser, spelled
+from dna_hf.cli.run_keys import check_run_keys
+from dna_hf.data.arguments import VIEW_KEYS
+from dna_hf.training.config_file import MODEL_TYPES
+from dna_hf.training.config_file import _known as known_keys
 
 
 # complete but for what a row of the table adds
@@ -158,10 +162,53 @@ def test_an_option_that_does_not_exist_is_named_and_the_nearest_proposed(verb, c
         assert "did you mean --device?" in said
 
 
-@pytest.mark.parametrize("words", [[], ["trian"], ["benchmark"], *([verb] for verb in START if verb != "recipes")])
+MISSING = [[], ["benchmark"], *([verb] for verb in START if verb != "recipes")]
+MISSING += [["predict", "x"], ["answer", "x"], ["distractors", "x"], ["distractors", "--output-dir", "out"]]
+MISSING += [["convert", "x"], ["merge", "x"], ["publish", "x"], ["visualize", "x", "-o", "out"], ["analyze", "x"]]
+
+
+@pytest.mark.parametrize("words", MISSING, ids=" ".join)
 def test_words_that_are_missing(words, capsys):
-    said = sentence(words, capsys)
-    assert "required" in said or "invalid choice: 'trian'" in said
+    assert "required" in sentence(words, capsys)
+
+
+def test_a_verb_that_does_not_exist(capsys):
+    said = sentence(["trian"], capsys)
+    assert "invalid choice: 'trian'" in said and "train" in said
+
+
+@pytest.mark.parametrize("words", [["train", "tiny.yaml", "--max_steps", "2", "loose"], ["compare", "tiny.yaml", "loose"]])
+def test_a_word_that_belongs_to_nothing(words, capsys, place):
+    assert "'loose'" in sentence(words, capsys)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("--learning_rat", "unknown key --learning_rat: did you mean 'learning_rate'?"),
+        ("--learning-rat", "unknown key --learning_rat: did you mean 'learning_rate'?"),
+        ("--model.hiden_size", "unknown key --model.hiden_size: did you mean 'hidden_size'?"),
+        ("--zzzzzz", "unknown key --zzzzzz: see dna-hf train --help."),
+        ("--num_clips", "--num_clips has no effect on training: it is for dna-hf evaluate."),
+        ("--data.view_average", "--data.view_average has no effect on training: it is for dna-hf evaluate."),
+    ],
+)
+def test_keys_that_no_run_has(key, says, capsys, place):
+    (place / "tiny.yaml").write_text("model: {}")
+    for verb in RUNS:
+        assert sentence([*START[verb], key, "1"], capsys) == f"dna-hf: error: {says}\n"
+
+
+def test_keys_of_a_file_that_have_no_effect(capsys, place):
+    (place / "tiny.yaml").write_text("data: {num_crops: 3}")
+    assert "data.num_crops has no effect on training" in sentence(["train", "tiny.yaml"], capsys)
+
+
+def test_no_key_of_a_run_is_taken_for_a_wrong_one():
+    for model_type in MODEL_TYPES:
+        keys = {key for section in known_keys(model_type).values() for key in section} - set(VIEW_KEYS)
+        assert {"output_dir", "attention_variant", "dataset", "checkpoint"} <= keys
+        check_run_keys(dict.fromkeys(keys), {"data": {}})
 
 
 def test_every_verb_is_in_the_tables():
@@ -199,7 +246,8 @@ def test_nothing_heavy_is_imported_for_help_or_a_mistake(place):
     told = [["--help"], ["--version"], ["recipes"], *([verb, "--help"] for verb in START)]
     mistakes = [[], ["trian"], ["benchmark"], ["train", "nowhere.yaml"], ["compare", "nowhere.yaml"]]
     mistakes += [["benchmark", "data", "nowhere.yaml"], ["train", "file"], ["train", "tiny.yaml", "loose"]]
-    mistakes += [[*START[verb], "--unknown-option", "1"] for verb in START if verb not in RUNS]
+    (place / "tiny.yaml").write_text("model: {}")
+    mistakes += [[*START[verb], "--unknown-option", "1"] for verb in START]
     mistakes += [["evaluate", "x", "--max_eval_samples", "many"], ["analyze", "x", "-o", "out", "--mixup_alpha", "1"]]
     every = [*told, *mistakes, *(list(case[:-1]) for case in CASES)]
     run = subprocess.run(

@@ -453,7 +453,7 @@ def classes(content):
 
 
 SPOILT = {
-    "no folder": (shutil.rmtree, "does not exist"),
+    "no folder": (shutil.rmtree, "there is no such folder"),
     "no config": (remove("config.json"), "no config.json"),
     "damaged config": (write("config.json", "{"), "config.json"),
     "config with a wrong value": (edit_json("config.json", lambda c: c.update(hidden_size="wide")), "hidden_size"),

@@ -20,7 +20,7 @@ OPTIONS = {
     "classifiers": dataclasses.fields(ClassifierOptions),
     "video LLMs": dataclasses.fields(VideoLLMOptions),
 }
-KEYS = grouped("keys of section training beside those of transformers", OPTIONS) | TRAIN.help()
+KEYS = grouped("keys of section training", OPTIONS) | TRAIN.help()
 
 
 def add(commands: Any) -> None:

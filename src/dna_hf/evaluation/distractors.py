@@ -258,6 +258,8 @@ def distractor_test(
     layout = PictureGrid(grid, grid**2 - 1 if max_tiles is None else max_tiles, target_position, seed)
     if arguments.streaming:
         raise DataError("the distractor test needs random access to the data: leave out --streaming.")
+    output_dir = must_be_writable(output_dir, DataError)
+    target = inference_device(device)
     labels = checkpoint_labels(checkpoints)
     output_dir = must_be_writable(output_dir, DataError)
     images = load_split(arguments, split)
@@ -271,7 +273,7 @@ def distractor_test(
     example(runs[0][1], row=0).save(output_dir / EXAMPLE_FILE)
     figures = []
     for label, (model, pictures, classes) in zip(labels, runs, strict=True):
-        figures += _accuracies(label, model.to(inference_device(device)), pictures, classes, batch_size)
+        figures += _accuracies(label, model.to(target), pictures, classes, batch_size)
         model.to("cpu")
     _write_figures(output_dir / FIGURES_FILE, figures)
     text = f"{summary(figures)}\n\n{_conditions(figures, arguments, split, layout)}\n"

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
-from ..errors import first_line, told_as
+from ..errors import first_line, must_be_folder, told_as
 from ..kinds import kind_of, kind_of_config, load_processor
 from ..models import DnAVideoLlama3VisionConfig
 from ..pretrained import load_whole, read_config
@@ -195,11 +195,10 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     Raises:
         PublishError: naming the file or tensor that is missing or wrong.
     """
-    if not folder.exists():
-        raise PublishError(f"checkpoint folder {str(folder)!r} does not exist.")
+    must_be_folder(folder, PublishError)
     described = read_config(folder, error_class=PublishError)
     if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-        raise PublishError(f"{str(folder)!r} has no {SAFE_WEIGHTS_NAME}: it holds no weights to publish.")
+        raise PublishError(f"{str(folder)!r} holds no weights: it has no {SAFE_WEIGHTS_NAME}.")
     architecture = (described.get("architectures") or [""])[0]
     model_class = getattr(models, architecture, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):

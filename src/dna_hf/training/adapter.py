@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..errors import must_be_empty, one_line
+from ..errors import must_be_empty, must_be_folder, one_line
 from ..kinds import VIDEO_LLM, kind_of_config, load_processor
 from ..pretrained import check_size, load_config, load_whole, read_config, tensor_shapes
 from ..records.checkpoint_records import read_training, record_training
@@ -214,7 +214,7 @@ def read_description(folder: str | Path) -> AdapterDescription:
     Raises:
         ConfigurationError: if the folder holds none.
     """
-    path = Path(folder, DESCRIPTION_FILE)
+    path = must_be_folder(folder, ConfigurationError, "adapter") / DESCRIPTION_FILE
     if not path.is_file():
         raise ConfigurationError(f"{str(folder)!r} is no adapter: it has no {DESCRIPTION_FILE}.")
     try:

@@ -239,38 +239,6 @@ def test_mistakes_end_in_one_sentence_and_exit_code_2(trained, tmp_path, monkeyp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nothing", "runs", "tiny.yaml"]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        [],
-        ["trian"],
-        ["train"],
-        ["predict", "runs/tiny"],
-        ["predict", "runs/tiny", "a.png", "--topk", "3"],
-        ["predict", "runs/tiny", "a.png", "--top-k", "0"],
-        ["evaluate", "runs/tiny", "--batch-size", "many"],
-        ["distractors", "runs/tiny"],
-        ["distractors", "--output-dir", "out"],
-        ["distractors", "runs/tiny", "--output-dir", "out", "--target-position", "middle"],
-    ],
-    ids=" ".join,
-)
-def test_wrong_usage_exits_with_2(words, capsys):
-    assert main(words) == 2
-    assert capsys.readouterr().err.startswith("dna-hf: error: ")
-
-
-@pytest.mark.parametrize(
-    "words",
-    [["--help"], ["train", "--help"], ["evaluate", "--help"], ["predict", "--help"], ["distractors", "--help"]],
-)
-def test_help(words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 0
-    assert "usage: dna-hf" in capsys.readouterr().out
-
-
 def test_overrides():
     words = ["--a", "1", "--b-c=[1, x]", "--flag", "--d", "-3", "--e=", "--last"]
     assert parse_overrides(words) == {"a": 1, "b_c": [1, "x"], "flag": True, "d": -3, "e": None, "last": True}
