@@ -177,7 +177,9 @@ def test_a_verb_that_does_not_exist(capsys):
     assert "invalid choice: 'trian'" in said and "train" in said
 
 
-@pytest.mark.parametrize("words", [["train", "tiny.yaml", "--max_steps", "2", "loose"], ["compare", "tiny.yaml", "loose"]])
+@pytest.mark.parametrize(
+    "words", [["train", "tiny.yaml", "--max_steps", "2", "loose"], ["compare", "tiny.yaml", "loose"]]
+)
 def test_a_word_that_belongs_to_nothing(words, capsys, place):
     assert "'loose'" in sentence(words, capsys)
 

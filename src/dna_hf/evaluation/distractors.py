@@ -261,7 +261,6 @@ def distractor_test(
     output_dir = must_be_writable(output_dir, DataError)
     target = inference_device(device)
     labels = checkpoint_labels(checkpoints)
-    output_dir = must_be_writable(output_dir, DataError)
     images = load_split(arguments, split)
     runs: list[tuple[Any, DistractorPictures, np.ndarray]] = []
     for checkpoint in checkpoints:
