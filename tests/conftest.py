@@ -15,7 +15,7 @@ from huggingface_hub import constants  # noqa: E402
 from packaging import version  # noqa: E402
 
 from tests.kit.paths import shared_path  # noqa: E402
-from tests.kit.skips import read_allowed_skips, reason_of  # noqa: E402
+from tests.kit.skips import fail_if_not_allowed, read_allowed_skips, reason_of  # noqa: E402
 
 
 ALLOWED = pytest.StashKey()
@@ -32,22 +32,15 @@ def pytest_configure(config):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item):
     report = yield
-    _fail_if_skipped_in_silence(report, item.config)
+    fail_if_not_allowed(report, item.config.stash[ALLOWED])
     return report
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector):
     report = yield
-    _fail_if_skipped_in_silence(report, collector.config)
+    fail_if_not_allowed(report, collector.config.stash[ALLOWED])
     return report
-
-
-def _fail_if_skipped_in_silence(report, config):
-    reason = reason_of(report)
-    if reason is not None and not any(skip.covers(report.nodeid, reason) for skip in config.stash[ALLOWED]):
-        report.outcome = "failed"
-        report.longrepr = f"skipped, which no line of tests/allowed_skips.txt allows here: {reason}"
 
 
 def pytest_terminal_summary(terminalreporter, config):

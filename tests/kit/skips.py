@@ -66,3 +66,11 @@ def reason_of(report):
         return None
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     return " ".join(reason.removeprefix("Skipped: ").split())
+
+
+def fail_if_not_allowed(report, allowed):
+    """Turn the report of a skipped test into a failure, unless one of these lines covers it."""
+    reason = reason_of(report)
+    if reason is not None and not any(skip.covers(report.nodeid, reason) for skip in allowed):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which no line of tests/allowed_skips.txt allows here: {reason}"
