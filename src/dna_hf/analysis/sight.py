@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..evaluation.image_classification import class_names
-from ..kinds import VIDEO, Loaded, kind_of_config
+from ..kinds import VIDEO, Loaded
 from ..models.configuration_dna import pair
 from .drawing import colour_pair, pictures
 from .errors import AnalysisError
@@ -118,7 +118,7 @@ def see(own: Loaded, pixel_values: torch.Tensor, settings: VisualizeSettings) ->
     model = own.model
     inputs = {"pixel_values": pixel_values.to(model.dtype)}
     if settings.kind == "attention":
-        outputs, heats = see_attention(model, inputs, settings)
+        outputs, heats = see_attention(own, inputs, settings)
     else:
         with torch.no_grad():
             outputs = model(pixel_values=inputs["pixel_values"].to(model.device)) if own.has_head else None
@@ -140,11 +140,12 @@ def see(own: Loaded, pixel_values: torch.Tensor, settings: VisualizeSettings) ->
 
 
 def see_attention(
-    model: PreTrainedModel, inputs: dict[str, Any], settings: VisualizeSettings
+    own: Loaded, inputs: dict[str, Any], settings: VisualizeSettings
 ) -> tuple[Any, dict[str, dict[str, HeatMap]]]:
     """What the model returned, and its maps by layer and head."""
+    model: Any = own.model
     axis = settings.axis
-    if axis is None and kind_of_config(model.config) is VIDEO:
+    if axis is None and own.kind is VIDEO:
         axis = "space_time" if model.config.attention_type == "joint_space_time" else "space"
     layers = None if settings.layer is None else [settings.layer]
     heads = [settings.head] if isinstance(settings.head, int) else None

@@ -44,7 +44,7 @@ def see_by_probes(own: Loaded, inputs: Any, settings: VisualizeSettings) -> Sigh
     model: Any = own.model
     inputs = dict(inputs.to(model.device, dtype=model.dtype))
     if settings.kind == "attention":
-        outputs, heats = see_attention(model, inputs, settings)
+        outputs, heats = see_attention(own, inputs, settings)
     else:
         with torch.no_grad():
             outputs = model(**inputs, logits_to_keep=1)

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..kinds import CLASSIFIERS, kind_of_config
-from ..models.configuration_dna import pair
+from ..models.configuration_dna import DnATransformerConfig, pair
 from .errors import AnalysisError
 
 
@@ -45,7 +44,7 @@ def reshape_transform(
         AnalysisError: for another model.
     """
     config = model.config
-    if kind_of_config(config) not in CLASSIFIERS:
+    if not isinstance(config, DnATransformerConfig):
         raise AnalysisError(f"{type(model).__name__} has no grid of tokens: give a DnA model of images or videos.")
     size, patch = pair(config.image_size, "image_size"), pair(config.patch_size, "patch_size")
     rows, columns = (
