@@ -178,6 +178,8 @@ def test_the_command_of_a_wheel(installed, tmp_path):
         command, capture_output=True, text=True, cwd=tmp_path, env=fresh(), timeout=120, check=True
     )
     names = [line for line in listed.stdout.splitlines() if re.fullmatch(r"[\w/]+", line)]
+    documents = Path(listed.stdout.splitlines()[-1].partition(": ")[2])
+    assert documents.is_relative_to(installed.parents[1]) and (documents / "video_recipe.md").is_file()
     assert names == [path.stem for path in sorted((ROOT / "configs").glob("*.yaml"))] + [
         f"accelerate/{path.stem}" for path in sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
     ]

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             "to launch on several processes (dna-hf recipes NAME --copy FILE, accelerate launch --config_file FILE):\n"
         )
         print("\n".join(map(_entry, (recipe for recipe in found if recipe.is_launcher))))
+        print(f"documents that explain them: {recipes.folder().parent / 'docs'}")
     return 0
 
 
