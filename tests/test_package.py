@@ -10,6 +10,7 @@ import sysconfig
 import tarfile
 import zipfile
 from email.parser import Parser
+from pathlib import Path
 
 import pytest
 from packaging.markers import default_environment
