@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from .keys import ANALYZE
-from .options import add_batch_size, add_checkpoint, add_colours, add_compare, add_output_dir, add_place
+from .options import add_batch_size, add_checkpoint, add_colours, add_compare, add_output_dir, add_place, chosen
 from .parser import add_verb
 from .values import positive, positive_number, whole
 
@@ -74,16 +74,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         arguments.split,
         arguments.output_dir,
         AnalyzeSettings(
-            k=arguments.k,
-            epsilon=arguments.epsilon,
-            against=arguments.against,
-            batch_size=arguments.batch_size,
-            pictures=arguments.pictures,
+            **chosen(arguments, "k", "epsilon", "against", "batch_size", "pictures", "colours"),
             untrained=not arguments.no_untrained,
-            colours=arguments.colours,
         ),
-        device=arguments.device,
-        revision=arguments.revision,
+        **chosen(arguments, "device", "revision"),
     )
     for reason in done.left_out:
         print(f"dna-hf: left out: {reason}", file=sys.stderr)

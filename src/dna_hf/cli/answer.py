@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from .options import add_batch_size, add_checkpoint, add_output, add_place, add_reading
+from .options import add_batch_size, add_checkpoint, add_output, add_place, add_reading, chosen
 from .parser import add_verb
 from .table import table, write_json, write_text
 from .values import output_file, words
@@ -77,28 +77,20 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     settings = AnswerSettings(
         prompt=arguments.prompt or PROMPT,
-        **{name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens", "max_new_tokens")},
-        second_chance=arguments.second_chance,
-        batch_size=arguments.batch_size,
+        **chosen(arguments, "fps", "max_frames", "max_visual_tokens", "max_new_tokens", "second_chance", "batch_size"),
     )
     file = load_questions(
         arguments.questions,
         arguments.videos,
-        format=arguments.format,
-        views=arguments.views,
-        answers=arguments.answers,
-        on_error=arguments.on_error,
+        **chosen(arguments, "format", "views", "answers", "on_error"),
     )
-    where = {name: getattr(arguments, name) for name in ("device", "revision", "dtype")}
-    loaded = load(arguments.checkpoint, wanted=(VIDEO_LLM,), **where)
+    loaded = load(arguments.checkpoint, wanted=(VIDEO_LLM,), **chosen(arguments, "device", "revision", "dtype"))
     result = evaluate_questions(
         loaded.model,
         loaded.processor,
         file.questions,
         settings,
-        predictions=arguments.predictions,
-        resume=arguments.resume,
-        on_error=arguments.on_error,
+        **chosen(arguments, "predictions", "resume", "on_error"),
     )
     left_out = [*file.skipped, *result.unreadable]
     if arguments.left_out is not None:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from .interrupt import cleaned_up
-from .options import add_checkpoint, add_place, add_reading, add_seed
+from .options import add_checkpoint, add_place, add_reading, add_seed, chosen
 from .parser import add_verb
 from .values import number
 
@@ -43,13 +43,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.temperature:
         set_seed(arguments.seed)
         options |= {"do_sample": True, "temperature": arguments.temperature}
-    where = {name: getattr(arguments, name) for name in ("device", "revision", "dtype")}
-    loaded = load(arguments.checkpoint, wanted=(VIDEO_LLM,), **where)
+    loaded = load(arguments.checkpoint, wanted=(VIDEO_LLM,), **chosen(arguments, "device", "revision", "dtype"))
     chat = Chat(
         loaded.model,
         loaded.processor,
         stream=True,
-        videos={name: getattr(arguments, name) for name in ("fps", "max_frames", "max_visual_tokens")},
+        videos=chosen(arguments, "fps", "max_frames", "max_visual_tokens"),
         **options,
     )
     cleaned_up()

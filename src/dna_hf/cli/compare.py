@@ -19,14 +19,14 @@ def add(commands: Any) -> None:
         commands,
         "compare",
         run,
+        keys={},
+        go_on="repeat the command to go on",
         help="train several attention variants under one recipe and several seeds",
         description="Train several attention variants with the same recipe, data order and augmentation under several "
         "seeds, and print a table of accuracies, paired differences to softmax, and costs. Any key of the file can be "
         "overridden: --key value, see dna-hf train --help. A comparison that was stopped goes on when the command is "
         "repeated.",
         example="compare vit_tiny_fashion_mnist --variants softmax,dna --seeds 0,1,2",
-        keys={},
-        go_on="repeat the command to go on",
     )
     add_config(parser, "what to train")
     parser.add_argument(

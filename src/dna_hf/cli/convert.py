@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from .options import add_dtype, add_seed
+from .options import add_dtype, add_seed, chosen
 from .parser import add_verb
 from .table import table
 from .values import numbers, output_folder, positive, positive_number
@@ -51,10 +51,13 @@ def add(commands: Any) -> None:
         "exactly what the source computes; random (default: warm)",
     )
     parser.add_argument("--warm-scale", type=positive_number, metavar="NUMBER", help="this multiple (default: 1e-4)")
-    parser.add_argument("--image-size", type=positive, metavar="N", help="resample positions for NxN pixels")
-    parser.add_argument(
-        "--num-attention-heads", type=positive, metavar="N", help="for a file that does not tell the number of heads"
-    )
+    for name, help in (
+        ("--image-size", "resample positions for NxN pixels (default: as the source)"),
+        ("--num-attention-heads", "for a file that does not tell the number of heads"),
+        ("--num-probes", "visual probes of VideoLLaMA3 (default: 16)"),
+        ("--num-frames", "make a video model of an image model"),
+    ):
+        parser.add_argument(name, type=positive, metavar="N", help=help)
     parser.add_argument(
         "--negative-sign",
         choices=("+1", "-1"),
@@ -73,8 +76,6 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--no-visual-tokens", action="store_true", help="show the language model the probes alone")
     parser.add_argument("--no-visual-probes", action="store_true", help="show the language model no probes")
-    parser.add_argument("--num-probes", type=positive, metavar="N", help="visual probes of VideoLLaMA3 (default: 16)")
-    parser.add_argument("--num-frames", type=positive, metavar="N", help="make a video model of an image model")
     parser.add_argument(
         "--attention-type",
         choices=ATTENTION_TYPES,
@@ -102,23 +103,13 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     model, report = convert_source(
         arguments.source,
         Options(
-            family=arguments.family,
-            attention_variant=arguments.attention_variant,
-            negative_init=arguments.negative_init,
-            warm_scale=arguments.warm_scale,
-            image_size=arguments.image_size,
-            image_processor=arguments.image_processor,
-            num_attention_heads=arguments.num_attention_heads,
-            num_probes=arguments.num_probes,
-            interaction_layers=arguments.interaction_layers,
+            **chosen(arguments, "family", "attention_variant", "negative_init", "warm_scale", "image_size"),
+            **chosen(arguments, "image_processor", "num_attention_heads", "num_probes", "interaction_layers"),
+            **chosen(arguments, "num_frames", "attention_type", "base_model", "revision"),
             include_visual_tokens=False if arguments.no_visual_tokens else None,
             include_visual_probes=False if arguments.no_visual_probes else None,
-            num_frames=arguments.num_frames,
-            attention_type=arguments.attention_type,
             negative_sign=None if arguments.negative_sign is None else int(arguments.negative_sign),
-            base_model=arguments.base_model,
             dtype=None if arguments.dtype is None else getattr(torch, arguments.dtype),
-            revision=arguments.revision,
         ),
         output=None if arguments.dry_run else arguments.output,
         seed=arguments.seed,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .keys import DISTRACTORS
-from .options import add_batch_size, add_checkpoint, add_device, add_output_dir, add_seed, add_split
+from .options import add_batch_size, add_checkpoint, add_device, add_output_dir, add_seed, add_split, chosen
 from .parser import add_verb
 from .table import drawn, table
 from .values import positive
@@ -55,12 +55,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         data,
         arguments.split,
         output,
-        grid=arguments.grid,
-        max_tiles=arguments.max_tiles,
-        target_position=arguments.target_position,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
+        **chosen(arguments, "grid", "max_tiles", "target_position", "seed", "batch_size", "device"),
     )
     written = [
         output / name for name in (distractors.FIGURES_FILE, distractors.SUMMARY_FILE, distractors.EXAMPLE_FILE)

@@ -1,10 +1,18 @@
 """Options that several verbs share, each declared once."""
 
+from argparse import Namespace
+from typing import Any
+
 from .parser import Parser
 from .values import output_file, output_folder, positive, positive_number, seed
 
 
 DTYPES = ("float32", "float16", "bfloat16")
+
+
+def chosen(arguments: Namespace, *names: str) -> dict[str, Any]:
+    """What was given for some options, by their name in Python."""
+    return {name: getattr(arguments, name) for name in names}
 
 
 def add_checkpoint(parser: Parser, *, several: bool = False) -> None:

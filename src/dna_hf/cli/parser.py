@@ -91,7 +91,7 @@ def add_verb(
     return parser
 
 
-def grouped(title: str, by_unit: dict[str, Iterable[Field]]) -> dict[str, list[Field]]:
+def grouped(title: str, by_unit: KeyGroups) -> dict[str, list[Field]]:
     """Keys that several units share under one title, which names the units.
 
     Args:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from .interrupt import cleaned_up
+from .options import chosen
 from .parser import add_verb
 from .table import table
 from .values import size
@@ -43,11 +44,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     published = publish(
         arguments.checkpoint,
         arguments.repo_id,
-        private=arguments.private,
-        revision=arguments.revision,
-        licence=arguments.licence,
-        max_shard_size=arguments.max_shard_size,
-        dry_run=arguments.dry_run,
+        **chosen(arguments, "private", "revision", "licence", "max_shard_size", "dry_run"),
     )
     if arguments.dry_run:
         print(published.card)

@@ -3,6 +3,7 @@
 import argparse
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DnaError, must_be_empty, must_be_file, must_be_writable
@@ -76,30 +77,6 @@ def size(text: str) -> str:
     return text
 
 
-def output_file(text: str) -> Path:
-    """A file to write, whose folder can be written to or made."""
-    try:
-        return must_be_file(text, DnaError)
-    except DnaError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def output_folder(text: str) -> Path:
-    """A folder to write to."""
-    try:
-        return must_be_writable(text, DnaError)
-    except DnaError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def empty_folder(text: str) -> Path:
-    """A folder to write to that holds nothing yet."""
-    try:
-        return must_be_empty(text, DnaError)
-    except DnaError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def _is_whole(text: str) -> bool:
     return text.isascii() and text.isdecimal() and len(text) < 20
 
@@ -117,3 +94,20 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _place(check: Callable[[str, type[DnaError]], Path]) -> Callable[[str], Path]:
+    """The type of a path that is checked before anything is written there."""
+
+    def read(text: str) -> Path:
+        try:
+            return check(text, DnaError)
+        except DnaError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
+
+
+output_file = _place(must_be_file)
+output_folder = _place(must_be_writable)
+empty_folder = _place(must_be_empty)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .options import add_checkpoint, add_colours, add_compare, add_files, add_output_dir, add_place
+from .options import add_checkpoint, add_colours, add_compare, add_files, add_output_dir, add_place, chosen
 from .parser import add_verb
 from .values import fraction
 
@@ -91,26 +91,17 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from ..analysis.visualize import visualize
 
     settings = VisualizeSettings(
-        kind=arguments.kind,
+        **chosen(arguments, "kind", "head", "query", "axis", "show", "target", "question"),
+        **chosen(arguments, "colours", "opacity", "animation"),
         layer=None if arguments.layer == "all" else arguments.layer,
-        head=arguments.head,
-        query=arguments.query,
-        axis=arguments.axis,
-        show=arguments.show,
-        target=arguments.target,
-        question=arguments.question,
-        colours=arguments.colours,
-        opacity=arguments.opacity,
         file_format=arguments.format,
-        animation=arguments.animation,
     )
     done = visualize(
         [arguments.checkpoint, *arguments.compare],
         arguments.files,
         arguments.output_dir,
         settings,
-        device=arguments.device,
-        revision=arguments.revision,
+        **chosen(arguments, "device", "revision"),
     )
     for reason in done.skipped:
         print(f"dna-hf: left out: {reason}", file=sys.stderr)
