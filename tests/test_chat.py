@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from dna_hf.chat import HELP, Chat, converse
+from dna_hf.chat import Chat
 from dna_hf.cli import main
+from dna_hf.cli.conversation import HELP, converse
 from dna_hf.data.errors import DataError
 from tests.kit.taught_video_llm import tiny_video_llm, train_turns, turn, write_colours
 

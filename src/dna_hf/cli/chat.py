@@ -36,8 +36,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf chat CHECKPOINT [--video FILE] [--image FILE] [--question TEXT]`."""
     from transformers import set_seed
 
-    from ..chat import Chat, converse, typed_lines
+    from ..chat import Chat
     from ..kinds import VIDEO_LLM, load
+    from .conversation import converse, typed_lines
 
     options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens}
     if arguments.temperature:

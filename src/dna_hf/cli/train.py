@@ -68,16 +68,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     cleaned_up()
     result = train_classifier(run, resume=arguments.resume)
     if run.training.process_index == 0:
-        rows = [
-            ("attention variant", result.attention_variant),
-            ("parameters", f"{result.parameters:,}"),
-            ("training time", f"{result.seconds:.0f} s"),
-            ("top-1", f"{100 * result.metrics['eval_top1']:.2f} %"),
-            ("top-5", f"{100 * result.metrics['eval_top5']:.2f} %"),
-            ("loss", f"{result.metrics['eval_loss']:.4f}"),
-            ("saved in", str(result.output_dir)),
-        ]
-        print("\n" + table(("evaluation", run.data.dataset), rows))
+        print("\n" + table(("evaluation", run.data.dataset), result.facts()))
         if result.published is not None:
             print()
             print_published(result.published)
@@ -92,14 +83,7 @@ def _train_video_llm(run: Any, resume: bool) -> int:
     is_first = run.training.process_index == 0
     result = train_video_llm(run, resume=resume, announce=_print_plan if is_first else None)
     if is_first:
-        rows = [("training time", f"{result.seconds:.0f} s"), ("training loss", f"{result.loss:.4f}")]
-        if result.metrics:
-            rows += [
-                ("evaluation loss", f"{result.metrics['eval_loss']:.4f}"),
-                ("tokens predicted right", f"{100 * result.metrics['eval_token_accuracy']:.2f} %"),
-            ]
-        rows.append(("adapter saved in", str(result.output_dir)))
-        print("\n" + table(("video LLM", run.data.dataset), rows))
+        print("\n" + table(("video LLM", run.data.dataset), result.facts()))
         if result.bad is not None:
             print(f"dna-hf: samples that could not be used are listed in {result.bad}", file=sys.stderr)
     return 0
@@ -107,20 +91,7 @@ def _train_video_llm(run: Any, resume: bool) -> int:
 
 def _print_plan(plan: Any) -> None:
     """What a run of a video LLM will train, and the memory that it is estimated to take."""
-    from ..training.memory import gibibytes
-
-    rows = [
-        (
-            group.name,
-            f"{group.tensors:,}",
-            f"{group.parameters:,}",
-            "frozen" if group.learning_rate is None else f"{group.learning_rate:g}",
-        )
-        for group in plan.groups
-    ]
-    rows.append(("trained", "", f"{plan.trained:,}", ""))
-    print(table(("group", "tensors", "parameters", "learning rate"), rows))
-    sizes = [(name, f"{size:,.2f}") for name, size in gibibytes(plan.memory).items()]
-    print("\n" + table(("memory of a process, estimated", "GiB"), sizes))
+    print(table(*plan.group_rows()))
+    print("\n" + table(("memory of a process, estimated", "GiB"), plan.memory_rows()))
     print(f"\nactivations roughly, for {plan.memory.tokens:,} tokens a batch; ZeRO and FSDP divide the others")
     print(f"{plan.samples:,} conversations" + (f", {plan.bad:,} left out" if plan.bad else ""), flush=True)

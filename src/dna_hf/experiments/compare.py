@@ -78,7 +78,7 @@ def compare(
     *,
     overrides: dict[str, Any] | None = None,
     param_matched: bool = False,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], object] = lambda line: None,
 ) -> list[RunFigures]:
     """Run a comparison, or what is left of it.
 
@@ -91,7 +91,8 @@ def compare(
         output_dir: folder that gets a folder per run, and the results.
         overrides: keys of the configuration with other values, for all runs.
         param_matched: also train softmax attention with an MLP widened to DnA's number of parameters.
-        report: function that is told in a line when a run starts, continues, or was finished before.
+        report: function that is told in a line when a run starts, continues, or was finished before; by default
+            nobody is told.
 
     Returns:
         The figures of all runs, variant by variant.
@@ -278,7 +279,7 @@ def _convert(run: ClassifierRun, variant: str, folder: Path) -> None:
     staging.rename(folder)
 
 
-def _train(config: str | Path, overrides: dict[str, Any], folder: Path, report: Callable[[str], None]) -> None:
+def _train(config: str | Path, overrides: dict[str, Any], folder: Path, report: Callable[[str], object]) -> None:
     """Train one run in a process of its own, unless it is finished.
 
     Raises:

@@ -64,6 +64,18 @@ class TrainingResult:
     output_dir: Path
     published: Published | None = None
 
+    def facts(self) -> list[tuple[str, str]]:
+        """What there is to say: name and value, as text."""
+        return [
+            ("attention variant", self.attention_variant),
+            ("parameters", f"{self.parameters:,}"),
+            ("training time", f"{self.seconds:.0f} s"),
+            ("top-1", f"{100 * self.metrics['eval_top1']:.2f} %"),
+            ("top-5", f"{100 * self.metrics['eval_top5']:.2f} %"),
+            ("loss", f"{self.metrics['eval_loss']:.4f}"),
+            ("saved in", str(self.output_dir)),
+        ]
+
 
 def train_classifier(run: AnyRun, *, resume: bool = False) -> TrainingResult:
     """Train, evaluate and save a classifier of images or videos, and publish it if the run has `push_to_hub`.

@@ -33,7 +33,7 @@ from .common import (
 )
 from .config_file import AnyRun, VideoLLMRun, video_llm_run
 from .errors import ConfigurationError
-from .memory import MemoryEstimate, estimate_memory
+from .memory import MemoryEstimate, estimate_memory, gibibytes
 from .parameter_groups import ParameterGroup, add_lora, freeze_all_but
 from .video_llm_trainer import VideoLLMTrainer
 
@@ -63,6 +63,23 @@ class TrainingPlan:
         """Number of parameters that are trained."""
         return sum(group.parameters for group in self.groups if group.learning_rate is not None)
 
+    def group_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The header and the rows of a table of the groups."""
+        rows = [
+            (
+                group.name,
+                f"{group.tensors:,}",
+                f"{group.parameters:,}",
+                "frozen" if group.learning_rate is None else f"{group.learning_rate:g}",
+            )
+            for group in self.groups
+        ]
+        return ("group", "tensors", "parameters", "learning rate"), [*rows, ("trained", "", f"{self.trained:,}", "")]
+
+    def memory_rows(self) -> list[tuple[str, str]]:
+        """The parts of the memory and their size in GiB, as text."""
+        return [(name, f"{size:,.2f}") for name, size in gibibytes(self.memory).items()]
+
 
 @dataclass
 class VideoLLMResult:
@@ -84,6 +101,16 @@ class VideoLLMResult:
     seconds: float
     output_dir: Path
     bad: Path | None
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What there is to say: name and value, as text."""
+        facts = [("training time", f"{self.seconds:.0f} s"), ("training loss", f"{self.loss:.4f}")]
+        if self.metrics:
+            facts += [
+                ("evaluation loss", f"{self.metrics['eval_loss']:.4f}"),
+                ("tokens predicted right", f"{100 * self.metrics['eval_token_accuracy']:.2f} %"),
+            ]
+        return [*facts, ("adapter saved in", str(self.output_dir))]
 
 
 def train_video_llm(
