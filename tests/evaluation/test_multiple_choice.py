@@ -11,6 +11,7 @@ import torch
 from dna_hf.cli import main
 from dna_hf.data.errors import DataError
 from dna_hf.data.multiple_choice import load_questions
+from dna_hf.evaluation import multiple_choice
 from dna_hf.evaluation.multiple_choice import (
     PROMPT,
     AnsweredQuestion,
@@ -345,6 +346,16 @@ def test_without_categories_views_or_truth():
         ("all", "average"): 0.5,
         ("all", "overall"): 0.5,
     }
+
+
+@pytest.mark.parametrize("name", ["folder", "file/answers.jsonl"])
+def test_a_file_of_predictions_that_cannot_be_written(taught, questions, tmp_path, monkeypatch, name):
+    """It is said before a question is asked."""
+    monkeypatch.setattr(multiple_choice, "generate", lambda *_, **options: pytest.fail("the model was asked"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="is a folder: name a file|cannot be written: .* is a file"):
+        evaluate_questions(*taught, questions, SHORT, predictions=tmp_path / name)
 
 
 def test_tables_and_exports(tmp_path):

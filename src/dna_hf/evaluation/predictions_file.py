@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.errors import DataError
+from ..errors import must_be_file
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ class PredictionsFile:
         """Answers that are there already, by id; the file is made if there is none.
 
         Raises:
-            DataError: if it is there and is not to be continued, or cannot be.
+            DataError: if it is there and is not to be continued, or cannot be; or if it cannot be written.
         """
+        must_be_file(self.path, DataError)
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.settings.write_text(json.dumps(self.conditions, indent=2) + "\n", encoding="utf-8")
