@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from .options import add_dtype, add_seed, chosen
-from .parser import add_verb
+from .parser import Parser, add_verb
 from .table import table
 from .values import numbers, output_folder, positive, positive_number
 
@@ -63,6 +63,19 @@ def add(commands: Any) -> None:
         choices=("+1", "-1"),
         help="sign before the negative branch in the authors' program that wrote the file (default: +1; VisCoP: -1)",
     )
+    _add_video_options(parser)
+    parser.add_argument(
+        "--image-processor",
+        metavar="NAME",
+        help="take the image processor of this folder or name on the Hub; a video model: its size and normalisation",
+    )
+    add_dtype(parser, "of the result (default: that of the source)")
+    parser.add_argument("--revision", metavar="NAME", help="commit, tag or branch on the Hub (default: main)")
+    add_seed(parser, "of new random weights")
+    parser.add_argument("--dry-run", action="store_true", help="convert and report, write nothing")
+
+
+def _add_video_options(parser: Parser) -> None:
     parser.add_argument(
         "--interaction-layers",
         type=numbers,
@@ -82,15 +95,6 @@ def add(commands: Any) -> None:
         help="attention of a video model: with --num-frames (default: divided_space_time), or of a file of the "
         "authors' TimeSformer (default: found out)",
     )
-    parser.add_argument(
-        "--image-processor",
-        metavar="NAME",
-        help="take the image processor of this folder or name on the Hub; a video model: its size and normalisation",
-    )
-    add_dtype(parser, "of the result (default: that of the source)")
-    parser.add_argument("--revision", metavar="NAME", help="commit, tag or branch on the Hub (default: main)")
-    add_seed(parser, "of new random weights")
-    parser.add_argument("--dry-run", action="store_true", help="convert and report, write nothing")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .options import add_checkpoint, add_colours, add_compare, add_files, add_output_dir, add_place, chosen
-from .parser import add_verb
+from .parser import Parser, add_verb
 from .values import fraction
 
 
@@ -59,16 +59,21 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--axis", choices=("space", "time"), help="of attention in videos (default: space)")
     parser.add_argument(
-        "--show",
-        choices=("branches", "difference", "positive", "negative", "combined"),
-        help="branches: each, and positive minus negative; combined: positive + alpha * negative (default: branches "
-        "of one model, difference of several)",
-    )
-    parser.add_argument(
         "--target", metavar="CLASS", help="of relevance: class, or token, to explain (default: the predicted)"
     )
     parser.add_argument(
         "--question", metavar="TEXT", help="that a video language model is asked (default: What happens here?)"
+    )
+    _add_drawing(parser)
+    add_place(parser)
+
+
+def _add_drawing(parser: Parser) -> None:
+    parser.add_argument(
+        "--show",
+        choices=("branches", "difference", "positive", "negative", "combined"),
+        help="branches: each, and positive minus negative; combined: positive + alpha * negative (default: branches "
+        "of one model, difference of several)",
     )
     add_colours(parser)
     parser.add_argument(
@@ -82,7 +87,6 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--animation", choices=("gif", "mp4", "none"), default="gif", help="of videos (default: %(default)s)"
     )
-    add_place(parser)
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
