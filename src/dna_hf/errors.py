@@ -11,6 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+# what other libraries raise about files and settings that they cannot use
+FOREIGN = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
+    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError),
+)
+
+
 class DnaError(Exception):
     """Something a user can mend; the message names the thing and the fix."""
 
@@ -65,17 +72,12 @@ def told_as(error_class: type[DnaError], what: str, fix: str = "") -> Iterator[N
         yield
     except DnaError:
         raise
-    except (
-        *_file_errors(),
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        EOFError,
-        ImportError,
-        LookupError,
-    ) as error:
+    except FOREIGN as error:
         raise error_class(_told(what, error, fix)) from error
-    except (MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:
+        # of libraries that are imported only where they are needed
+        if not isinstance(error, _file_errors()):
+            raise
         raise error_class(_told(what, error, fix)) from error
 
 
@@ -88,7 +90,7 @@ def _file_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    return (SafetensorError, StrictDataclassError, pickle.UnpicklingError)
+    return (SafetensorError, StrictDataclassError)
 
 
 def must_be_folder(folder: str | Path, error_class: type[DnaError], what: str = "checkpoint") -> Path:

@@ -61,13 +61,13 @@ def read_config(
         DnaError: if the checkpoint is not there, the Hub cannot be reached, or the file is damaged.
     """
     name = str(checkpoint)
-    path = _local_config(Path(name), error_class) if Path(name).exists() else None
-    if path is None:
+    if Path(name).exists():
+        path = _local_config(Path(name), error_class)
+    else:
         _look_on_hub(name, revision, error_class)
-        with told_as(error_class, f"cannot read {CONFIG_NAME} of {name!r}"):
-            path = cached_file(name, CONFIG_NAME, revision=revision)
+        path = _found(name, CONFIG_NAME, revision, error_class)
     with told_as(error_class, f"{CONFIG_NAME} in {name!r} is damaged"):
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise error_class(f"{CONFIG_NAME} in {name!r} is damaged: it holds no object.")
     return config
@@ -149,9 +149,14 @@ def _weight_files(name: str, revision: str | None, error_class: type[DnaError]) 
             return [Path(found)]
         with told_as(error_class, f"{file} of {name!r} is damaged"):
             shards = sorted(set(json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values()))
-        with told_as(error_class, f"the weights of {name!r} are not whole"):
-            return [Path(cached_file(name, shard, revision=revision)) for shard in shards]
+        return [_found(name, shard, revision, error_class) for shard in shards]
     raise error_class(f"{name!r} holds no weights: it has no {SAFE_WEIGHTS_NAME}.")
+
+
+def _found(name: str, file: str, revision: str | None, error_class: type[DnaError]) -> Path:
+    """A file of a checkpoint that must be there, downloaded if need be."""
+    with told_as(error_class, f"{name!r} is not whole: {file!r} cannot be read"):
+        return Path(cached_file(name, file, revision=revision) or "")
 
 
 def _shapes_in(path: Path) -> Shapes:
