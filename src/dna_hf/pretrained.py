@@ -86,41 +86,39 @@ def _look_on_hub(name: str, revision: str | None, error_class: type[DnaError]) -
     """See that a repository is in the cache or on the Hub, by one short question: transformers asks for a minute.
 
     Raises:
-        DnaError: if it is not, saying why.
+        DnaError: of class `error_class`, if it is not, saying why.
     """
-    not_there = f"checkpoint {name!r} is not there: there is no such folder"
     try:
-        if isinstance(try_to_load_from_cache(name, CONFIG_NAME, revision=revision), str):
-            return
-        get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME, revision=revision), timeout=HUB_TIMEOUT)
-    except HFValidationError as error:
-        raise error_class(f"{not_there}.") from error
-    except GatedRepoError as error:
-        raise error_class(
-            f"checkpoint {name!r} is gated on the Hub: ask for access, then run hf auth login."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise error_class(f"checkpoint {name!r} has no revision {revision!r} on the Hub.") from error
-    except RepositoryNotFoundError as error:
-        raise error_class(
-            f"{not_there}, and no repository of that name on the Hub (a private one needs hf auth login)."
-        ) from error
-    except EntryNotFoundError as error:
-        raise error_class(f"{name!r} on the Hub has no {CONFIG_NAME}: it is no checkpoint of transformers.") from error
-    except OfflineModeIsEnabled as error:
-        raise error_class(f"{not_there}, it is not in the cache, and HF_HUB_OFFLINE is set.") from error
+        if not isinstance(try_to_load_from_cache(name, CONFIG_NAME, revision=revision), str):
+            get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME, revision=revision), timeout=HUB_TIMEOUT)
     except Exception as error:
-        # the client's own errors of networks, which differ from one version to the next
-        if not _is_network_error(error):
+        reason = _reason(error, revision)
+        if reason is None:
             raise
-        raise error_class(
-            f"{not_there}, and the Hub ({constants.ENDPOINT}) cannot be reached: {first_line(error)}."
-        ) from error
+        raise error_class(f"checkpoint {name!r} {reason}.") from error
 
 
-def _is_network_error(error: Exception) -> bool:
+def _reason(error: Exception, revision: str | None) -> str | None:
+    """Why a checkpoint is not to be had from the Hub; `None` if the error says nothing of that."""
+    not_there = "is not there: there is no such folder"
+    reasons: dict[type[Exception], str] = {
+        HFValidationError: not_there,
+        # before the repository that is not found, of which it is a case
+        GatedRepoError: "is gated on the Hub: ask for access, then run hf auth login",
+        RevisionNotFoundError: f"has no revision {revision!r} on the Hub",
+        RepositoryNotFoundError: f"{not_there}, and no repository of that name on the Hub (a private one needs hf "
+        "auth login)",
+        EntryNotFoundError: f"has no {CONFIG_NAME} on the Hub: it is no checkpoint of transformers",
+        OfflineModeIsEnabled: f"{not_there}, it is not in the cache, and HF_HUB_OFFLINE is set",
+    }
+    for kind, reason in reasons.items():
+        if isinstance(error, kind):
+            return reason
+    # the client's own errors of networks differ from one version to the next
     names = {cls.__name__ for cls in type(error).__mro__}
-    return isinstance(error, OSError) or not names.isdisjoint({"RequestError", "HTTPError", "HTTPStatusError"})
+    if isinstance(error, OSError) or not names.isdisjoint({"RequestError", "HTTPError", "HTTPStatusError"}):
+        return f"{not_there}, and the Hub ({constants.ENDPOINT}) cannot be reached: {first_line(error)}"
+    return None
 
 
 def tensor_shapes(
