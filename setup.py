@@ -58,7 +58,7 @@ setup(
         "dna_hf.configs": ["*.yaml"],
         "dna_hf.configs.accelerate": ["*.yaml"],
         "dna_hf.data": ["fashion_mnist_mini/*"],
-        "dna_hf.docs": ["*.md"],
+        "dna_hf.docs": ["**/*.md"],
         "dna_hf.hub": ["model_card_template.md"],
     },
     python_requires=">=3.10",

@@ -45,10 +45,10 @@ esac
 
 for part in ${PARTS:-scratch finetuned}; do
     if [[ $part == scratch ]]; then
-        "$python" -m dna_hf compare "$here/configs/vit_tiny_cifar10.yaml" --variants $variants --seeds 0,1,2 --param-matched \
+        "$python" -m dna_hf compare vit_tiny_cifar10 --variants $variants --seeds 0,1,2 --param-matched \
             --output_dir "$out/scratch" --dataset "$dataset" "${scratch[@]}" "$@"
     else
-        "$python" -m dna_hf compare "$here/configs/dinov2_small_cifar10.yaml" --variants $variants --seeds 0,1,2 \
+        "$python" -m dna_hf compare dinov2_small_cifar10 --variants $variants --seeds 0,1,2 \
             --output_dir "$out/finetuned" --dataset "$dataset" --checkpoint "$weights" --image_size $size "${finetuned[@]}" "$@"
     fi
 done

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         help="make a whole checkpoint of the adapter of a video LLM",
         description="Put what training a video LLM has changed into the checkpoint that it started from, and write "
         "the result to a folder that loads, chats and publishes like any other.",
-        example="merge runs/video_llm_viscop_dna --output-dir runs/merged",
+        example="merge runs/video_llm_viscop --output-dir runs/merged",
         go_on="empty the output folder and repeat the command",
     )
     parser.add_argument("adapter", metavar="ADAPTER", type=Path, help="folder that train wrote")
