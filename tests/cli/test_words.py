@@ -51,9 +51,11 @@ WRONG = [
         (verb, option, ("0", "-3", "x"), COUNT)
         for verb, option in (
             ("predict", "--top-k"),
-            ("answer", "--max-frames"),
-            ("chat", "--max-visual-tokens"),
-            ("chat", "--max-new-tokens"),
+            *(
+                (verb, f"--max-{name}")
+                for verb in ("answer", "chat")
+                for name in ("frames", "visual-tokens", "new-tokens")
+            ),
             ("distractors", "--grid"),
             ("distractors", "--max-tiles"),
             ("benchmark", "--seconds"),
@@ -87,12 +89,15 @@ WRONG = [
             ("answer", "--dtype"),
             ("answer", "--on-error"),
             ("chat", "--dtype"),
-            ("convert", "--from"),
+            ("answer", "--second-chance"),
+            *(
+                ("convert", f"--{name}")
+                for name in ("from", "negative-init", "negative-sign", "attention-type", "dtype")
+            ),
             ("merge", "--dtype"),
             ("distractors", "--target-position"),
-            ("visualize", "--kind"),
-            ("visualize", "--colours"),
-            ("analyze", "--against"),
+            *(("visualize", f"--{name}") for name in ("kind", "axis", "show", "format", "animation", "colours")),
+            *(("analyze", f"--{name}") for name in ("against", "colours")),
         )
     ),
     *(
@@ -120,6 +125,11 @@ WRONG = [
         (verb, "--output-dir", ("file", "file/x"), BELOW_A_FILE)
         for verb in ("distractors", "compare", "merge", "visualize", "analyze")
     ),
+    ("compare", "--variants", ("", ",", "a,,b"), "must be names with commas between"),
+    ("answer", "--views", ("", "ego,"), "must be names with commas between"),
+    ("evaluate", "--output", ("/proc/none/figures.json",), "cannot be written: "),
+    ("analyze", "--output-dir", ("/proc/none",), "cannot be written: "),
+    *(("answer", option, ("file/x",), BELOW_A_FILE) for option in ("--left-out", "--table", "--export", "--output")),
     ("demo", "--export-space", ("folder",), FULL),
     ("merge", "--output-dir", ("folder",), FULL),
 ]
@@ -222,6 +232,15 @@ def build_parser_verbs():
     """Name -> parser of all verbs, those of benchmark's parts included under its name."""
     (commands,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
     return commands.choices
+
+
+def test_every_option_that_reads_a_value_has_wrong_ones_in_the_table():
+    tested = {(verb, option) for verb, option, *_ in WRONG}
+    for verb, words in START.items():
+        parser = build_parser().parse_known_args(words)[0].parser
+        for action in parser._actions:
+            if action.option_strings and (action.type is not None or action.choices):
+                assert any((verb, option) in tested for option in action.option_strings), (verb, action.option_strings)
 
 
 def test_both_spellings_are_the_same():

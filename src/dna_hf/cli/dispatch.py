@@ -70,7 +70,8 @@ def dispatch(words: Sequence[str]) -> int:
         try:
             return _run(words)
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
         # whatever else is printed, at the end of the process too, goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

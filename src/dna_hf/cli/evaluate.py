@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..errors import must_be_writable
 from .keys import EVALUATE
 from .options import add_batch_size, add_checkpoint, add_output, add_place, add_split
 from .parser import add_verb
@@ -61,6 +62,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     if arguments.record:
         # figures that cannot be kept are not measured
+        must_be_writable(arguments.checkpoint, ConfigurationError)
         read_measurements(arguments.checkpoint)
     kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
     data = EVALUATE.section(given, kind.data)

@@ -15,13 +15,16 @@ LARGEST_SEED = 2**32 - 1
 
 def words(text: str) -> list[str]:
     """Words with commas between."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    found = [word.strip() for word in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"must be names with commas between, got {text!r}")
+    return found
 
 
 def numbers(text: str) -> list[int]:
     """Whole numbers of at least 0 with commas between."""
-    found = words(text)
-    if not found or not all(map(_is_whole, found)):
+    found = [word.strip() for word in text.split(",")]
+    if not all(map(_is_whole, found)):
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between, got {text!r}")
     return list(map(int, found))
 
