@@ -197,6 +197,22 @@ def load_config(
         return AutoConfig.from_pretrained(checkpoint, revision=revision, trust_remote_code=False, **fields)
 
 
+def fitting_config(
+    model_class: Any, checkpoint: str | Path, revision: str | None = None, error_class: type[DnaError] = DataError
+) -> PreTrainedConfig:
+    """The configuration of a checkpoint, if it describes no larger a model than there are weights for.
+
+    Raises:
+        DnaError: of class `error_class`, if it does, or if a file is missing or damaged.
+    """
+    name = str(checkpoint)
+    shapes = tensor_shapes(name, revision, error_class)
+    check_size(name, read_config(name, revision, error_class), shapes, error_class)
+    config = load_config(name, revision, error_class)
+    _check_numbers(model_class, name, config, shapes, error_class)
+    return config
+
+
 def load_whole(
     model_class: Any,
     checkpoint: str | Path,
@@ -223,10 +239,7 @@ def load_whole(
     """
     name = str(checkpoint)
     if config is None:
-        shapes = tensor_shapes(name, revision, error_class)
-        check_size(name, read_config(name, revision, error_class), shapes, error_class)
-        config = load_config(name, revision, error_class)
-        _check_numbers(model_class, name, config, shapes, error_class)
+        config = fitting_config(model_class, name, revision, error_class)
     with told_as(error_class, f"cannot load {name!r}"), _silent():
         model, info = model_class.from_pretrained(
             name,

@@ -865,6 +865,14 @@ class TestRefusedFolders:
         (tmp_path / "notes.txt").write_text("hello")
         self.refused(tmp_path / "notes.txt", r"notes\.txt")
 
+    def test_a_configuration_of_a_thousand_million_layers(self, tmp_path, source):
+        write_folder(tmp_path, source, num_hidden_layers=10**9)
+        self.refused(tmp_path, "describes 1,000,000,000 layers, but its weights are .* tensors")
+
+    def test_a_configuration_of_a_width_that_fits_no_memory(self, tmp_path, source):
+        write_folder(tmp_path, source, hidden_size=10**8, intermediate_size=10**8)
+        self.refused(tmp_path, "describes a model of .* parameters, but its weights hold")
+
     def test_native_file_without_its_folder(self, folder):
         self.refused(folder / "model.safetensors", "cls_token")
 

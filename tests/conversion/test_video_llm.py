@@ -250,6 +250,12 @@ def test_an_output_layer_that_is_not_tied(tmp_path, source):
         convert(folder)
 
 
+def test_its_own_code_with_a_thousand_million_layers(tmp_path, source):
+    folder = write_folder(tmp_path, own_config(num_hidden_layers=10**9), renamed(source.state_dict(), OWN))
+    with pytest.raises(ConversionError, match="describes 1,000,000,000 layers, but its weights are"):
+        convert(folder)
+
+
 def test_its_own_code_without_the_number_of_heads(tmp_path, source):
     folder = write_folder(tmp_path, own_config(vision=False), renamed(source.state_dict(), OWN))
     with pytest.raises(ConversionError, match="do not tell the number of heads"):

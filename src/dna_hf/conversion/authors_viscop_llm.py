@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..models import DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3VisionConfig
+from ..pretrained import check_size
 from .authors_viscop import NEGATED, branch_notes, convert_vision_encoder, self_check
 from .errors import ConversionError
 from .files import read_state_dict
@@ -98,6 +99,7 @@ def convert_viscop(path: str | Path, sign: int, options: Options) -> Conversion:
         return conversion
     folder = name if is_folder else str(Path(path).parent)
     config = _settings(name, folder)
+    check_size(name, config, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, ConversionError)
     native = _native_config(name, config, tensors, options.num_attention_heads)
     llm = VideoLlm(name, "authors-viscop", tensors, native, config)
     source = _Source(llm, places(name, tensors), None, {}, [folder])

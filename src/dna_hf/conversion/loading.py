@@ -37,6 +37,9 @@ def load_exactly(
         ConversionError: if it cannot be read, or tensors are missing, misshaped or unexpected.
     """
 
+    # before memory is taken
+    pretrained.fitting_config(model_class, name, revision, ConversionError)
+
     def load(**options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
         # misshaped tensors are refused below, by name
         return model_class.from_pretrained(

@@ -14,6 +14,7 @@ from transformers.utils import cached_file
 
 from ..errors import told_as
 from ..models import DnATimesformerConfig, DnATimesformerVideoProcessor, DnAViTConfig
+from ..pretrained import read_config
 from .errors import ConversionError
 from .options import Options
 from .report import Conversion, ConversionReport
@@ -50,6 +51,9 @@ def load_image_processor(name: str) -> Any:
     Raises:
         ConversionError: if it cannot be loaded.
     """
+    if not Path(name).exists():
+        # which answers at once, where transformers asks again for minutes
+        read_config(name, error_class=ConversionError)
     with told_as(ConversionError, f"cannot load the image processor of {name!r}"):
         return AutoImageProcessor.from_pretrained(name)
 

@@ -18,6 +18,7 @@ from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel, Vide
 
 from ..errors import told_as
 from ..models import DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration, DnAVideoLlama3Processor
+from ..pretrained import check_size
 from .errors import ConversionError
 from .loading import has_file, load_exactly, read_config, read_weights, saved_class
 from .options import Options
@@ -181,6 +182,7 @@ def read_video_llm(
         model = load_exactly(source, native_class, revision, dtype)
         return VideoLlm(source, model.config.model_type, model.state_dict(), model.config, {}, model, owned=True)
     tensors = read_weights(source, revision)
+    check_size(source, config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, ConversionError)
     native = own_config(source, config, tensors, num_attention_heads)
     return VideoLlm(source, family, tensors, native, config)
 
