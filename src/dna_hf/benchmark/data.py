@@ -227,7 +227,7 @@ def benchmark_data(run: AnyRun, seconds: float) -> DataBenchmark:
         device=str(run.training.device),
         dataset=task_of(run).provenance(run.data, train),
         settings=without_secrets(run.sections),
-        samples=train.unit,
+        samples=run.kind.unit,
         batch_size=run.training.train_batch_size,
         workers=workers,
         reading=reading,

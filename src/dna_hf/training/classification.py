@@ -212,7 +212,7 @@ def _write_records(
             dataset=task.provenance(run.data, evaluation),
             split=evaluation.name,
             metrics={name: metrics[f"{prefix}{name}"] for name in task.recorded},
-            samples=int(metrics[f"{prefix}{evaluation.unit}"]),
+            samples=int(metrics[f"{prefix}{run.kind.unit}"]),
             views=task.views(processor),
             seed=run.training.seed,
             **facts,
@@ -242,7 +242,7 @@ def build_trainer(
     batch = run.training.train_batch_size
     if run.training.dataloader_drop_last and has_length(train_dataset) and len(train) < batch:
         raise ConfigurationError(
-            f"training.dataloader_drop_last leaves nothing of {len(train)} {train.unit}, fewer than a "
+            f"training.dataloader_drop_last leaves nothing of {len(train)} {run.kind.unit}, fewer than a "
             f"batch of {batch}: set it to false, or per_device_train_batch_size to fewer."
         )
     collator = _mixing_collator(run, train_dataset, len(train.class_names))
