@@ -23,8 +23,8 @@ run_tests() {
     local version
     version=$("$1" -c 'import transformers; print(transformers.__version__)')
     echo "== tests, transformers $version"
-    # more workers than processors, for tests wait for other processes and for files
-    "$1" -m pytest -q -n $(($(nproc) + 1)) --maxprocesses 8 "${@:2}" | tee "$log"
+    # more workers than processors, for tests wait for other processes; tests beside each other share what they need
+    "$1" -m pytest -q -n $(($(nproc) + 1)) --maxprocesses 8 --dist worksteal "${@:2}" | tee "$log"
     summary+=("transformers $version: $(tail -n 1 "$log")")
 }
 
