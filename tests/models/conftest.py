@@ -2,6 +2,11 @@
 
 import pytest
 import torch
+from torch.utils._device import _device_constructors
+
+
+# which functions `torch.device("meta")` leads there is found out at the first use, once: not by those of the fixture
+_device_constructors()
 
 
 @pytest.fixture(autouse=True)
