@@ -237,7 +237,7 @@ def load_whole(
     Raises:
         DnaError: of class `error_class`, naming the first tensor that is missing, unexpected or misshaped.
     """
-    name = str(checkpoint)
+    name, asked = str(checkpoint), "its configuration" if config is None else "the configuration that was asked for"
     if config is None:
         config = fitting_config(model_class, name, revision, error_class)
     with told_as(error_class, f"cannot load {name!r}"), _silent():
@@ -258,7 +258,7 @@ def load_whole(
     wrong = {how: sorted(key for key in keys if not key.startswith(tuple(new))) for how, keys in wrong.items()}
     if any(wrong.values()):
         counts = ", ".join(f"{len(keys)} {how} (first {keys[0]!r})" for how, keys in wrong.items() if keys)
-        raise error_class(f"the weights in {name!r} are not those of its configuration: tensors are {counts}.")
+        raise error_class(f"the weights in {name!r} are not those of {asked}: tensors are {counts}.")
     return model
 
 

@@ -529,12 +529,13 @@ def test_what_keeps_a_run_from_starting(base, dataset, tmp_path):
     vision = config["vision_config"] | {"attention_variant": "softmax"}
     (broken / "config.json").write_text(json.dumps(config | {"vision_config": vision}))
     refused(
-        "are not those of its configuration: tensors are .* unexpected .first '.*negative_scale'", checkpoint=broken
+        "are not those of the configuration that was asked for: tensors are .* unexpected .first '.*negative_scale'",
+        checkpoint=broken,
     )
     vision = config["vision_config"] | {"num_probes": 5}
     (broken / "config.json").write_text(json.dumps(config | {"vision_config": vision}))
     refused(
-        "are not those of its configuration: tensors are 1 of another shape .first '.*visual_probes'",
+        "the configuration that was asked for: tensors are 1 of another shape .first '.*visual_probes'",
         checkpoint=broken,
     )
 
@@ -716,7 +717,10 @@ def test_adapters_that_do_not_fit(base, trained, tmp_path):
         "was trained on other weights than those of .*seed1': give the base", other=save_base(tmp_path / "seed1", 1)
     )
     wider = save_base(tmp_path / "wider", text={"intermediate_size": 96})
-    refused("needs its base, .*: the weights in '.*wider' are not those of its configuration", other=wider)
+    refused(
+        "needs its base, .*: the weights in '.*wider' are not those of the configuration that was asked for",
+        other=wider,
+    )
     refused("needs its base, .*: checkpoint '.*gone' is not there", other=tmp_path / "gone")
     refused("needs its base, .*: checkpoint '.*out' is an adapter: dna-hf merge it first", other=folder)
     refused("is no adapter: it has no dna_adapter.json", adapter=base)
