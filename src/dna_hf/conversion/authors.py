@@ -24,14 +24,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from ..models import (
-    DnATimesformerConfig,
-    DnATimesformerForVideoClassification,
-    DnATimesformerModel,
-    DnAViTConfig,
-    DnAViTForImageClassification,
-    DnAViTModel,
-)
+from ..models import DnATimesformerConfig, DnAViTConfig
 from ..records.one_input import random_input
 from .authors_check import agreement, evaluate_authors_timesformer, evaluate_authors_vit
 from .authors_viscop import branch_notes
@@ -43,7 +36,7 @@ from .processors import add_authors_video_processor, authors_image_processor, se
 from .report import Conversion, ConversionReport
 from .tensors import TensorMap, shape_problems
 from .timm import SIZES, TIMM_NAMES
-from .vit_layout import TransformerMap, VideoNames, count_layers
+from .vit_layout import TransformerMap, VideoNames, count_layers, model_classes
 
 
 Layout = Literal["packed", "split", "packed_shared", "split_shared", "softmax"]
@@ -322,13 +315,6 @@ def _map(
         return mapping, base
     mapping.copy_module("head", "classifier")
     return mapping, classifier
-
-
-def model_classes(config: Any) -> tuple[type[PreTrainedModel], type[PreTrainedModel]]:
-    """The base model and the classifier of a configuration."""
-    if isinstance(config, DnATimesformerConfig):
-        return DnATimesformerModel, DnATimesformerForVideoClassification
-    return DnAViTModel, DnAViTForImageClassification
 
 
 @torch.no_grad()

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel
 
 from ..errors import must_be_file, told_as
 from ..models import DnATimesformerConfig, DnAVideoLlama3VisionModel
-from .authors import ROWS, TIMESFORMER_NAMES, VARIANTS, Layout, branch_sign, model_classes
+from .authors import ROWS, TIMESFORMER_NAMES, VARIANTS, Layout, branch_sign
 from .authors_viscop import encoder_names
 from .errors import ConversionError
 from .files import PICKLE_SUFFIXES
 from .timm import TIMM_NAMES
+from .vit_layout import model_classes
 
 
 ARCHITECTURES = {"vit": "dna_vit", "timesformer": "dna_timesformer", "viscop": "dna_video_llama3_vision"}

@@ -12,14 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..models import (
-    DnATimesformerConfig,
-    DnATimesformerForVideoClassification,
-    DnATimesformerModel,
-    DnAViTConfig,
-    DnAViTForImageClassification,
-    DnAViTModel,
-)
+from ..models import DnATimesformerConfig, DnAViTConfig, DnAViTForImageClassification, DnAViTModel
 from ..models.configuration_dna import DnATransformerConfig
 from ..records.one_input import random_image
 from .errors import ConversionError, refused_configuration
@@ -35,7 +28,7 @@ from .processors import (
 )
 from .report import Conversion, ConversionReport, TensorRecord
 from .tensors import EXACT_TOLERANCE, TensorMap
-from .vit_layout import MapAttention, TransformerMap, map_softmax_attention
+from .vit_layout import MapAttention, TransformerMap, map_softmax_attention, model_classes
 
 
 NUM_FRAMES = 8
@@ -120,7 +113,7 @@ def image_to_video(image: Conversion, options: Options) -> Conversion:
     if changed:
         map_attention = map_softmax_attention(mapping, config, ("q_proj", "k_proj", "v_proj"), options.start)
     _map(mapping, source, config, map_attention, keep_head)
-    model = mapping.build(DnATimesformerForVideoClassification if keep_head else DnATimesformerModel, config)
+    model = mapping.build(model_classes(config)[keep_head], config)
     report = ConversionReport(name, image.report.family, _chained(image.report.records, mapping.records))
     report.notes = list(image.report.notes)
     if options.image_processor is None:

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
+from ..models import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnATimesformerModel,
+    DnAViTForImageClassification,
+    DnAViTModel,
+)
 from ..models.configuration_dna import DnATransformerConfig
 from .attention import NegativeStart, add_new_tensors, projection_names
 from .tensors import TensorMap
@@ -183,6 +191,13 @@ def map_softmax_attention(
         add_new_tensors(mapping, config, there, start)
 
     return map_attention
+
+
+def model_classes(config: Any) -> tuple[type[PreTrainedModel], type[PreTrainedModel]]:
+    """The base model and the classifier of a configuration."""
+    if isinstance(config, DnATimesformerConfig):
+        return DnATimesformerModel, DnATimesformerForVideoClassification
+    return DnAViTModel, DnAViTForImageClassification
 
 
 def merge_classifiers(mapping: TensorMap, heads: tuple[str, str]) -> None:
