@@ -195,6 +195,18 @@ def test_a_word_that_belongs_to_nothing(words, capsys, place):
 
 
 @pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["chat", "x", "--seed", "3"], "--seed is for answers that are drawn: give --temperature, too"),
+        (["chat", "x", "--seed", "3", "--temperature", "0"], "give --temperature, too"),
+        (["answer", "x", "q.json", "--resume"], "--resume goes on with the file of --predictions: name it"),
+    ],
+)
+def test_an_option_that_has_no_effect_without_another(words, says, capsys):
+    assert says in sentence(words, capsys)
+
+
+@pytest.mark.parametrize(
     ("key", "says"),
     [
         ("--learning_rat", "unknown key --learning_rat: did you mean 'learning_rate'?"),

@@ -69,6 +69,9 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf answer CHECKPOINT QUESTIONS --videos DIR`."""
+    if arguments.resume and arguments.predictions is None:
+        arguments.parser.error("--resume goes on with the file of --predictions: name it")
+
     from ..data.multiple_choice import load_questions
     from ..evaluation.answer_tables import answer_facts, answer_rows
     from ..evaluation.multiple_choice import PROMPT, AnswerSettings, evaluate_questions, export_choices, write_table

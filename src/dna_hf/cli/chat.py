@@ -4,9 +4,9 @@ import argparse
 from typing import Any
 
 from .interrupt import cleaned_up
-from .options import add_checkpoint, add_place, add_reading, add_seed, chosen
+from .options import add_checkpoint, add_place, add_reading, chosen
 from .parser import add_verb
-from .values import number
+from .values import number, seed
 
 
 def add(commands: Any) -> None:
@@ -29,11 +29,16 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--temperature", type=number, metavar="NUMBER", help="draw answers at random (default: the most likely one)"
     )
-    add_seed(parser, "of the draws")
+    parser.add_argument(
+        "--seed", type=seed, metavar="N", help="of the draws, which --temperature asks for (default: 0)"
+    )
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf chat CHECKPOINT [--video FILE] [--image FILE] [--question TEXT]`."""
+    if arguments.seed is not None and not arguments.temperature:
+        arguments.parser.error("--seed is for answers that are drawn: give --temperature, too")
+
     from transformers import set_seed
 
     from ..chat import Chat
@@ -42,7 +47,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
     options: dict[str, Any] = {"max_new_tokens": arguments.max_new_tokens}
     if arguments.temperature:
-        set_seed(arguments.seed)
+        set_seed(arguments.seed or 0)
         options |= {"do_sample": True, "temperature": arguments.temperature}
     loaded = load(arguments.checkpoint, wanted=(VIDEO_LLM,), **chosen(arguments, "device", "revision", "dtype"))
     chat = Chat(
