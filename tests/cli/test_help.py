@@ -2,17 +2,19 @@
 
 import argparse
 import dataclasses
+import re
 import shlex
 
 import pytest
 
 from dna_hf.cli import main
-from dna_hf.cli.dispatch import build_parser
+from dna_hf.cli.dispatch import build_parser, spelled
 from dna_hf.cli.keys import ANALYZE, DISTRACTORS, EVALUATE
 from dna_hf.cli.parser import Parser
 from dna_hf.data.arguments import TRAINING_KEYS, ImageDataArguments, VideoDataArguments
 from dna_hf.data.conversation_arguments import QuestionDataArguments
 from dna_hf.training.errors import ConfigurationError
+from tests.kit.paths import ROOT
 
 
 def parsers(parser):
@@ -131,3 +133,20 @@ def test_a_percent_sign_in_a_key_is_no_format(capsys):
 
     parser = Parser(prog="x", keys={"keys": dataclasses.fields(Section)})
     assert "100 % of it (default: 0.5)" in parser.format_help()
+
+
+DOCUMENTS = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_of_a_document_is_understood(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / document).read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [
+        line.partition(" #")[0]
+        for block in re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        for line in re.findall(r"^dna-hf .*$", block, re.MULTILINE)
+    ]
+    for command in commands:
+        arguments, rest = build_parser().parse_known_args(spelled(shlex.split(command)[1:]))
+        assert not rest or arguments.parser.keys is not None, command
