@@ -254,7 +254,7 @@ def test_converted_checkpoint_of_videos(tmp_path, capsys):
     recipe = video_recipe(tmp_path, checkpoint=str(tmp_path / "source"))
     words = ["compare", recipe, "--variants", "dna", "--seeds", "4", "--output_dir", str(tmp_path / "out")]
     assert main([*words, "--model_type", "dna_vit"]) == 2
-    assert "becomes a 'dna_timesformer' model, but model_type is 'dna_vit'" in capsys.readouterr().err
+    assert "becomes a video classifier, but an image classifier is trained: set model_type" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("model.safetensors"))
     shutil.rmtree(tmp_path / "out")
     assert main(words) == 0

@@ -254,13 +254,24 @@ def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config_class", "model_class"),
-    [(ViTConfig, ViTForImageClassification), (DnATimesformerConfig, DnATimesformerForVideoClassification)],
+    ("config_class", "model_class", "said"),
+    [
+        (
+            ViTConfig,
+            ViTForImageClassification,
+            "holds a vit model, but .* needed: make one of it with dna-hf convert",
+        ),
+        (
+            DnATimesformerConfig,
+            DnATimesformerForVideoClassification,
+            "holds a video classifier, but model_type is 'dna_vit': set 'dna_timesformer'",
+        ),
+    ],
+    ids=["softmax", "videos"],
 )
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, config_class, model_class):
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, config_class, model_class, said):
     config = config_class(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     model_class(config).save_pretrained(tmp_path / "other")
-    said = f"'{config.model_type}' model, but model_type is 'dna_vit': set model_type, or convert"
     with pytest.raises(ConfigurationError, match=said):
         training.train_classifier(run_config({}, {"output_dir": "x", "checkpoint": str(tmp_path / "other")}))
 

@@ -266,11 +266,12 @@ def _convert(run: ClassifierRun, variant: str, folder: Path) -> None:
         )
     except ConversionError as error:
         raise ConfigurationError(f"model.checkpoint: {error}") from error
-    config = conversion.model.config
-    if kind_of_config(config) is not run.kind:
+    found = kind_of_config(conversion.model.config)
+    if found is None or found is not run.kind:
+        becomes = "a part of a model" if found is None else found.with_article
         raise ConfigurationError(
-            f"model.checkpoint: {checkpoint!r} becomes a {config.model_type!r} model, but model_type is "
-            f"{run.kind.model_type!r}: set model_type, or choose another checkpoint."
+            f"model.checkpoint: {checkpoint!r} becomes {becomes}, but {run.kind.with_article} is trained: set "
+            "model_type, or choose another checkpoint."
         )
     # under its own name only when it is whole
     staging = folder.with_name(folder.name + ".partial")

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from ..errors import must_be_empty, must_be_folder, one_line
-from ..kinds import VIDEO_LLM, kind_of_config, load_processor
+from ..kinds import VIDEO_LLM, kind_of, kind_of_config, load_processor
 from ..pretrained import check_size, load_config, load_whole, read_config, tensor_shapes
 from ..records.checkpoint_records import read_training, record_training
 from ..records.digest import weights_digest
@@ -128,23 +128,10 @@ def base_config(source: str, revision: str | None, fields: Mapping[str, Any] | N
     Raises:
         ConfigurationError: see [`load_base`].
     """
-    found = read_config(source, revision, ConfigurationError)
-    check_size(source, found, tensor_shapes(source, revision, ConfigurationError), ConfigurationError)
-    return _of_video_llm(source, load_config(source, revision, ConfigurationError, **(fields or {})))
-
-
-def _of_video_llm(source: str, config: Any) -> Any:
-    """A configuration, if it is that of a DnA video LLM.
-
-    Raises:
-        ConfigurationError: if it is of another model.
-    """
-    if kind_of_config(config) is not VIDEO_LLM:
-        hint = ": convert it with dna-hf convert" if config.model_type == "video_llama_3" else ""
-        raise ConfigurationError(
-            f"checkpoint {source!r} holds a {config.model_type!r} model, no {VIDEO_LLM.model_type!r}{hint}."
-        )
-    return config
+    kind_of(source, revision, wanted=(VIDEO_LLM,), error_class=ConfigurationError)
+    shapes = tensor_shapes(source, revision, ConfigurationError)
+    check_size(source, read_config(source, revision, ConfigurationError), shapes, ConfigurationError)
+    return load_config(source, revision, ConfigurationError, **(fields or {}))
 
 
 def _agree(source: str, processor: Any, config: Any) -> None:
@@ -280,7 +267,9 @@ def load_adapted(
     description = read_description(folder)
     source = description.base if base is None else base
     revision = description.base_revision if base is None else None
-    config = _of_video_llm(str(folder), load_config(folder, None, ConfigurationError))
+    config = load_config(folder, None, ConfigurationError)
+    if kind_of_config(config) is not VIDEO_LLM:
+        raise ConfigurationError(f"adapter {str(folder)!r} is damaged: its config.json is of no {VIDEO_LLM.name}.")
     try:
         model, processor = load_base(source, revision, config=config, dtype=dtype)
     except ConfigurationError as error:

@@ -15,6 +15,7 @@ from ..data.mixing import MixingCollator
 from ..data.splits import Split
 from ..errors import told_as
 from ..hub.publish import Published
+from ..kinds import kind_of
 from ..pretrained import check_size, load_config, load_whole, read_config, tensor_shapes
 from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
@@ -159,13 +160,14 @@ def build_model(run: ClassifierRun, class_names: list[str]) -> tuple[PreTrainedM
 def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tuple[PreTrainedModel, AnyProcessor]:
     """The model of a checkpoint with a head for other classes: all but the head comes from the checkpoint, whole."""
     revision, kind, task = run.model_arguments.checkpoint_revision, run.kind, task_of(run)
-    found = read_config(source, revision, ConfigurationError)
-    if found.get("model_type") != kind.model_type:
+    found = kind_of(source, revision, error_class=ConfigurationError)
+    if found is not kind:
         raise ConfigurationError(
-            f"checkpoint {source!r} holds a {found.get('model_type')!r} model, but model_type is "
-            f"{kind.model_type!r}: set model_type, or convert the checkpoint."
+            f"checkpoint {source!r} holds {found.with_article}, but model_type is {kind.model_type!r}: set "
+            f"{found.model_type!r}, or choose another checkpoint."
         )
-    check_size(source, found, tensor_shapes(source, revision, ConfigurationError), ConfigurationError)
+    shapes = tensor_shapes(source, revision, ConfigurationError)
+    check_size(source, read_config(source, revision, ConfigurationError), shapes, ConfigurationError)
     config = load_config(source, revision, ConfigurationError, **run.model, **labels)
     # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
     model = load_whole(
