@@ -50,13 +50,14 @@ class DnAVideoLlama3(lmms):
         pretrained: folder, or name on the Hub.
         revision: commit, tag or branch on the Hub.
         device: e.g. `"cuda:1"`; by default the one of this process, else the first GPU, else the CPU.
-        dtype: of the weights; by default as they were saved.
-        batch_size: requests that go through the model together.
+        dtype: dtype of the weights; by default as they were saved.
+        batch_size: number of requests that go through the model together.
         max_batch_size: not used; lmms-eval gives it to all models.
-        fps: frames per second to look at; by default as the processor of the checkpoint says, as the next two.
-        max_frames: of a longer video, so many are spread over it.
-        max_visual_tokens: that all images and frames of a request have together.
-        max_new_tokens: of an answer, where the task does not say.
+        fps: frames per second to look at; by default as the processor of the checkpoint says.
+        max_frames: largest number of frames, which are spread over a longer video; by default as the processor says.
+        max_visual_tokens: largest number of tokens of all images and frames of a request together; by default as the
+            processor says.
+        max_new_tokens: largest number of tokens of an answer, where the task does not say.
 
     Raises:
         DataError: if the checkpoint is no such model, or a setting is impossible.

@@ -11,13 +11,13 @@ END_OF_TURN = "<|im_end|>"
 
 @torch.no_grad()
 def generate(model: Any, processor: Any, inputs: Any, **options: Any) -> list[str]:
-    """Answers to inputs of [`encode`], without special tokens; greedily, unless the options say otherwise.
+    """Answers to a batch of inputs, without special tokens; greedily, unless the options say otherwise.
 
     Args:
         model: the video LLM.
-        processor: its processor.
-        inputs: of a batch.
-        options: of `generate`, e.g. `max_new_tokens`.
+        processor: processor of the model.
+        inputs: inputs of a batch, as [`~dna_hf.data.inputs.encode`] makes them.
+        options: options of `generate` of transformers, e.g. `max_new_tokens`.
     """
     greedy: dict[str, Any] = {"do_sample": False, "num_beams": 1}
     if not options.get("do_sample"):

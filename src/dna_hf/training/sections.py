@@ -29,7 +29,7 @@ def data_arguments(overrides: dict[str, Any], kind: type = ImageDataArguments) -
         kind: dataclass of what the section may hold; the result is one.
 
     Raises:
-        ConfigurationError: see [`run_config`].
+        ConfigurationError: for an unknown key, or a value of the wrong type or outside its range.
     """
     sections: dict[str, dict[str, Any]] = {"data": {}}
     apply(sections, overrides, {"data": fields_of(kind)})
@@ -127,9 +127,9 @@ def build(section: str, cls: type[Section], values: dict[str, Any]) -> Section:
     """The dataclass of a section with these values.
 
     Args:
-        section: its name, for messages.
-        cls: the dataclass.
-        values: key -> value.
+        section: name of the section, for messages.
+        cls: dataclass of the section.
+        values: values of its fields, by name.
 
     Raises:
         ConfigurationError: if the dataclass refuses a value.
