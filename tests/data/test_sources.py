@@ -100,24 +100,23 @@ def test_taking_fewer_images_spreads_over_a_sorted_split(image_folder):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"),
+    ("name", "value", "named"),
     [
-        ({"dataset": "./nowhere"}, "nowhere"),
-        ({"dataset": "/nowhere/at/all"}, "/nowhere/at/all"),
-        ({"dataset": "nobody/nothing"}, "nobody/nothing"),
-        ({"train_split": "trian"}, "trian"),
-        ({"eval_split": "dev"}, "dev"),
-        ({"image_column": "img"}, "img"),
-        ({"label_column": "fine"}, "fine"),
-        ({"label_column": "image"}, "image"),
-        ({"image_column": "label"}, "label"),
-        ({"class_names": ["one", "two"]}, "class_names"),
+        ("dataset", "./nowhere", "nowhere"),
+        ("dataset", "/nowhere/at/all", "/nowhere/at/all"),
+        ("dataset", "nobody/nothing", "nobody/nothing"),
+        ("train_split", "trian", "trian"),
+        ("eval_split", "dev", "dev"),
+        ("image_column", "img", "img"),
+        ("label_column", "fine", "fine"),
+        ("label_column", "image", "image"),
+        ("image_column", "label", "label"),
+        ("class_names", ["one", "two"], "class_names"),
     ],
-    ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )
-def test_wrong_arguments_are_named(arguments, named):
+def test_wrong_arguments_are_named(name, value, named):
     with pytest.raises(DataError, match=named):
-        load_train_and_eval(ImageDataArguments(**arguments), seed=0)
+        load_train_and_eval(ImageDataArguments(**{name: value}), seed=0)
 
 
 def test_label_outside_the_classes_names_the_row(tmp_path):

@@ -178,7 +178,6 @@ def test_texts_that_contain_each_other():
 
 def test_texts_of_one_letter_or_none():
     options = {"A": "B", "B": "A", "C": "?"}
-    assert parse_answer("A", options).letter == "A"
-    assert parse_answer("What?", options).rule == "no letter"
+    assert parse_answer("A", options).letter == "A" and parse_answer("What?", options).rule == "no letter"
     assert parse_answer("2", {"A": "1", "B": "2"}).letter == "B"
     assert parse_answer("No, not this", {"A": "Yes", "B": "No"}).letter == "B"
