@@ -52,16 +52,7 @@ def needs_encoder(name):
 
 
 def write_video(
-    path,
-    frames,
-    fps=30,
-    codec="libx264",
-    pixel_format="yuv420p",
-    options=None,
-    container_options=None,
-    pts=None,
-    with_audio=False,
-    bit_rate=None,
+    path, frames, fps=30, codec="libx264", pixel_format="yuv420p", options=None, movflags="", pts=None, audio=False
 ):
     """Write frames (height, width, 3), or the numbers of frames, or how many there are, to a video.
 
@@ -71,16 +62,14 @@ def write_video(
     av = needs_encoder(codec)
     frames = range(frames) if isinstance(frames, int) else frames
     frames = [numbered(frame) if isinstance(frame, int) else frame for frame in frames]
-    with av.open(str(path), "w", options=container_options or {}) as container:
+    with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
         stream = container.add_stream(codec, rate=fps, options=options or {})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pixel_format
         stream.codec_context.thread_count = 1
-        if bit_rate:
-            stream.bit_rate = bit_rate
         if pts is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
-        sound = container.add_stream("aac", rate=16000) if with_audio else None
+        sound = container.add_stream("aac", rate=16000) if audio else None
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.time_base = Fraction(1, fps) if pts is None else Fraction(1, 1000)

@@ -29,12 +29,12 @@ pytestmark = pytest.mark.once
 FRAMES = 60
 H264 = {"options": {"g": "12", "bf": "2", "preset": "ultrafast", "sc_threshold": "0"}}
 MPEG4 = {"codec": "mpeg4", "options": {"g": "12", "qmax": "5"}}
-VPX = {"options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}, "bit_rate": 500_000}
+VPX = {"options": {"g": "12", "deadline": "realtime", "cpu-used": "8", "b": "500000"}}
 FILES = {
     "h264.mp4": H264,
-    "faststart.mp4": H264 | {"container_options": {"movflags": "faststart"}},
-    "fragments.mp4": H264 | {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
-    "sound.mov": H264 | {"with_audio": True},
+    "faststart.mp4": H264 | {"movflags": "faststart"},
+    "fragments.mp4": H264 | {"movflags": "frag_keyframe+empty_moov"},
+    "sound.mov": H264 | {"audio": True},
     "h264.mkv": H264,
     "h264.ts": H264,
     "h264.avi": H264,
