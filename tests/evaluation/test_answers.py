@@ -159,13 +159,19 @@ def test_every_letter_in_every_form(form):
         assert parse_answer(form.format(letter), fewer).rule == "beyond options"
 
 
-def test_letters_inside_of_an_option_name_nothing():
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    {
+        "It is rich in vitamin A.": "B",
+        "Vitamin D": "A",
+        "Both A and B": "C",
+        "The answer is Both A and B. (C)": "C",
+        "None (E)": "D",
+    }.items(),
+)
+def test_letters_inside_of_an_option_name_nothing(answer, letter):
     options = {"A": "Vitamin D", "B": "Vitamin A", "C": "Both A and B", "D": "None (E)"}
-    assert parse_answer("It is rich in vitamin A.", options).letter == "B"
-    assert parse_answer("Vitamin D", options).letter == "A"
-    assert parse_answer("Both A and B", options).letter == "C"
-    assert parse_answer("The answer is Both A and B. (C)", options).letter == "C"
-    assert parse_answer("None (E)", options).letter == "D"
+    assert parse_answer(answer, options).letter == letter
 
 
 def test_texts_that_contain_each_other():

@@ -61,14 +61,11 @@ class ReportedModel(NamedTuple):
     undefined: str | None
 
 
+_UNSTATED = "of k, threshold and direction that it does not state"
 # what the authors state of their own models, on their project page
 REPORTED = (
-    ("intruder dimensions of DnA, peak", "8 to 9", "of k, threshold and direction that it does not state"),
-    (
-        "intruder dimensions of differential attention, peak",
-        "6 to 7",
-        "of k, threshold and direction that it does not state",
-    ),
+    ("intruder dimensions of DnA, peak", "8 to 9", _UNSTATED),
+    ("intruder dimensions of differential attention, peak", "6 to 7", _UNSTATED),
     ("trace similarity of V+ and V-", "mean 0.22, median 0.18", "7.2 million values"),
     ("cosine of the branch outputs, DnA", "0.32", ""),
     ("cosine of the branch outputs, differential attention", "0.96", ""),

@@ -196,10 +196,10 @@ def visual_maps(
 def look(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    queries: Sequence[Query] | None = None,
-    axis: str | None = None,
+    layers: Sequence[int] | None,
+    heads: Sequence[int] | None,
+    queries: Sequence[Query] | None,
+    axis: str | None,
 ) -> tuple[Any, list[VisualMaps]]:
     """What [`visual_maps`] returns, behind what the model returned."""
     places = chosen_places(model, layers, axis)

@@ -65,12 +65,10 @@ ROWS: dict[Layout, dict[str, tuple[str, ...]]] = {
 TIMESFORMER_NAMES = VideoNames(
     TIMM_NAMES,
     time_embeddings="time_embed",
-    layer={
-        "temporal_norm1": "temporal_layernorm",
-        "temporal_attn.proj": "temporal_attention.o_proj",
-        "temporal_fc": "temporal_dense",
-    },
-    attentions={"temporal_attn": "temporal_attention"},
+    norm="temporal_norm1",
+    attention="temporal_attn",
+    output="temporal_attn.proj",
+    dense="temporal_fc",
 )
 SCALES = "blocks.0.attn.neg_scalers"
 SELF_CHECK_TOLERANCE = 1e-8

@@ -60,12 +60,10 @@ TIMESFORMER_NAMES = VideoNames(
         attentions=_ATTENTIONS,
     ),
     time_embeddings="embeddings.time_embeddings",
-    layer={
-        "temporal_layernorm": "temporal_layernorm",
-        "temporal_attention.output.dense": "temporal_attention.o_proj",
-        "temporal_dense": "temporal_dense",
-    },
-    attentions={"temporal_attention": "temporal_attention"},
+    norm="temporal_layernorm",
+    attention="temporal_attention",
+    output="temporal_attention.output.dense",
+    dense="temporal_dense",
 )
 
 # DINOv2 in transformers before its attention was renamed

@@ -42,20 +42,33 @@ class ViTNames:
 class VideoNames:
     """Names of a video transformer: those of a vision transformer, and what is there for time.
 
-    `layer` and `attentions` map the modules for the attention over time, where space and time are divided.
+    Args:
+        space: names of the parts that a vision transformer has too.
+        time_embeddings: name of the embeddings of the frames.
+        norm: where space and time are divided, module of a layer before the attention over time.
+        attention: the attention over time.
+        output: the projection of what that attention returns.
+        dense: the projection behind it.
     """
 
     space: ViTNames
     time_embeddings: str
-    layer: dict[str, str]
-    attentions: dict[str, str]
+    norm: str
+    attention: str
+    output: str
+    dense: str
 
     def of(self, attention_type: str) -> ViTNames:
         """All names of a layer."""
         if attention_type != "divided_space_time":
             return self.space
-        layer, attentions = self.space.layer | self.layer, self.space.attentions | self.attentions
-        return replace(self.space, layer=layer, attentions=attentions)
+        layer = {
+            self.norm: "temporal_layernorm",
+            self.output: "temporal_attention.o_proj",
+            self.dense: "temporal_dense",
+        }
+        attentions = {self.attention: "temporal_attention"}
+        return replace(self.space, layer=self.space.layer | layer, attentions=self.space.attentions | attentions)
 
 
 # maps the projections of one attention module: (its prefix in the source, its name in the target)

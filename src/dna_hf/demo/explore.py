@@ -290,7 +290,7 @@ class VideoLLMExplorer(Explorer):
         clicked = choices.point is not None
         queries = None if clicked or choices.probe is None else [choices.probe]
         # the other tokens of a long sequence would take gigabytes of logits
-        outputs, (maps,) = look(own.model, inputs | {"logits_to_keep": 1}, [layer], heads, queries)
+        outputs, (maps,) = look(own.model, inputs | {"logits_to_keep": 1}, [layer], heads, queries, None)
         logits = outputs.logits[0, -1]
         if choices.point is None:
             return logits, maps.heat(), self.everyone if choices.probe is None else f"probe {choices.probe}"

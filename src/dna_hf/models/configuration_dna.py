@@ -68,18 +68,7 @@ class DnATransformerConfig(PublishedConfig):
     def validate_architecture(self) -> None:
         """Part of the validation by `@strict`: sizes are positive and fit together, rates are probabilities."""
         super().validate_architecture()
-        positive = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("initializer_range", "layer_norm_eps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act {self.hidden_act!r} is not an activation function of transformers.")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+        validate_numbers(self, rates=("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"))
         images, patches = pair(self.image_size, "image_size"), pair(self.patch_size, "patch_size")
         for image, patch in zip(images, patches, strict=True):
             if patch < 1 or image < patch or image % patch:
@@ -87,6 +76,31 @@ class DnATransformerConfig(PublishedConfig):
                     f"image_size ({self.image_size}) must be a positive multiple of patch_size ({self.patch_size})."
                 )
         validate_attention(self)
+
+
+def validate_numbers(config: Any, *, sizes: tuple[str, ...] = (), rates: tuple[str, ...]) -> None:
+    """Refuse sizes below 1, negative widths of distributions, unknown activations, and rates that are none.
+
+    Args:
+        config: a configuration of a transformer.
+        sizes: fields that must be at least 1, beside those that every transformer has.
+        rates: fields that must lie in [0, 1).
+
+    Raises:
+        ValueError: naming the field and its value.
+    """
+    every = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_channels")
+    for name in (*every, *sizes):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
+    for name in ("initializer_range", "layer_norm_eps"):
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(config, name)}.")
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(f"hidden_act {config.hidden_act!r} is not an activation function of transformers.")
+    for name in rates:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {getattr(config, name)}.")
 
 
 def validate_attention(config: Any) -> None:

@@ -3,11 +3,10 @@
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.activations import ACT2FN
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, AutoConfig
 from transformers.models.video_llama_3.configuration_video_llama_3 import VideoLlama3Config, VideoLlama3VisionConfig
 
-from .configuration_dna import PublishedConfig, validate_attention
+from .configuration_dna import PublishedConfig, validate_attention, validate_numbers
 
 
 @strict
@@ -105,17 +104,7 @@ class DnAVideoLlama3VisionConfig(PublishedConfig, VideoLlama3VisionConfig):
     def validate_architecture(self) -> None:
         """Part of the validation by `@strict`: sizes are positive and fit together, the layers read from exist."""
         super().validate_architecture()
-        sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels")
-        for name in (*sizes, "patch_size", "num_probes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("initializer_range", "layer_norm_eps"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act {self.hidden_act!r} is not an activation function of transformers.")
-        if not 0 <= self.attention_dropout < 1:
-            raise ValueError(f"attention_dropout must lie in [0, 1), got {self.attention_dropout}.")
+        validate_numbers(self, sizes=("patch_size", "num_probes"), rates=("attention_dropout",))
         validate_attention(self)
         if self.hidden_size // self.num_attention_heads % 4:
             raise ValueError(
