@@ -5,6 +5,7 @@ A message is one sentence: the thing, its value, and the fix. The command line p
 
 import pickle
 import re
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from pathlib import Path
 # what other libraries raise about files and settings that they cannot use
 FOREIGN = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError),
-    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError),
+    *(RuntimeError, TypeError, ValueError, pickle.UnpicklingError, struct.error),
 )
 
 
@@ -47,7 +48,7 @@ def sentence(error: BaseException) -> str:
         return error.strerror
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
-    if isinstance(error, (EOFError, pickle.UnpicklingError)):
+    if isinstance(error, (EOFError, pickle.UnpicklingError, struct.error)):
         return "it is damaged or cut off"
     if isinstance(error, KeyError) and error.args:
         return f"{error.args[0]!r} is missing"
@@ -61,8 +62,8 @@ def told_as(error_class: type[DnaError], what: str, fix: str = "") -> Iterator[N
     Errors of this package pass as they are: they are sentences already.
 
     Args:
-        error_class: what to raise instead.
-        what: begins the sentence, with the path, e.g. `"cannot load 'runs/a'"`.
+        error_class: class of the error that is raised instead.
+        what: beginning of the sentence, with the path, e.g. `"cannot load 'runs/a'"`.
         fix: what the user can do about it.
 
     Raises:
@@ -89,8 +90,9 @@ def _file_errors() -> tuple[type[Exception], ...]:
     """Errors of libraries that are not imported before they are needed."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
+    from yaml import YAMLError
 
-    return (SafetensorError, StrictDataclassError)
+    return (SafetensorError, StrictDataclassError, YAMLError)
 
 
 def must_be_folder(folder: str | Path, error_class: type[DnaError], what: str = "checkpoint") -> Path:
@@ -116,8 +118,8 @@ def must_be_empty(folder: str | Path, error_class: type[DnaError], fix: str = "c
     """See that a folder can be written to and holds nothing yet; it need not exist.
 
     Args:
-        folder: to be written to.
-        error_class: what to raise.
+        folder: path of the folder.
+        error_class: class of the error.
         fix: what the user can do about a folder that holds something.
 
     Raises:

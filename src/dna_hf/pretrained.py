@@ -36,7 +36,7 @@ from .data.errors import DataError
 from .errors import DnaError, first_line, must_be_folder, told_as
 
 
-# that training a video LLM writes beside an adapter
+# what training a video LLM writes beside an adapter, to say what it belongs to
 ADAPTER_FILE = "dna_adapter.json"
 # seconds that the Hub has for saying whether a repository is there
 HUB_TIMEOUT = 2.0

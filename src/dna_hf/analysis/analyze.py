@@ -132,7 +132,7 @@ def analyze(
     new_figure(1, 1)  # without matplotlib, before anything takes time
     folder = must_be_writable(output, AnalysisError)
     models = load_all(checkpoints, device=device, revision=revision, needs_head=False)
-    data = [samples_of(own, arguments, split) for own in models]
+    data = [samples_of(loaded, arguments, split) for loaded in models]
     if settings.k is None:
         settings = dataclasses.replace(settings, k=min(most_directions(each.measured.config) for each in data))
     (folder / "figures").mkdir(parents=True, exist_ok=True)

@@ -104,48 +104,48 @@ class Sight:
         return f"{self.label}\n{name} {100 * probability:.0f} %"
 
 
-def see(own: Loaded, pixel_values: torch.Tensor, settings: VisualizeSettings) -> Sight:
+def see(loaded: Loaded, pixel_values: torch.Tensor, settings: VisualizeSettings) -> Sight:
     """What one model of images or videos sees in one of them.
 
     Args:
-        own: the model; for relevance it needs its classifier.
+        loaded: the model; for relevance it needs its classifier.
         pixel_values: one image or video, in a batch of its own.
         settings: what to look at.
 
     Raises:
         AnalysisError: for a layer, head, query or class that does not exist, or relevance without a classifier.
     """
-    model = own.model
+    model = loaded.model
     inputs = {"pixel_values": pixel_values.to(model.dtype)}
     if settings.kind == "attention":
-        outputs, heats = see_attention(own, inputs, settings)
+        outputs, heats = see_attention(loaded, inputs, settings)
     else:
         with torch.no_grad():
-            outputs = model(pixel_values=inputs["pixel_values"].to(model.device)) if own.has_head else None
+            outputs = model(pixel_values=inputs["pixel_values"].to(model.device)) if loaded.has_head else None
         if settings.kind == "rollout":
             (heat,) = attention_rollout(model, inputs, settings.query)
         else:
             (heat,) = attention_relevance(model, inputs, _target(model, settings.target))
         heats = {settings.kind: {"": heat}}
     answer = None
-    if own.has_head:
+    if loaded.has_head:
         probability, index = outputs.logits[0].float().softmax(dim=0).max(dim=0)
         answer = class_names(model)[int(index)], float(probability)
     patch = pair(model.config.patch_size, "patch_size")
     grid = next(heat.grid for row in heats.values() for heat in row.values())
     # a rest that is smaller than a patch is seen by no token
     covered = pixel_values[..., : grid.rows * patch[0], : grid.columns * patch[1]]
-    seen = pictures(covered[0], own.processor)
-    return Sight(own.label, answer, seen.reshape(-1, *seen.shape[-3:]), heats)
+    seen = pictures(covered[0], loaded.processor)
+    return Sight(loaded.label, answer, seen.reshape(-1, *seen.shape[-3:]), heats)
 
 
 def see_attention(
-    own: Loaded, inputs: dict[str, Any], settings: VisualizeSettings
+    loaded: Loaded, inputs: dict[str, Any], settings: VisualizeSettings
 ) -> tuple[Any, dict[str, dict[str, HeatMap]]]:
     """What the model returned, and its maps by layer and head."""
-    model: Any = own.model
+    model: Any = loaded.model
     axis = settings.axis
-    if axis is None and own.kind is VIDEO:
+    if axis is None and loaded.kind is VIDEO:
         axis = "space_time" if model.config.attention_type == "joint_space_time" else "space"
     layers = None if settings.layer is None else [settings.layer]
     heads = [settings.head] if isinstance(settings.head, int) else None

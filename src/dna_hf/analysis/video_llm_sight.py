@@ -33,26 +33,26 @@ def probe_settings(settings: VisualizeSettings) -> VisualizeSettings:
     return dataclasses.replace(settings, query=query, question=settings.question or QUESTION)
 
 
-def see_by_probes(own: Loaded, inputs: Any, settings: VisualizeSettings) -> Sight:
+def see_by_probes(loaded: Loaded, inputs: Any, settings: VisualizeSettings) -> Sight:
     """What a video language model looks at in one image or video, and what it would say first.
 
     Args:
-        own: the video language model.
+        loaded: the video language model.
         inputs: arguments of the model, as [`~dna_hf.data.inputs.read_question_input`] returns them.
         settings: what to look at, as [`probe_settings`] returns it.
     """
-    model: Any = own.model
+    model: Any = loaded.model
     inputs = dict(inputs.to(model.device, dtype=model.dtype))
     if settings.kind == "attention":
-        outputs, heats = see_attention(own, inputs, settings)
+        outputs, heats = see_attention(loaded, inputs, settings)
     else:
         with torch.no_grad():
             outputs = model(**inputs, logits_to_keep=1)
-        (heat,) = attention_relevance(model, inputs, _token(own.processor, settings.target))
+        (heat,) = attention_relevance(model, inputs, _token(loaded.processor, settings.target))
         heats = {settings.kind: {"": heat}}
     probability, token = outputs.logits[0, -1].float().softmax(dim=0).max(dim=0)
-    said = own.processor.tokenizer.decode(int(token))
-    return Sight(own.label, (repr(said), float(probability)), frames_of_patches(own.processor, inputs), heats)
+    said = loaded.processor.tokenizer.decode(int(token))
+    return Sight(loaded.label, (repr(said), float(probability)), frames_of_patches(loaded.processor, inputs), heats)
 
 
 def _token(processor: Any, text: str | None) -> int | None:
@@ -77,11 +77,11 @@ def vision_inputs(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def frames_of_patches(processor: Any, inputs: dict[str, Any]) -> np.ndarray:
     """The frames (frames, height, width, 3) that the patches of a visual were cut of, in bytes."""
-    own = processor.image_processor if "pixel_values" in inputs else processor.video_processor
+    part = processor.image_processor if "pixel_values" in inputs else processor.video_processor
     visual = vision_inputs(inputs)
     frames, rows, columns = visual["grid_thw"][0].tolist()
     merge = int(visual["merge_sizes"][0])
     # the patches of a block of merge x merge follow one another
-    blocks = (frames, rows // merge, columns // merge, merge, merge, 3, own.patch_size, own.patch_size)
+    blocks = (frames, rows // merge, columns // merge, merge, merge, 3, part.patch_size, part.patch_size)
     pixels = visual["pixel_values"].reshape(blocks).permute(0, 5, 1, 3, 6, 2, 4, 7)
-    return pictures(pixels.reshape(frames, 3, rows * own.patch_size, columns * own.patch_size), own)
+    return pictures(pixels.reshape(frames, 3, rows * part.patch_size, columns * part.patch_size), part)

@@ -134,11 +134,11 @@ def _sights(
     try:
         for path in files:
             try:
-                inputs = [read(path, own.processor) for own in models]
+                inputs = [read(path, loaded.processor) for loaded in models]
             except DataError as error:
                 skipped.append(str(error))
                 continue
-            yield path, [look_at(own, each, settings) for own, each in zip(models, inputs, strict=True)]
+            yield path, [look_at(loaded, each, settings) for loaded, each in zip(models, inputs, strict=True)]
     finally:
         reader.close()
 

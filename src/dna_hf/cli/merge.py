@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
-    """`dna-hf merge ADAPTER --output DIR`."""
+    """`dna-hf merge ADAPTER --output-dir DIR`."""
     import torch
 
     from ..training.adapter import merge_adapter

@@ -7,10 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DnaError, must_be_empty, must_be_file, must_be_writable
-
-
-# the largest seed that every generator of random numbers takes
-LARGEST_SEED = 2**32 - 1
+from ..training.limits import LARGEST_SEED
 
 
 def words(text: str) -> list[str]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from ..errors import must_be_file, told_as
+from ..errors import must_be_file, sentence
 from ..models import DnATimesformerConfig, DnAVideoLlama3VisionModel
 from .authors import ROWS, TIMESFORMER_NAMES, VARIANTS, Layout, branch_sign
 from .authors_viscop import encoder_names
@@ -81,12 +82,14 @@ def export_authors_checkpoint(
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], wrapped: dict[str, Any]) -> None:
     """Write tensors as safetensors, or what a training program wraps around them as `torch.save` does."""
-    with told_as(ConversionError, f"cannot write {str(path)!r}"):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".safetensors":
             save_file(tensors, path)
         else:
             torch.save(wrapped, path)
+    except (OSError, SafetensorError) as error:
+        raise ConversionError(f"cannot write {str(path)!r}: {sentence(error)}.") from error
 
 
 def _encoder_tensors(model: PreTrainedModel, sign: int) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import struct
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file
 
-from ..errors import first_line, told_as
+from ..errors import told_as
 from .errors import ConversionError
 
 
@@ -22,18 +21,6 @@ WEIGHT_KEYS = ("model", "state_dict", "model_state")
 SETTINGS_KEY = "cfg"
 # what wrappers put before every name: DistributedDataParallel, an outer module, torch.compile
 PREFIXES = ("module.", "model.", "_orig_mod.")
-# what torch raises for files that are truncated, damaged or no checkpoint at all
-DAMAGE = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-    struct.error,
-)
 
 
 class Checkpoint(NamedTuple):
@@ -92,21 +79,21 @@ def _content(path: Path) -> Any:
 
 
 def _unpickle(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickle protocols, which either work or raise
-            # mapped, tensors are read where they are used, and need not fit into memory twice
-            with path.open("rb") as file:
-                is_zip = file.read(4) == b"PK\x03\x04"
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
-    except UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        wanted = f"asks to run {found[1]!r}" if found else "is not made of tensors and plain values"
-        raise ConversionError(
-            f"{str(path)!r} {wanted}, which no checkpoint needs: it was not loaded, ask its author for safetensors."
-        ) from error
-    except DAMAGE as error:
-        raise ConversionError(f"{str(path)!r} is no intact checkpoint file: {first_line(error)}.") from error
+    with told_as(ConversionError, f"{str(path)!r} is no intact checkpoint file"):
+        try:
+            with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old pickle protocols, which either work or raise
+                # mapped, tensors are read where they are used, and need not fit into memory twice
+                with path.open("rb") as file:
+                    is_zip = file.read(4) == b"PK\x03\x04"
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        except UnpicklingError as error:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            wanted = f"asks to run {found[1]!r}" if found else "is not made of tensors and plain values"
+            raise ConversionError(
+                f"{str(path)!r} {wanted}, which no checkpoint needs: it was not loaded, ask its author for "
+                "safetensors."
+            ) from error
 
 
 def _weights(content: Any, path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

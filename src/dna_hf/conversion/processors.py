@@ -142,6 +142,7 @@ def add_authors_video_processor(report: ConversionReport, config: DnATimesformer
         content = yaml.safe_load(settings) if isinstance(settings, str) else None
     except yaml.YAMLError:
         content = None
+        report.notes.append("the file's cfg is no YAML: it was not read")
     data, train = (_section(content, name) for name in ("DATA", "TRAIN"))
     origin = "of the file's cfg" if data else "of the released configurations: no cfg in the file says them"
     report.notes.append(f"the numbers of the video processor are those {origin}")

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from ..errors import must_be_writable, told_as
+from ..errors import must_be_writable, sentence
 from ..records.names import CONVERSION_FILE
 from .errors import ConversionError
 
@@ -110,10 +111,12 @@ class Conversion(NamedTuple):
             ConversionError: if it cannot be written.
         """
         must_be_writable(folder, ConversionError)
-        with told_as(ConversionError, f"cannot write {str(folder)!r}"):
+        text = json.dumps(self.report.to_dict(), indent=2) + "\n"
+        try:
             self.model.save_pretrained(folder)
             for processor in (self.report.image_processor, self.report.video_processor, self.report.processor):
                 if processor is not None:
                     processor.save_pretrained(folder)
-            text = json.dumps(self.report.to_dict(), indent=2) + "\n"
             Path(folder, CONVERSION_FILE).write_text(text, encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise ConversionError(f"cannot write {str(folder)!r}: {sentence(error)}.") from error

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from transformers.data.data_collator import default_data_collator
 
+from .sampling import EpochClock
+
 
 class MixingCollator:
     """Collates samples `{"pixel_values", "labels", "rows"}` and mixes them.
@@ -23,7 +25,7 @@ class MixingCollator:
         switch_probability: probability of CutMix rather than Mixup, where both are on.
         label_smoothing: part of the target that is spread over all classes.
         seed: seed of the random numbers, with the epoch and the rows of the batch.
-        clock: whatever has the current epoch as its `epoch`, e.g. the data set; epoch 0 without one.
+        clock: what knows the current epoch, e.g. the data set; without one it is always epoch 0.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class MixingCollator:
         switch_probability: float = 0.5,
         label_smoothing: float = 0.0,
         seed: int = 0,
-        clock: Any = None,
+        clock: EpochClock | None = None,
     ) -> None:
         self.num_classes = num_classes
         self.mixup_alpha = mixup_alpha

@@ -120,15 +120,15 @@ def _models(gr: Any, explorer: Explorer) -> tuple[list[Any], list[Any]]:
     """A row for each model; returns the elements that show something, and the pictures among them."""
     outputs: list[Any] = []
     seen: list[Any] = []
-    for own in explorer.models:
+    for loaded in explorer.models:
         # softmax attention has one branch
-        names = MAPS if has_two_branches(own.model) else {"positive": "attention"}
+        names = MAPS if has_two_branches(loaded.model) else {"positive": "attention"}
         with gr.Row():
             # a model without a classifier predicts nothing
-            label = gr.Label(label=own.label, min_width=200, visible=own.has_head)
+            label = gr.Label(label=loaded.label, min_width=200, visible=loaded.has_head)
             with gr.Column(scale=4, min_width=200):
-                if not own.has_head:
-                    gr.Markdown(f"**{own.label}** (it has no classifier)")
+                if not loaded.has_head:
+                    gr.Markdown(f"**{loaded.label}** (it has no classifier)")
                 shown = _pictures(gr, names, explorer.pictures_per_row)
         outputs += [label, *shown]
         seen += shown

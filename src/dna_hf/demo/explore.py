@@ -98,7 +98,7 @@ class Explorer(ABC):
     """Models of one kind that look at the same file.
 
     Args:
-        models: with what they need.
+        models: the models, each with its processor.
     """
 
     # who attends before anything is chosen
@@ -160,47 +160,47 @@ class Explorer(ABC):
         with self.lock:
             return [self._show(*pair, choices) for pair in zip(self.models, readings, strict=True)]
 
-    def _show(self, own: Loaded, reading: Reading, choices: Choices) -> Shown:
-        layers, frames = _layers(own.model), len(reading.pictures)
+    def _show(self, loaded: Loaded, reading: Reading, choices: Choices) -> Shown:
+        layers, frames = _layers(loaded.model), len(reading.pictures)
         if not 0 <= choices.layer < len(layers):
             raise AnalysisError(f"there is no {self.layer_name.lower()} {choices.layer}: the model has {len(layers)}.")
         if not 0 <= choices.frame < frames:
             raise AnalysisError(f"there is no frame {choices.frame}: the model takes {frames}.")
         heads = None if choices.head is None else [choices.head]
         inputs = {
-            name: value.to(own.model.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+            name: value.to(loaded.model.dtype) if torch.is_tensor(value) and value.is_floating_point() else value
             for name, value in reading.inputs.items()
         }
-        with scaled_negative_branch(own.model, choices.strength):
-            logits, heat, asking = self._look(own, inputs, layers[choices.layer], heads, choices)
+        with scaled_negative_branch(loaded.model, choices.strength):
+            logits, heat, asking = self._look(loaded, inputs, layers[choices.layer], heads, choices)
         patch = None if choices.point is None else patch_at(choices.point, heat.grid.rows, heat.grid.columns)
         picture = _resized(reading.pictures[choices.frame])
         coloured = _coloured(picture, heat, choices.frame, choices.opacity)
         return Shown(
-            own.label,
+            loaded.label,
             asking,
-            {} if logits is None else self._predictions(own, logits),
+            {} if logits is None else self._predictions(loaded, logits),
             _mark(picture, heat, patch),
             {name: _mark(colours, heat, patch) for name, colours in coloured.items()},
         )
 
     @abstractmethod
     def _look(
-        self, own: Loaded, inputs: dict[str, Any], layer: int, heads: list[int] | None, choices: Choices
+        self, loaded: Loaded, inputs: dict[str, Any], layer: int, heads: list[int] | None, choices: Choices
     ) -> tuple[torch.Tensor | None, HeatMap, str]:
         """The logits (classes or tokens) of a model that has some, where it looks, and who attends, in words."""
 
-    def _predictions(self, own: Loaded, logits: torch.Tensor) -> dict[str, float]:
+    def _predictions(self, loaded: Loaded, logits: torch.Tensor) -> dict[str, float]:
         found: dict[str, float] = {}
         values, numbers = logits.float().softmax(dim=0).topk(min(PREDICTIONS, len(logits)))
         for number, value in zip(numbers.tolist(), values.tolist(), strict=True):
-            name = self._name(own, number)
+            name = self._name(loaded, number)
             # several classes, and several tokens, may have the same name
             found[name if name not in found else f"{name} ({number})"] = value
         return found
 
     @abstractmethod
-    def _name(self, own: Loaded, number: int) -> str:
+    def _name(self, loaded: Loaded, number: int) -> str:
         """What a class or token is called."""
 
 
@@ -226,15 +226,15 @@ class ClassifierExplorer(Explorer):
         """A file as each model takes it; see [`Explorer.read`]."""
         path = Path(path)
         readings = []
-        for own in self.models:
-            inputs = own.kind.read(path, own.processor)
-            readings.append(Reading(path, inputs, _seen(own, inputs["pixel_values"])))
+        for loaded in self.models:
+            inputs = loaded.kind.read(path, loaded.processor)
+            readings.append(Reading(path, inputs, _seen(loaded, inputs["pixel_values"])))
         return readings
 
     def _look(
-        self, own: Loaded, inputs: dict[str, Any], layer: int, heads: list[int] | None, choices: Choices
+        self, loaded: Loaded, inputs: dict[str, Any], layer: int, heads: list[int] | None, choices: Choices
     ) -> tuple[torch.Tensor | None, HeatMap, str]:
-        config: Any = own.model.config
+        config: Any = loaded.model.config
         patch = None if choices.point is None else patch_at(choices.point, *config.grid_size)
         query: Query = CLASS if patch is None else patch
         axis = None
@@ -243,12 +243,12 @@ class ClassifierExplorer(Explorer):
             axis = "space_time" if joint else "space"
             if joint and patch is not None:
                 query = (choices.frame, *patch)
-        outputs, (maps,) = look(own.model, inputs, [layer], heads, [query], axis)
-        logits = outputs.logits[0] if own.has_head else None
+        outputs, (maps,) = look(loaded.model, inputs, [layer], heads, [query], axis)
+        logits = outputs.logits[0] if loaded.has_head else None
         return logits, maps.heat(), self.everyone if patch is None else _patch_name(patch)
 
-    def _name(self, own: Loaded, number: int) -> str:
-        return class_names(own.model)[number]
+    def _name(self, loaded: Loaded, number: int) -> str:
+        return class_names(loaded.model)[number]
 
 
 class VideoLLMExplorer(Explorer):
@@ -279,18 +279,18 @@ class VideoLLMExplorer(Explorer):
         """A file, and a question about it, as each model takes them; see [`Explorer.read`]."""
         path, question = Path(path), question.strip() or QUESTION
         readings = []
-        for own in self.models:
-            inputs = read_question_input(path, own.processor, question, MAX_FRAMES)
-            readings.append(Reading(path, dict(inputs), frames_of_patches(own.processor, inputs)))
+        for loaded in self.models:
+            inputs = read_question_input(path, loaded.processor, question, MAX_FRAMES)
+            readings.append(Reading(path, dict(inputs), frames_of_patches(loaded.processor, inputs)))
         return readings
 
     def _look(
-        self, own: Loaded, inputs: dict[str, Any], layer: int, heads: list[int] | None, choices: Choices
+        self, loaded: Loaded, inputs: dict[str, Any], layer: int, heads: list[int] | None, choices: Choices
     ) -> tuple[torch.Tensor | None, HeatMap, str]:
         clicked = choices.point is not None
         queries = None if clicked or choices.probe is None else [choices.probe]
         # the other tokens of a long sequence would take gigabytes of logits
-        outputs, (maps,) = look(own.model, inputs | {"logits_to_keep": 1}, [layer], heads, queries, None)
+        outputs, (maps,) = look(loaded.model, inputs | {"logits_to_keep": 1}, [layer], heads, queries, None)
         logits = outputs.logits[0, -1]
         if choices.point is None:
             return logits, maps.heat(), self.everyone if choices.probe is None else f"probe {choices.probe}"
@@ -299,8 +299,8 @@ class VideoLLMExplorer(Explorer):
         probe = max(heats, key=lambda each: float(heats[each].value("positive")[choices.frame, row, column]))
         return logits, heats[probe], f"probe {probe}, which attends most to {_patch_name((row, column))}"
 
-    def _name(self, own: Loaded, number: int) -> str:
-        return repr(own.processor.tokenizer.decode(number))
+    def _name(self, loaded: Loaded, number: int) -> str:
+        return repr(loaded.processor.tokenizer.decode(number))
 
 
 def load_explorer(checkpoints: Sequence[str], device: str | None = None, revision: str | None = None) -> Explorer:
@@ -368,13 +368,13 @@ def _layers(model: PreTrainedModel) -> list[int]:
     return sorted({place.layer for place in attention_places(model).values()})
 
 
-def _seen(own: Loaded, pixel_values: torch.Tensor) -> np.ndarray:
+def _seen(loaded: Loaded, pixel_values: torch.Tensor) -> np.ndarray:
     """The frames that a classifier sees; an image is one."""
-    config = own.model.config
+    config = loaded.model.config
     patch = pair(config.patch_size, "patch_size")
     height, width = (count * side for count, side in zip(config.grid_size, patch, strict=True))
     # a rest that is smaller than a patch is seen by no token
-    seen = pictures(pixel_values[0, ..., :height, :width], own.processor)
+    seen = pictures(pixel_values[0, ..., :height, :width], loaded.processor)
     return seen.reshape(-1, *seen.shape[-3:])
 
 

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import AutoConfig
 
 from .. import models
+from ..conversion import ConversionError, from_pretrained_softmax
 from ..errors import must_be_empty, must_be_writable
 from ..kinds import kind_of_config
 from ..models.attention_variants import ATTENTION_VARIANTS
@@ -255,10 +257,6 @@ def _changes(name: str, run: ClassifierRun, output_dir: Path) -> dict[str, Any]:
 
 
 def _convert(run: ClassifierRun, variant: str, folder: Path) -> None:
-    import torch
-
-    from ..conversion import ConversionError, from_pretrained_softmax
-
     checkpoint = str(run.model_arguments.checkpoint)
     try:
         conversion = from_pretrained_softmax(

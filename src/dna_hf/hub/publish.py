@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from huggingface_hub import EvalResult, ModelCard, constants, get_token
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
@@ -20,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
-from ..errors import first_line, must_be_folder, told_as
+from ..errors import must_be_folder, told_as
 from ..kinds import kind_of, kind_of_config, load_processor
 from ..models import DnAVideoLlama3VisionConfig
 from ..pretrained import load_whole, read_config
@@ -260,11 +259,8 @@ def _check_claims(path: Path, measurements: list[Measurement]) -> None:
     Raises:
         PublishError: naming the figure.
     """
-    try:
-        with told_as(PublishError, f"the metadata of {str(path)!r} is wrong"):
-            claims = ModelCard.load(path).data.eval_results or []
-    except yaml.YAMLError as error:
-        raise PublishError(f"the metadata of {str(path)!r} is wrong: {first_line(error)}.") from error
+    with told_as(PublishError, f"the metadata of {str(path)!r} is wrong"):
+        claims = ModelCard.load(path).data.eval_results or []
     measured = [_claim(result) for measurement in measurements for result in eval_results(measurement)]
     for claim in claims:
         if _claim(claim) not in measured:

@@ -17,21 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..errors import must_be_empty, must_be_folder, one_line
+from ..errors import must_be_empty, must_be_folder, told_as
 from ..kinds import VIDEO_LLM, kind_of, kind_of_config, load_processor
-from ..pretrained import check_size, load_config, load_whole, read_config, tensor_shapes
+from ..pretrained import ADAPTER_FILE, check_size, load_config, load_whole, read_config, tensor_shapes
 from ..records.checkpoint_records import read_training, record_training
 from ..records.digest import weights_digest
 from .errors import ConfigurationError
 from .parameter_groups import LORA, ParameterGroup
 
 
-DESCRIPTION_FILE = "dna_adapter.json"
 WEIGHTS_FILE = "dna_adapter.safetensors"
 LORA_FOLDER = "lora"
 LORA_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -106,7 +104,7 @@ def load_base(
     Raises:
         ConfigurationError: if it is missing, is no DnA video LLM, or does not fit the fields.
     """
-    if Path(source, DESCRIPTION_FILE).is_file():
+    if Path(source, ADAPTER_FILE).is_file():
         raise ConfigurationError(f"checkpoint {source!r} is an adapter: dna-hf merge it first.")
     own_config = base_config(source, revision, fields)
     processor = load_processor(source, VIDEO_LLM, revision, ConfigurationError)
@@ -183,7 +181,7 @@ def save_adapter(
             metadata={"format": "pt"},
         )
     model.config.to_json_file(folder / "config.json")
-    (folder / DESCRIPTION_FILE).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
+    (folder / ADAPTER_FILE).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
 
 
 def trained_tensors(
@@ -201,13 +199,11 @@ def read_description(folder: str | Path) -> AdapterDescription:
     Raises:
         ConfigurationError: if the folder holds none.
     """
-    path = must_be_folder(folder, ConfigurationError, "adapter") / DESCRIPTION_FILE
+    path = must_be_folder(folder, ConfigurationError, "adapter") / ADAPTER_FILE
     if not path.is_file():
-        raise ConfigurationError(f"{str(folder)!r} is no adapter: it has no {DESCRIPTION_FILE}.")
-    try:
+        raise ConfigurationError(f"{str(folder)!r} is no adapter: it has no {ADAPTER_FILE}.")
+    with told_as(ConfigurationError, f"{str(path)!r} is damaged"):
         return AdapterDescription(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"{str(path)!r} is damaged: {one_line(error)}.") from error
 
 
 def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -226,10 +222,8 @@ def read_tensors(folder: str | Path) -> dict[str, torch.Tensor]:
 def _load(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ConfigurationError(f"the adapter is not whole: {str(path)!r} is missing.")
-    try:
+    with told_as(ConfigurationError, f"{str(path)!r} is no intact safetensors file"):
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigurationError(f"{str(path)!r} is no intact safetensors file: {one_line(error)}.") from error
 
 
 @torch.no_grad()

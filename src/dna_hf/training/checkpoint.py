@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import must_be_empty, must_be_writable
-from .adapter import DESCRIPTION_FILE, LORA_FOLDER, LORA_WEIGHTS_FILE, WEIGHTS_FILE
+from ..pretrained import ADAPTER_FILE
+from .adapter import LORA_FOLDER, LORA_WEIGHTS_FILE, WEIGHTS_FILE
 from .arguments import ClassifierTrainingArguments, DnATrainingArguments, VideoLLMTrainingArguments
 from .config_file import AnyRun
 from .ema import EMA_FILE
@@ -147,7 +148,7 @@ def _weights_files(arguments: DnATrainingArguments) -> list[str]:
     if not isinstance(arguments, VideoLLMTrainingArguments):
         return ["model.safetensors"]
     lora = [f"{LORA_FOLDER}/{LORA_WEIGHTS_FILE}"] if arguments.with_lora else []
-    return [WEIGHTS_FILE, DESCRIPTION_FILE, *lora]
+    return [WEIGHTS_FILE, ADAPTER_FILE, *lora]
 
 
 def is_sharded(arguments: DnATrainingArguments) -> bool:

@@ -16,7 +16,7 @@ from ..data.splits import Split
 from ..errors import told_as
 from ..hub.publish import Published
 from ..kinds import kind_of
-from ..pretrained import check_size, load_config, load_whole, read_config, tensor_shapes
+from ..pretrained import fitting_config, load_config, load_whole
 from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
 from ..records.stamp import stamp
@@ -154,7 +154,8 @@ def build_model(run: ClassifierRun, class_names: list[str]) -> tuple[PreTrainedM
             return _start_from(run.model_arguments.checkpoint, run, labels)
     with told_as(ConfigurationError, "section 'model'"):
         config = AutoConfig.for_model(run.kind.model_type, **run.model, **labels)
-        return run.kind.auto_model.from_config(config), task_of(run).fresh_processor(run, config)
+        model = run.kind.auto_model.from_config(config)
+    return model, task_of(run).fresh_processor(run, config)
 
 
 def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tuple[PreTrainedModel, AnyProcessor]:
@@ -166,8 +167,8 @@ def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tupl
             f"checkpoint {source!r} holds {found.with_article}, but model_type is {kind.model_type!r}: set "
             f"{found.model_type!r}, or choose another checkpoint."
         )
-    shapes = tensor_shapes(source, revision, ConfigurationError)
-    check_size(source, read_config(source, revision, ConfigurationError), shapes, ConfigurationError)
+    # before memory is taken
+    fitting_config(kind.auto_model, source, revision, ConfigurationError)
     config = load_config(source, revision, ConfigurationError, **run.model, **labels)
     # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
     model = load_whole(
@@ -248,6 +249,7 @@ def build_trainer(
             f"batch of {batch}: set it to false, or per_device_train_batch_size to fewer."
         )
     collator = _mixing_collator(run, train_dataset, len(train.class_names))
+    sampler = task.sampler(run, train_dataset)
     with blamed_on_training():
         return ClassificationTrainer(
             model=model,
@@ -258,7 +260,7 @@ def build_trainer(
             compute_metrics=task.metrics,
             compute_loss_func=None if collator is None else classification_loss,
             train_collator=collator,
-            train_sampler=task.sampler(run, train_dataset),
+            train_sampler=sampler,
             average=ExponentialMovingAverage(run.training.ema_decay) if run.training.ema_decay else None,
             callbacks=[AugmentationEpoch(train_dataset), *run_callbacks(run)],
         )
