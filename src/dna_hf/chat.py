@@ -20,10 +20,10 @@ class Chat:
 
     Args:
         model: a video LLM, as [`~dna_hf.kinds.load`] returns it.
-        processor: its processor.
+        processor: processor of the model.
         stream: whether to print an answer while it is made.
         videos: settings of the video processor, e.g. `fps` and `max_frames`.
-        options: of `generate`; without any, answers are greedy.
+        options: options of `generate` of transformers; without any, answers are greedy.
 
     Raises:
         DataError: for an impossible setting of the video processor.

@@ -40,16 +40,16 @@ class Kind:
     """What models of one kind take and give.
 
     Args:
-        model_type: `model_type` in their `config.json`.
-        name: what such a model is called in messages.
-        unit: what they are given, in the plural: `"images"`, `"videos"` or `"questions"`.
+        model_type: `model_type` in the `config.json` of the models.
+        name: what a model of this kind is called in messages.
+        unit: what the models are given, in the plural: `"images"`, `"videos"` or `"questions"`.
         task: name of the task on the Hub.
         auto_model: transformers' Auto class of the whole model.
-        auto_processor: transformers' Auto class of its processor.
+        auto_processor: transformers' Auto class of the model's processor.
         processor_file: file of a checkpoint folder that says what the processor does.
         head: what the names of the head's tensors begin with; empty where there is no head to miss.
-        data: keys of the data that such models are evaluated and analysed on.
-        training_data: keys of the data that such models are trained on.
+        data: dataclass with the keys of the data that such models are evaluated and analysed on.
+        training_data: dataclass with the keys of the data that such models are trained on.
         files: `files(paths)`: the files among paths and in folders that such models take.
         read: `read(path, processor, ...)`: one file as arguments of the model, in a batch of its own.
         hint: the verbs that such a model is for.
@@ -129,11 +129,11 @@ class Loaded:
     """A model that was loaded whole, and what it needs.
 
     Args:
-        label: what it is called beside others: the last part of its path, with more parts where these are the same.
-        model: in evaluation mode, on its device; the body alone if `has_head` is false.
-        processor: turns files into what the model takes.
-        kind: what it is.
-        has_head: whether it can name classes.
+        label: name of the model beside others: the last part of its path, or more parts where several end alike.
+        model: the model, in evaluation mode and on its device; the body alone if `has_head` is false.
+        processor: processor that turns files into what the model takes.
+        kind: kind of the model.
+        has_head: whether the model has its head, and so can name classes.
     """
 
     label: str
@@ -215,9 +215,9 @@ def load(
     Args:
         checkpoint: folder, or name on the Hub.
         wanted: kinds that will do.
-        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
-        dtype: of the weights, e.g. `"bfloat16"`; by default as they were saved.
+        dtype: dtype of the weights, e.g. `"bfloat16"`; by default as they were saved.
         needs_head: whether a checkpoint without its head is an error; else the body alone is loaded.
         label: what to call the model; by default the last part of `checkpoint`.
 

@@ -169,9 +169,9 @@ def check_size(checkpoint: str | Path, config: dict[str, Any], shapes: Shapes, e
     """See that a configuration has no more layers than there are tensors, before any are made.
 
     Args:
-        checkpoint: for the message.
-        config: as [`read_config`] returns it.
-        shapes: as [`tensor_shapes`] returns them.
+        checkpoint: folder, or name on the Hub, for the message.
+        config: content of `config.json`, as [`read_config`] returns it.
+        shapes: names and shapes of the tensors, as [`tensor_shapes`] returns them.
         error_class: class of the error.
     """
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
@@ -230,7 +230,7 @@ def load_whole(
         checkpoint: folder, or name on the Hub.
         revision: commit, tag or branch on the Hub.
         config: configuration in place of the checkpoint's own.
-        dtype: of the weights; by default as they were saved.
+        dtype: dtype of the weights; by default as they were saved.
         new: beginnings of names of tensors that may be fresh, such as the head where training starts.
         error_class: class of the errors.
 

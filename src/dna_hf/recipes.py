@@ -31,8 +31,8 @@ class Recipe:
     """A configuration file of the package.
 
     Args:
-        name: what `dna-hf train` and [`find`] take, e.g. `"vit_tiny_fashion_mnist"`.
-        path: where the file lies.
+        name: name of the recipe, as `dna-hf train` and [`find`] take it, e.g. `"vit_tiny_fashion_mnist"`.
+        path: path of the file.
         header: fields of the comments that the file begins with, e.g. `header["Expect"]`, line by line.
     """
 
@@ -118,7 +118,7 @@ def text(name_or_path: str | Path) -> str:
     """The text of a configuration file.
 
     Args:
-        name_or_path: which file, as for [`find`].
+        name_or_path: name of a recipe, or path of any file, as [`find`] takes it.
 
     Raises:
         RecipeError: if there is no such file, or it is no text.
@@ -132,7 +132,7 @@ def copy(name_or_path: str | Path, file: str | Path) -> Path:
     """Copy a recipe to a file that does not exist yet, to be edited.
 
     Args:
-        name_or_path: which recipe, as for [`find`].
+        name_or_path: name of a recipe, or path of any file, as [`find`] takes it.
         file: path of the copy; its folder is made where there is none.
 
     Returns:

@@ -45,7 +45,7 @@ class AnalyzeSettings:
         k: number of leading directions of a branch that are looked at; by default 10, or as many as every attention
             of every model has.
         epsilon: largest cosine of an intruder: a direction below it with all of the other branch is one.
-        against: which directions of the other branch count, its `"top_k"` or `"all"`.
+        against: directions of the other branch that count for intruders: its `"top_k"`, or `"all"`.
         batch_size: images or videos that go through a classifier together.
         pictures: number of images or videos to draw.
         untrained: whether an untrained model of the same configuration stands beside every model with two branches:
@@ -118,10 +118,10 @@ def analyze(
         checkpoints: folders, or names on the Hub, of models that are all classifiers of images, all classifiers of
             videos or all video language models.
         arguments: the data, of the kind that the models take; `max_eval_samples` of it at most.
-        split: which part of the data, `test` by default; questions have none.
+        split: split of the data, `test` by default; questions have none.
         output: folder to write the page and everything beside it to.
         settings: how the data is gone through; by default as [`AnalyzeSettings`] says.
-        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub, of all checkpoints.
 
     Raises:
@@ -288,7 +288,7 @@ def choose_rows(rows: Sequence[int], answers: Sequence[dict[int, tuple[str, floa
     Args:
         rows: numbers of the rows that all models were shown.
         answers: row -> answer and its probability, for each model that answers.
-        count: how many rows at most.
+        count: largest number of rows to draw.
     """
     disputed = [row for row in rows if len({own[row][0] for own in answers}) > 1]
     agreed = [row for row in rows if row not in set(disputed)]

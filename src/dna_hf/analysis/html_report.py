@@ -42,10 +42,10 @@ class ReportedModel(NamedTuple):
 
     Args:
         label: name of the model.
-        variant: name of its attention variant.
-        parameters: number of its parameters.
-        samples: number of images, videos or questions that it was analysed on.
-        answers: whether it answers anything: it was trained and has its classifier.
+        variant: attention variant of the model.
+        parameters: number of parameters of the model.
+        samples: number of images, videos or questions that the model was analysed on.
+        answers: whether the model answers anything: it was trained and has its classifier.
         accuracy: share of right answers, in [0, 1]; `None` if it answers nothing, or does not know the classes.
         seconds: how long the analysis of this model took.
         undefined: why the statistics of two branches are missing; `None` where they are not.
@@ -92,7 +92,7 @@ def write_page(
         illustrations: figures of numbers.
         pictures: figures of what the models look at.
         files: tables beside the page, relative to it.
-        facts: how all was made; see `settings.json`.
+        facts: content of `settings.json`: how all was made.
         note: how the models answer, where that needs a word.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)

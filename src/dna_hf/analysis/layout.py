@@ -312,7 +312,7 @@ class ProbeLayout(TokenLayout):
 
     Args:
         grids: how each visual is cut into patches.
-        merge_sizes: for each visual, height and width of its blocks, in patches.
+        merge_sizes: side of the blocks of each visual, in patches.
         num_probes: number of probes of each visual.
     """
 

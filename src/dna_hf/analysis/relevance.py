@@ -54,7 +54,7 @@ def attention_relevance(
         model: a classifier of images or videos, or a video language model, on any attention implementation.
         inputs: arguments of `model.forward`.
         target: class or token whose logit is explained, one for all samples or one each; by default the highest.
-        position: in a language model, place of the token whose successor is explained.
+        position: place of the token whose successor is explained, in a language model.
 
     Returns:
         One heat map per visual: `positive`, `negative`, `difference` and `combined`, in units of the logit.

@@ -160,7 +160,7 @@ def sensitivity_figure(
     Args:
         reports: name of the model -> its report; models with one branch are left out.
         axis: axis of the attention: `space`, `time` or `space_time`.
-        branch: whose directions are counted, `negative` or `positive`.
+        branch: branch whose directions are counted, `negative` or `positive`.
 
     Raises:
         AnalysisError: without matplotlib, or if no model has two branches over this axis.
@@ -198,9 +198,9 @@ class RunCurve:
     """How alpha and the accuracy of a run went together.
 
     Args:
-        epochs: at which the run was evaluated.
-        accuracy: top-1 in [0, 1] at these.
-        alpha: (epochs, layers, heads) at these; `None` for a variant without alpha.
+        epochs: epochs at which the run was evaluated.
+        accuracy: top-1 after each of the epochs, in [0, 1].
+        alpha: alpha after each of the epochs, (epochs, layers, heads); `None` for a variant without alpha.
     """
 
     epochs: np.ndarray

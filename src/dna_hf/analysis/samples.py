@@ -56,10 +56,10 @@ class Samples(ABC):
     """The data of an analysis as one model takes it.
 
     Attributes:
-        loaded: the model, and what it needs.
+        loaded: the model, with its processor.
         names: names of the rows of the data.
         record: where the data came from.
-        split: which part of the data; questions have none.
+        split: split of the data; questions have none.
         skipped: why parts of the data were left out before anything was shown.
         unread: why rows were left out of the batches, by their number.
         answers: what the model chooses from, by number; empty for a model without a classifier.
@@ -117,9 +117,9 @@ def samples_of(
     """The data that the arguments name.
 
     Args:
-        loaded: the model, and what it needs.
-        arguments: the data.
-        split: which part of the data, `test` by default; questions have none.
+        loaded: the model, with its processor.
+        arguments: section `data`, which says what is read.
+        split: split of the data, `test` by default; questions have none.
 
     Raises:
         AnalysisError: if the model takes data of another kind.

@@ -223,7 +223,7 @@ def analyze_subspaces(
             probes, one image or video (of each) at a time.
         k: number of leading directions of a branch that are looked at, for intruders and for principal angles.
         epsilon: largest cosine of an intruder: a direction below it with all of the other branch is one.
-        against: which directions of the other branch count, its `"top_k"` or `"all"`.
+        against: directions of the other branch that count for intruders: its `"top_k"`, or `"all"`.
         epsilons: thresholds of the sensitivity table, which has a row for every number of directions up to `k`.
         layers: numbers of layers, counted from 0, negative ones from the end; all by default.
         axis: only the attention over `space`, `time` or `space_time`; all by default. Attention over time has no more

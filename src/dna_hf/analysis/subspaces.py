@@ -143,7 +143,7 @@ def intruder_dimensions(
         k: how many directions of a branch to look at.
         epsilon: a direction below this cosine with every vector of the other branch is an intruder.
         direction: the branch whose directions are counted.
-        against: which directions of the other branch count, its first `k` (`"top_k"`) or `"all"`.
+        against: directions of the other branch that count: its first `k` (`"top_k"`), or `"all"`.
 
     Returns:
         Counts (...), between 0 and `k`.

@@ -68,7 +68,7 @@ def visualize(
         paths: image or video files, or folders of them.
         output: folder to write the figures and tables to.
         settings: what to draw.
-        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub, of all checkpoints.
 
     Raises:

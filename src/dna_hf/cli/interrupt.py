@@ -20,7 +20,7 @@ def answered(go_on: str) -> Iterator[None]:
     being imported, the process would crash. A verb that has something to clean up calls [`cleaned_up`].
 
     Args:
-        go_on: what to do after Ctrl-C.
+        go_on: what a user who pressed Ctrl-C can do, for the message.
     """
     main_process = os.getpid()
 

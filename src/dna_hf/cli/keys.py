@@ -36,7 +36,7 @@ class DataKeys:
     """Keys of section `data` that a verb takes, which depend on what the checkpoint is.
 
     Args:
-        verb: its name.
+        verb: name of the verb.
         kinds: the keys for each kind of data.
     """
 

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     Args:
         keys: title -> keys that the verb takes as `--key value` beside its options; by default it takes none.
         example: a command that works, without `dna-hf`.
-        options: of `argparse.ArgumentParser`.
+        options: arguments of `argparse.ArgumentParser`.
     """
 
     def __init__(self, *, keys: KeyGroups | None = None, example: str = "", **options: Any) -> None:
@@ -77,14 +77,14 @@ def add_verb(
     """Declare a verb.
 
     Args:
-        commands: where the verbs are declared.
-        name: of the verb.
+        commands: subparsers of the parser that gets the verb.
+        name: name of the verb.
         run: its action: `run(arguments, rest)`, where `rest` holds the words of keys; returns the exit code.
-        help: what it does, in a line of `dna-hf --help`.
-        description: what it does, in sentences.
+        help: what the verb does, in a line of `dna-hf --help`.
+        description: what the verb does, in sentences.
         example: a command that works, without `dna-hf`.
-        keys: title -> keys that it takes beside its options; by default it takes none.
-        go_on: what to do after Ctrl-C.
+        keys: title -> keys that the verb takes beside its options; by default it takes none.
+        go_on: what a user who pressed Ctrl-C can do, for the message.
     """
     parser: Parser = commands.add_parser(name, help=help, description=description, example=example, keys=keys)
     parser.set_defaults(run=run, parser=parser, go_on=go_on)
@@ -95,8 +95,8 @@ def grouped(title: str, by_unit: KeyGroups) -> dict[str, list[Field]]:
     """Keys that several units share under one title, which names the units.
 
     Args:
-        title: what they are keys of.
-        by_unit: what they are for -> keys.
+        title: what the keys are keys of, for the help text.
+        by_unit: what the keys are for, e.g. `"images"` -> the keys.
     """
     units: dict[str, list[str]] = {}
     fields: dict[str, Field] = {}

@@ -43,7 +43,7 @@ class Adapter(NamedTuple):
     Args:
         file: name of the file that holds the adapter.
         tensors: tensors by the names that the file gives them.
-        pairs: for each module (by its name without PEFT's prefix), the names of A (rank, in) and B (out, rank).
+        pairs: name of each module, without PEFT's prefix -> the names of its A (rank, in) and B (out, rank).
         rank: rank of all pairs.
         scale: factor of `B A`.
         targets: modules that the adapter should have tensors for: a regular expression, or ends of names.

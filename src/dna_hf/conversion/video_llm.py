@@ -279,10 +279,10 @@ def map_video_llm(
         mapping: map that takes the tensors.
         config: configuration of the model.
         found: name in the source by the name in the model.
-        rows: how many rows the vocabulary has more than the source's.
+        rows: number of rows that are added to the vocabulary of the source.
         name_of: function from a name in the model to what the source would call a tensor that is missing.
-        new_parts: what the names of tensors begin with that no source has.
-        changes: by name in the model, a function called instead of copying, with the names in source and model.
+        new_parts: beginnings of the names of tensors that no source has.
+        changes: name in the model -> function that is called with the names in source and model instead of copying.
     """
     with torch.device("meta"):
         model = DnAVideoLlama3ForConditionalGeneration(config)

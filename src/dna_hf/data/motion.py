@@ -46,7 +46,7 @@ class MotionClip(Clip):
         split: split of the embedded images, `"train"` or `"test"`.
         image: number of the image in that split.
         position: position of the image in the first frame, counted clockwise from the top.
-        step: by how many positions the image moves on in every frame, clockwise if positive.
+        step: number of positions that the image moves on by in every frame, clockwise if positive.
     """
 
     split: str

@@ -46,7 +46,7 @@ class Question:
 
     Args:
         id: identifier that no other question of the file has.
-        text: the question.
+        text: text of the question.
         options: text of each option by its letter, from A on.
         media: path of the video or image.
         kind: `"video"` or `"image"`.
@@ -94,7 +94,7 @@ def load_questions(
     """Read a file of questions and look for the videos and images.
 
     Args:
-        path: the file, `.json` or `.jsonl`.
+        path: file of questions, `.json` or `.jsonl`.
         videos: folder that the paths of the file start from; by default the folder of the file.
         format: one of `FORMATS`; by default what the first item looks like.
         views: views to ask about: in `perception_mcq` some of `ego`, `exo` and `depth` (default: ego and exo), in

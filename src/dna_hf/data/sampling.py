@@ -31,8 +31,8 @@ class RepeatedSampler(Sampler):
     of all images that depends on the seed and the epoch alone, as in the released script.
 
     Args:
-        dataset: data set, of which the length and the current `epoch` count.
-        repeats: how often an image comes.
+        dataset: data set, whose length and current `epoch` are used.
+        repeats: number of times that an image comes in a row.
         seed: seed of the order of the images, with the epoch.
     """
 

@@ -157,8 +157,8 @@ class Events:
     """What a visitor can do; what cannot be done is said on the page.
 
     Args:
-        gr: the module Gradio.
-        explorer: the models.
+        gr: the module `gradio`.
+        explorer: the models that the page shows.
         elements: number of elements that show something of the models.
     """
 
@@ -243,7 +243,7 @@ def serve(explorer: Explorer, host: str, port: int | None, *, block: bool = True
     """Serve the page; nothing is sent anywhere else.
 
     Args:
-        explorer: the models.
+        explorer: the models that the page shows.
         host: name or address to listen on; the command line says `127.0.0.1`.
         port: port to listen on; the first free one from 7860 on if `None`.
         block: whether to wait until the process is interrupted.

@@ -64,7 +64,7 @@ class Reading:
     """One file as one model takes it.
 
     Args:
-        path: the file.
+        path: path of the file.
         inputs: arguments of `model.forward`.
         pictures: (frames, height, width, 3) in bytes: what the model sees.
     """

@@ -42,7 +42,7 @@ def export_space(
         checkpoints: folders, or names on the Hub, which are loaded once to see that a page can show them.
         folder: folder to write to; it must be empty or not exist.
         revision: commit, tag or branch on the Hub, of all checkpoints.
-        device: where to load them, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        device: device to load the models on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
 
     Raises:
         AnalysisError: if the folder holds something or cannot be written, or dna-hf is not installed: then its

@@ -75,8 +75,8 @@ def parse_answer(answer: str, options: Mapping[str, str]) -> ParsedAnswer:
     letter alone; without any letter, it must contain the text of one option alone, whatever its case.
 
     Args:
-        answer: as the model wrote it.
-        options: capital letter -> text.
+        answer: the answer as the model wrote it.
+        options: capital letter of each option -> its text.
     """
     text = _clean(answer)
     if not text:

@@ -110,7 +110,7 @@ class DistractorPictures(Dataset):
     `{"pixel_values": (channels, height, width), "labels": class of the target}`.
 
     Args:
-        images: the split, not streamed.
+        images: split of images that is not streamed.
         processor: image processor of the model that will see the pictures; it gives their size and normalises them.
         layout: how the pictures are divided.
 
@@ -238,7 +238,7 @@ def distractor_test(
 
     Args:
         checkpoints: folders, or names on the Hub.
-        arguments: the data.
+        arguments: section `data`, which says which images are read.
         split: name of the split that gives targets and distractors.
         output_dir: folder that gets the figures, a table of them and an example.
         grid: cells along each side of a picture.
@@ -246,7 +246,7 @@ def distractor_test(
         target_position: `"random"` or `"center"`, which needs an odd grid.
         seed: seed of positions and distractors.
         batch_size: pictures that go through a model together.
-        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
 
     Returns:
         The figures, checkpoint by checkpoint, by number of distractors.

@@ -53,7 +53,7 @@ class ClassFigure:
 
     Args:
         name: name of the class.
-        accuracy: part of its samples that were given this class, in [0, 1]; nan for a class without samples.
+        accuracy: part of the samples of the class that were given this class, in [0, 1]; nan for a class without samples.
         samples: how many samples the class has.
     """
 
@@ -69,7 +69,7 @@ class SliceFigure:
     Args:
         name: name of the slice.
         samples: how many samples the slice has.
-        accuracy: part of them that were given their class, in [0, 1].
+        accuracy: part of the samples of the slice that were given their class, in [0, 1].
         low: lower end of the 95 % interval of the accuracy.
         high: upper end of the 95 % interval of the accuracy.
     """

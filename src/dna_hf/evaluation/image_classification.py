@@ -86,10 +86,10 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: folder, or name on the Hub.
-        arguments: which data set, and how its images become tensors.
+        arguments: section `data`: which data set is read, and how its images become tensors.
         split: name of the split to evaluate on.
         batch_size: number of images that go through the model together.
-        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
         slices: column of the data by whose values accuracies are stated too, see [`~dna_hf.evaluation.slices`].
 

@@ -49,7 +49,7 @@ class DnAVideoLlama3(lmms):
     Args:
         pretrained: folder, or name on the Hub.
         revision: commit, tag or branch on the Hub.
-        device: e.g. `"cuda:1"`; by default the one of this process, else the first GPU, else the CPU.
+        device: device to run on, e.g. `"cuda:1"`; by default that of this process, else the first GPU, else the CPU.
         dtype: dtype of the weights; by default as they were saved.
         batch_size: number of requests that go through the model together.
         max_batch_size: not used; lmms-eval gives it to all models.

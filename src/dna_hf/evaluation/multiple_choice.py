@@ -359,8 +359,8 @@ def write_table(rows: Sequence[AccuracyRow], path: str | Path) -> None:
     """Write the rows of [`accuracy_table`] to a file.
 
     Args:
-        rows: at least one row.
-        path: the file; `.json`, or by any other name a table with commas between.
+        rows: rows of the table, at least one.
+        path: path of the file; `.json`, or by any other name a table with commas between.
     """
     path, content = Path(path), [asdict(row) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -41,10 +41,11 @@ def evaluate_video_checkpoint(
 
     Args:
         checkpoint: folder, or name on the Hub.
-        arguments: which data set, the views over time and space, and how they are averaged.
+        arguments: section `data`: which data set is read, which views over time and space of each video, and how
+            they are averaged.
         split: name of the split to evaluate on.
         batch_size: number of videos that go through the model together, with all their views.
-        device: e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
 
     Raises:

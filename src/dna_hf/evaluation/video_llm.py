@@ -14,7 +14,7 @@ def generate(model: Any, processor: Any, inputs: Any, **options: Any) -> list[st
     """Answers to a batch of inputs, without special tokens; greedily, unless the options say otherwise.
 
     Args:
-        model: the video LLM.
+        model: a video LLM, as [`~dna_hf.kinds.load`] returns it.
         processor: processor of the model.
         inputs: inputs of a batch, as [`~dna_hf.data.inputs.encode`] makes them.
         options: options of `generate` of transformers, e.g. `max_new_tokens`.

@@ -268,7 +268,8 @@ class VariantAttention(nn.Module):
             rotary: applied to every query and key in the layout (batch, heads, tokens, head_dim), e.g. a rotary
                 position embedding; never to values. Differential attention calls it on its half-width heads.
             implementation: overrides the attention implementation of the config for this call.
-            kwargs: for the backend; `cu_seq_lens_q` and its companions pack several sequences under flash attention.
+            kwargs: arguments of the backend; `cu_seq_lens_q` and its companions pack several sequences under flash
+                attention.
 
         Raises:
             ValueError: for packed sequences where they would attend to each other, and for a mask that the backend
@@ -336,10 +337,10 @@ class VariantAttention(nn.Module):
             attention_mask: 4-D mask, as `forward` got it.
             key_value_states: (batch, keys, width), as `forward` got them.
             rotary: position embedding of queries and keys, as `forward` got it.
-            implementation: passed over, so that the arguments of `forward` can be given as they are.
+            implementation: not used, so that the arguments of `forward` can be given as they are.
             heads: numbers of the heads to look at; all by default.
             queries: numbers of the queries to look at, counted in `hidden_states`; all by default.
-            kwargs: what else `forward` got for its backend; passed over.
+            kwargs: further arguments that `forward` got for its backend; they are not used.
 
         Raises:
             ValueError: see [`check_repeatable`].

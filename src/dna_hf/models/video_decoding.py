@@ -107,7 +107,7 @@ def decode_video(
         source: path, or a file-like object.
         choose: given the number of frames and the frames per second, says which to decode, in order.
         start: seconds at which the video begins, as far as the caller is concerned.
-        end: seconds at which it ends.
+        end: seconds at which the video ends, as far as the caller is concerned.
 
     Returns:
         An array (frames, height, width, 3) of bytes, turned as the file says, and the numbers of the frames.

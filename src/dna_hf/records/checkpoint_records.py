@@ -28,12 +28,12 @@ class WeightsRecord:
     """Something that happened to one set of weights.
 
     Args:
-        command: the command that did it.
-        seed: of the run, if it had one.
-        date: in UTC.
+        command: command that ran.
+        seed: seed of the run, `None` if it had none.
+        date: date and time, in UTC.
         environment: machine and versions of the packages.
         weights: digest of the weights, see [`~dna_hf.records.digest.weights_digest`].
-        digest: of all other fields.
+        digest: SHA-256 of all other fields.
     """
 
     command: str
@@ -71,12 +71,12 @@ class Measurement(WeightsRecord):
     """Figures of one set of weights on one split of a data set.
 
     Args:
-        task: as the Hub names it, e.g. `"image-classification"`.
-        dataset: what was measured on.
-        split: which part of it.
+        task: name of the task on the Hub, e.g. `"image-classification"`.
+        dataset: data set that was measured on.
+        split: split of the data set that was measured on.
         metrics: name -> value, e.g. `top1` in [0, 1].
         samples: how many samples the figures are means of.
-        views: of videos, how many views of each were taken and what of them was averaged.
+        views: how many views of each video were taken, and what of them was averaged; `None` for images.
     """
 
     task: str
@@ -96,10 +96,10 @@ class TrainingRun(WeightsRecord):
     """The run that made one set of weights.
 
     Args:
-        dataset: what was trained on.
-        settings: sections of the configuration, as given.
+        dataset: data set that was trained on.
+        settings: sections of the run's configuration, as given.
         seconds: wall time of training, evaluations included.
-        samples_per_second: throughput over that time.
+        samples_per_second: throughput over the wall time of training.
         peak_memory: largest memory of the process in bytes: of the GPU where there is one, else of the CPU.
         resumed: whether the run had been stopped before; then time and throughput are of its last part.
         started_from: checkpoint that the weights started from, as a name on the Hub where it has one; `None`: fresh.

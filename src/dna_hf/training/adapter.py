@@ -162,7 +162,8 @@ def save_adapter(
         folder: folder to write to; made if it does not exist.
         model: model whose trained parameters are written.
         description: what the adapter belongs to.
-        lora_config: as [`~dna_hf.training.parameter_groups.add_lora`] returned it; `None` without LoRA.
+        lora_config: the `peft.LoraConfig` that [`~dna_hf.training.parameter_groups.add_lora`] returned; `None`
+            without LoRA.
         state_dict: tensors of the whole model by name, where its own are divided among processes.
         dtype: dtype to save in; training holds what it trains in float32.
     """

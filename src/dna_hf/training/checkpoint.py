@@ -90,7 +90,7 @@ def check_disk(run: AnyRun, weights: int, *, averages: int = 0, besides: int = 0
     """See that what the run will keep at a time fits on the disk: the model, and its checkpoints with Adam's moments.
 
     Args:
-        run: says how many checkpoints are kept.
+        run: the run, which says how many checkpoints are kept.
         weights: bytes of what is saved of the model.
         averages: number of averages of the weights that are saved beside them.
         besides: bytes that each checkpoint holds besides the weights, their averages and Adam's moments.

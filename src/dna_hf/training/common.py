@@ -35,8 +35,8 @@ class Outcome:
         metrics: figures of the last evaluation, as the Trainer names them (`eval_loss`, ...); empty without
             evaluation data.
         seconds: wall time of training, evaluations included.
-        samples_per_second: throughput over that time.
-        resumed: whether the run had been stopped before; then the times are those of its last part.
+        samples_per_second: throughput over the wall time of training.
+        resumed: whether the run had been stopped before; then its times are those of the last part.
     """
 
     loss: float
@@ -139,7 +139,7 @@ def training_record(run: AnyRun, outcome: Outcome, dataset: DatasetRecord, **fac
     """How weights were made, for their model card.
 
     Args:
-        run: the run that made them.
+        run: the run that made the weights.
         outcome: result of [`train_and_evaluate`].
         dataset: data set that was trained on.
         facts: the digest of the `weights`, and when and where this was, see [`~dna_hf.records.stamp.stamp`].

@@ -30,7 +30,8 @@ class VideoLLMTrainer(DnATrainer):
     Args:
         args: positional arguments of `transformers.Trainer`.
         description: base and groups that are written beside every adapter.
-        lora_config: as [`~dna_hf.training.parameter_groups.add_lora`] returned it; `None` without LoRA.
+        lora_config: the `peft.LoraConfig` that [`~dna_hf.training.parameter_groups.add_lora`] returned; `None`
+            without LoRA.
         kwargs: named arguments of `transformers.Trainer`.
     """
 
