@@ -198,7 +198,7 @@ class ClassSamples(Samples):
 
     @torch.no_grad()
     def probabilities(self, batch: Batch) -> np.ndarray:
-        """Of the classes, (rows, classes)."""
+        """Probabilities (rows, classes) of the classes."""
         (inputs,) = batch.asked
         return self.loaded.model(**inputs).logits.float().softmax(dim=1).cpu().numpy()
 
@@ -261,7 +261,7 @@ class QuestionSamples(Samples):
         return model.model.vision_model
 
     def untrained(self) -> PreTrainedModel:
-        """The same vision encoder with fresh probes and modules."""
+        """The vision encoder with fresh probes and modules."""
         trained: Any = self.measured
         model = type(trained)(trained.config).to(trained.dtype)
         encoder = {
@@ -301,7 +301,7 @@ class QuestionSamples(Samples):
 
     @torch.no_grad()
     def probabilities(self, batch: Batch) -> np.ndarray:
-        """Of the letters, (questions, letters); among the options of each question they sum to 1."""
+        """Probabilities (questions, letters) of the letters; among the options of each question they sum to 1."""
         found = np.zeros((len(batch.rows), len(self.answers)))
         for number, (row, inputs) in enumerate(zip(batch.rows, batch.asked, strict=True)):
             logits = self.loaded.model(**inputs, logits_to_keep=1).logits[0, -1].float()

@@ -66,7 +66,7 @@ def _token(processor: Any, text: str | None) -> int | None:
 
 
 def vision_inputs(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Of the inputs of a question about one image or video, the arguments of the vision encoder."""
+    """The arguments of the vision encoder among the inputs of a question about one image or video."""
     ending, kind = ("", "image") if "pixel_values" in inputs else ("_videos", "video")
     return {
         "pixel_values": inputs[f"pixel_values{ending}"],

@@ -116,7 +116,10 @@ def convert_authors_checkpoint(path: str | Path, *, architecture: str, **options
 
 
 def convert_authors(path: str | Path, architecture: str, options: Options) -> Conversion:
-    """The same, as a request; what it asks of a video model is left to [`image_to_video`]."""
+    """Convert a checkpoint of the authors' code as a request asks.
+
+    What it asks of a video model is left to [`~dna_hf.conversion.image_to_video.image_to_video`].
+    """
     if architecture not in NEGATIVE_SIGNS:
         raise ConversionError(f"unknown architecture {architecture!r}: known are {', '.join(NEGATIVE_SIGNS)}.")
     name = str(path)

@@ -32,7 +32,9 @@ def export_authors_checkpoint(
     layout: Literal["packed", "split"] | None = None,
     negative_sign: int | None = None,
 ) -> None:
-    """Write a DnA model as a checkpoint that the authors' code reads; [`load_authors_checkpoint`] inverts it exactly.
+    """Write a DnA model as a checkpoint that the authors' code reads.
+
+    [`~dna_hf.conversion.load_authors_checkpoint`] inverts it exactly.
 
     Args:
         model: a `DnAViTModel`, a `DnATimesformerModel`, or the classifier of one, of variant `dna`,

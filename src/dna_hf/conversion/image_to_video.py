@@ -68,7 +68,7 @@ def from_image_model(name_or_model: str | Path | nn.Module, **options: Any) -> C
 
 
 def convert_image_model(source: str | Path | nn.Module, options: Options) -> Conversion:
-    """The same, as a request."""
+    """Convert an image model to a video model as a request asks."""
     options.check_revision(source)
     image_model = _load_dna_vit(source, options)
     if image_model is None:

@@ -152,7 +152,7 @@ class Options:
 
     @property
     def given(self) -> dict[str, Any]:
-        """Those options that were given, by name."""
+        """The options that were given, by name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 

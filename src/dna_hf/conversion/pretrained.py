@@ -74,7 +74,10 @@ def from_pretrained_softmax(name_or_model: str | Path | nn.Module, **options: An
 
 
 def convert_softmax(source: str | Path | nn.Module, options: Options) -> Conversion:
-    """The same, as a request; what it asks of a video model is left to [`image_to_video`]."""
+    """Convert a checkpoint with softmax attention as a request asks.
+
+    What it asks of a video model is left to [`~dna_hf.conversion.image_to_video.image_to_video`].
+    """
     options.check_revision(source)
     with refused_configuration(source_name(source)):
         conversion = _convert(source, options)

@@ -343,7 +343,7 @@ def set_generation_config(model: PreTrainedModel, source: GenerationConfig | Non
 
 
 def read_generation_config(name: str | None, revision: str | None) -> GenerationConfig | None:
-    """That of a folder or repository, `None` if it has none."""
+    """The generation configuration of a folder or repository, `None` if it has none."""
     if name is None or not has_file(name, "generation_config.json", revision):
         return None
     with told_as(ConversionError, f"cannot read generation_config.json of {name!r}"):

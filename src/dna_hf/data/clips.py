@@ -61,7 +61,7 @@ class Clip:
 
     @property
     def key(self) -> tuple[str, float | None, float | None]:
-        """The same for two clips of the same part of the same file."""
+        """What two clips of the same part of the same file have in common."""
         return self.path, self.start, self.end
 
 

@@ -55,7 +55,7 @@ class MotionClip(Clip):
     step: int
 
     def frames_for(self, sampling: FrameSampling, decoder: Decoder) -> np.ndarray:
-        """Those frames that are sampled; nothing is decoded."""
+        """The frames that are sampled; nothing is decoded."""
         frames = self.render()
         return frames[sampling(len(frames), BASE_FRAME_RATE)]
 

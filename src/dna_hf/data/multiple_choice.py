@@ -178,7 +178,7 @@ class _Item:
         return value.strip()
 
     def need(self, field_name: str) -> str:
-        """The same of a field that must be there."""
+        """The text of a field that must be there."""
         value = self.get(field_name)
         if value is None:
             raise self.error(f"has no field {' or '.join(map(repr, SYNONYMS.get(field_name, (field_name,))))}")
@@ -378,7 +378,7 @@ def _read_answers(path: Path) -> dict[str, Any]:
 
 
 def _with_answers(questions: list[Question], answers: dict[str, Any], where: str) -> list[Question]:
-    """Those questions that an answer is told for, with it."""
+    """The questions whose right answer is told, with it."""
     return [
         Question(
             **question.__dict__ | {"answer": letter_of(answers[question.id], question.options, f"{where} is given")}

@@ -124,7 +124,7 @@ def _readers(arguments: VideoDataArguments, *wanted: str) -> Readers[LabelledVid
 
 
 def _checked_readers(arguments: VideoDataArguments, *wanted: str) -> Readers[LabelledVideos]:
-    """The same, but reading a split that cannot be used is an error."""
+    """What reads each split of a data set; reading one that cannot be used is an error."""
     return {name: partial(_checked, read, arguments) for name, read in _readers(arguments, *wanted).items()}
 
 

@@ -53,7 +53,7 @@ class ClassFigure:
 
     Args:
         name: name of the class.
-        accuracy: part of the samples of the class that were given this class, in [0, 1]; nan for a class without samples.
+        accuracy: part of the samples of the class that were given this class, in [0, 1]; nan where there are none.
         samples: how many samples the class has.
     """
 

@@ -124,11 +124,11 @@ class DnAVideoLlama3(lmms):
         return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Not there: the evaluator of lmms_eval 0.7 makes text of what this returns and fails on it."""
+        """Refuse: the evaluator of lmms_eval 0.7 makes text of what this returns and fails on it."""
         raise NotImplementedError("dna_video_llama3 answers by text: leave out tasks that compare likelihoods.")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not there."""
+        """Refuse: a request has one round."""
         raise NotImplementedError("dna_video_llama3 answers in one round: leave out tasks of several rounds.")
 
     def _settings(self, request: Any) -> dict[str, Any]:

@@ -259,7 +259,7 @@ class _FirstScores(LogitsProcessor):
 
 
 def option_scores(tokenizer: Any, scores: torch.Tensor, options: Iterable[str]) -> dict[str, float]:
-    """Of the scores (vocabulary,) of the first token of an answer, those of the letters of the options.
+    """Scores of the letters of the options, taken from those (vocabulary,) of the first token of an answer.
 
     Raises:
         DataError: for a tokenizer that makes several tokens of a letter.
@@ -337,7 +337,7 @@ def _accuracy(group: Sequence[AnsweredQuestion]) -> float:
 
 
 def _by_view(predictions: Sequence[AnsweredQuestion]) -> dict[str, Sequence[AnsweredQuestion]]:
-    """Those of each view, and `"all"` of them where there is more than one."""
+    """The answers of each view, and `"all"` of them where there is more than one view."""
     views = sorted({each.view for each in predictions if each.view is not None})
     if len(views) == 1 and all(each.view is not None for each in predictions):
         return {views[0]: predictions}

@@ -606,7 +606,7 @@ class DnAVideoLlama3ForConditionalGeneration(VideoLlama3ForConditionalGeneration
     def prepare_inputs_for_generation(
         self, *args: Any, is_first_iteration: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """As of every model; what was seen is in the cache after the first step."""
+        """The inputs of a step of `generate`; what was seen is in the cache after the first step."""
         inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
         if not is_first_iteration and kwargs.get("use_cache", True):
             inputs.pop("mm_encoder_outputs", None)

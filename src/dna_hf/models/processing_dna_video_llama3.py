@@ -133,7 +133,7 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         return {name: getattr(self, name) for name in names}
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        """As of every processor, but without torchvision the class of video processors has to be looked up here."""
+        """Check the class of a part; without torchvision, that of video processors has to be looked up here."""
         if argument_name != "video_processor":
             return super().check_argument_for_proper_class(argument_name, argument)
         # not the class itself: with published code, every file may be loaded more than once
@@ -200,7 +200,7 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         processor_kwargs: dict[str, Any] | None = None,
         **options: Any,
     ) -> Any:
-        """As of every processor; the options of `__call__` may be given by name, too.
+        """Lay out conversations as text or inputs; the options of `__call__` may be given by name, too.
 
         Raises:
             ValueError: for a conversation that is none, an unknown role, or images and videos that are not the

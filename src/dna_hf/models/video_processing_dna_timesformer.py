@@ -94,7 +94,7 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
         return BatchFeature({"pixel_values": torch.stack(views) if return_tensors else views}, return_tensors)
 
     def _with_options(self, options: dict[str, Any]) -> "DnATimesformerVideoProcessor":
-        """The same with other settings."""
+        """This processor with other settings."""
         given = {name: value for name, value in options.items() if value is not None}
         unknown = [name for name in given if name not in SETTINGS]
         if unknown:
@@ -212,7 +212,7 @@ SETTINGS = (
 
 
 def _paths_as_text(videos: Any) -> Any:
-    """The same with `pathlib` paths as strings, as transformers wants them."""
+    """Videos with `pathlib` paths as strings, as transformers wants them."""
     if isinstance(videos, list | tuple):
         return [_paths_as_text(video) for video in videos]
     return os.fspath(videos) if isinstance(videos, os.PathLike) else videos

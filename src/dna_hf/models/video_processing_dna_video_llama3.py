@@ -139,7 +139,7 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
 
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
-        """As of every video processor; of what an image processor saved, it takes all but the number of tokens."""
+        """Make a processor of saved settings; of what an image processor saved, all but the number of tokens."""
         settings = dict(video_processor_dict)
         if "image_processor_type" in settings:
             for name in ("merge_size", "size", "min_pixels", "max_pixels"):
@@ -164,7 +164,7 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
         return BatchFeature(settings.batch(processed), return_tensors)
 
     def with_options(self, **options: Any) -> "DnAVideoLlama3VideoProcessor":
-        """The same with other settings; `None` leaves one as it is."""
+        """This processor with other settings; `None` leaves one as it is."""
         given = {name: value for name, value in options.items() if value is not None}
         unknown = [name for name in given if name not in SETTINGS]
         if unknown:

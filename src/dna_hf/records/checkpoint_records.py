@@ -44,7 +44,7 @@ class WeightsRecord:
     digest: str = ""
 
     def signed(self: Record) -> Record:
-        """The same with its digest."""
+        """This record with its digest."""
         return replace(self, digest=_record_digest(self))
 
     def verify(self, weights: str) -> None:

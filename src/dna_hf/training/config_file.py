@@ -124,7 +124,8 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
     """Check a run.
 
     Args:
-        sections: `model`, `data` and `training`, as [`read_sections`] returns them.
+        sections: `model`, `data` and `training`, as [`~dna_hf.training.yaml_file.read_sections`] returns
+            them.
         overrides: keys of any section, or `section.key`, with new values.
 
     Returns:
@@ -177,6 +178,6 @@ def _place_variant(model: dict[str, Any]) -> None:
 
 
 def _owners(model_type: str, key: Any, sections: list[str]) -> str:
-    """Says which other model types have a key; nothing if none has it."""
+    """The end of a sentence that says which other model types have a key; empty if none has it."""
     owners = [name for name in MODEL_TYPES if any(key in _known(name)[section] for section in sections)]
     return f": it is a key of {' and '.join(owners)}, not of {model_type}" if owners else ""

@@ -286,7 +286,7 @@ def _whole_model_in_checkpoints(run: VideoLLMRun, plan: TrainingPlan) -> int:
 
 
 def _dtype(run: VideoLLMRun) -> torch.dtype:
-    """Of what is not trained."""
+    """The dtype of what is not trained."""
     return torch.bfloat16 if run.training.bf16 else torch.float32
 
 
