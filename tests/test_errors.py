@@ -4,9 +4,11 @@ import importlib
 import json
 import pickle
 import pkgutil
+import struct
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors import safe_open
 
 import dna_hf
@@ -48,6 +50,8 @@ FOREIGN = {
     "damaged JSON": (lambda: json.loads("{"), "Expecting property name enclosed in double quotes"),
     "deep JSON": (lambda: json.loads("[" * 100_000), "it is nested too deeply"),
     "a pickle that is cut off": (lambda: pickle.loads(pickle.dumps([1, 2, 3])[:-3]), "it is damaged or cut off"),
+    "a number that is cut off": (lambda: struct.unpack("<i", b"\x01"), "it is damaged or cut off"),
+    "damaged YAML": (lambda: yaml.safe_load("a: [1"), "while parsing a flow sequence"),
     "a missing key": (lambda: {}["model"], "'model' is missing"),
     "a wrong field": (
         lambda: DnAViTConfig(hidden_size="wide"),

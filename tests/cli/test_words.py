@@ -4,13 +4,22 @@ import argparse
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
+from dna_hf.analysis import sight
+from dna_hf.analysis.drawing import COLOURS
+from dna_hf.analysis.subspaces import Against
 from dna_hf.cli import main
 from dna_hf.cli.dispatch import VERBS, build_parser, spelled
 from dna_hf.cli.run_keys import check_run_keys
+from dna_hf.conversion.attention import NegativeInit
+from dna_hf.conversion.options import APPLIES, AttentionType
 from dna_hf.data.arguments import VIEW_KEYS
+from dna_hf.data.multiple_choice import FORMATS
+from dna_hf.evaluation.distractors import POSITIONS
+from dna_hf.evaluation.multiple_choice import SECOND_CHANCES
 from dna_hf.training.config_file import MODEL_TYPES
 from dna_hf.training.config_file import _known as known_keys
 
@@ -253,6 +262,30 @@ def test_every_option_that_reads_a_value_has_wrong_ones_in_the_table():
         for action in parser._actions:
             if action.option_strings and (action.type is not None or action.choices):
                 assert any((verb, option) in tested for option in action.option_strings), (verb, action.option_strings)
+
+
+# the command line says them again, for it imports nothing heavy
+CHOICES = {
+    ("analyze", "--against"): get_args(Against),
+    ("analyze", "--colours"): COLOURS,
+    ("answer", "--format"): FORMATS,
+    ("answer", "--second-chance"): SECOND_CHANCES,
+    ("convert", "--from"): APPLIES,
+    ("convert", "--negative-init"): get_args(NegativeInit),
+    ("convert", "--attention-type"): get_args(AttentionType),
+    ("distractors", "--target-position"): POSITIONS,
+    ("visualize", "--kind"): sight.KINDS,
+    ("visualize", "--show"): sight.SHOWN,
+    ("visualize", "--format"): sight.FORMATS,
+    ("visualize", "--animation"): sight.ANIMATIONS,
+    ("visualize", "--colours"): COLOURS,
+}
+
+
+@pytest.mark.parametrize(("verb", "option"), CHOICES)
+def test_choices_are_those_of_the_rooms(verb, option):
+    (action,) = (each for each in build_parser_verbs()[verb]._actions if option in each.option_strings)
+    assert set(action.choices) == set(CHOICES[verb, option])
 
 
 def test_both_spellings_are_the_same():
