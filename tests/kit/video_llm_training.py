@@ -152,3 +152,8 @@ def save_gradients_of_one_step(sections):
     trainer.add_callback(_SaveGradients())
     trainer.train()
     return trainer.args
+
+
+def reasons_in(bad_list):
+    """Why samples could not be used, by the file that lists them; each reason once."""
+    return list(dict.fromkeys(json.loads(line)["error"] for line in bad_list.read_text(encoding="utf-8").splitlines()))

@@ -19,7 +19,6 @@ from dna_hf.data.conversations import (
     IGNORED,
     ConversationCollator,
     ConversationDataset,
-    read_bad_samples,
     read_conversations,
 )
 from dna_hf.data.errors import DataError
@@ -47,6 +46,7 @@ from tests.kit.video_llm_training import (
     RATES,
     micro_batch,
     ready_to_train,
+    reasons_in,
     save_base,
     save_conversations,
     save_gradients_of_one_step,
@@ -576,7 +576,7 @@ def test_samples_that_cannot_be_read_are_named_or_replaced_by_the_next(tmp_path)
     lenient = ConversationDataset(read_conversations(dataset), processor, arguments, bad_list=listed)
     for _ in range(2):
         assert [lenient[row]["rows"] for row in range(5)] == [0, 4, 4, 4, 4]
-    assert len(read_bad_samples(listed)) == 3
+    assert len(reasons_in(listed)) == 3
     # an evaluation counts no sample twice
     evaluation = ConversationDataset(read_conversations(dataset), processor, arguments, training=False)
     assert [bool((evaluation[row]["labels"] != IGNORED).any()) for row in range(5)] == [
@@ -615,7 +615,7 @@ def test_a_run_lists_what_it_leaves_out(base, tmp_path, capsys):
     assert ["visual_probes", "1", "128", "0.02"] in lines and ["vision_encoder", "36", "36,000", "frozen"] in lines
     assert "memory of a process, estimated" in captured.out
     assert "bad_samples.jsonl" in captured.err
-    listed = read_bad_samples(tmp_path / "out" / "bad_samples.jsonl")
+    listed = reasons_in(tmp_path / "out" / "bad_samples.jsonl")
     assert [reason[:31] for reason in listed] == ["'train.json', entry 1, sample '", "'train.json', entry 3, sample '"]
     assert main(["train", str(config), "--push_to_hub", "--output_dir", str(tmp_path / "no")]) == 2
     assert "an adapter is not published: dna-hf merge it" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import must_be_writable
 from .keys import EVALUATE
@@ -14,6 +14,12 @@ from .options import add_batch_size, add_checkpoint, add_output, add_place, add_
 from .parser import add_verb
 from .table import table, write_json
 from .values import output_file
+
+
+if TYPE_CHECKING:
+    from ..evaluation.figures import ClassFigure, SliceFigure
+    from ..evaluation.image_classification import ClassificationResult
+    from ..kinds import Kind
 
 
 def add(commands: Any) -> None:
@@ -79,7 +85,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _print(result: Any, title: str, unit: str) -> None:
+def _print(result: "ClassificationResult", title: str, unit: str) -> None:
     print(table(("class", unit, "accuracy"), _per_class_rows(result.per_class)))
     figures = result.figures
     rows = [
@@ -96,7 +102,7 @@ def _print(result: Any, title: str, unit: str) -> None:
         print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
 
 
-def _evaluate(arguments: argparse.Namespace, data: Any, kind: Any) -> Any:
+def _evaluate(arguments: argparse.Namespace, data: Any, kind: "Kind") -> "ClassificationResult":
     from ..evaluation.image_classification import evaluate_checkpoint
     from ..evaluation.video_classification import evaluate_video_checkpoint
     from ..kinds import IMAGE
@@ -128,19 +134,14 @@ def _write_confusion(path: Path, names: list[str], confusion: list[list[int]]) -
         writer.writerows([name, *counts] for name, counts in zip(names, confusion, strict=True))
 
 
-def _per_class_rows(per_class: Iterable[Any]) -> list[tuple[str, str, str]]:
+def _per_class_rows(per_class: Iterable["ClassFigure"]) -> list[tuple[str, str, str]]:
     return [
         (each.name, str(each.samples), f"{100 * each.accuracy:.1f} %" if each.samples else "-") for each in per_class
     ]
 
 
-def _slice_rows(slices: Iterable[Any]) -> list[tuple[str, ...]]:
+def _slice_rows(slices: Iterable["SliceFigure"]) -> list[tuple[str, ...]]:
     return [
-        (
-            each.name,
-            str(each.samples),
-            f"{100 * each.accuracy:.1f} %",
-            f"{100 * each.low:.1f} to {100 * each.high:.1f} %",
-        )
-        for each in slices
+        (one.name, str(one.samples), f"{100 * one.accuracy:.1f} %", f"{100 * one.low:.1f} to {100 * one.high:.1f} %")
+        for one in slices
     ]

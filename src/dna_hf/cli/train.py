@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..training.options import ClassifierOptions, VideoLLMOptions
 from .interrupt import cleaned_up
@@ -14,6 +14,11 @@ from .parser import add_verb, grouped
 from .publish import print_published
 from .run_keys import check_run_keys
 from .table import table
+
+
+if TYPE_CHECKING:
+    from ..training.config_file import AnyRun
+    from ..training.video_llm import TrainingPlan
 
 
 OPTIONS = {
@@ -75,7 +80,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _train_video_llm(run: Any, resume: bool) -> int:
+def _train_video_llm(run: "AnyRun", resume: bool) -> int:
     """`dna-hf train` of a video LLM: what will be trained is printed first, and only that is saved."""
     from ..training.video_llm import train_video_llm
 
@@ -89,7 +94,7 @@ def _train_video_llm(run: Any, resume: bool) -> int:
     return 0
 
 
-def _print_plan(plan: Any) -> None:
+def _print_plan(plan: "TrainingPlan") -> None:
     """What a run of a video LLM will train, and the memory that it is estimated to take."""
     print(table(*plan.group_rows()))
     print("\n" + table(("memory of a process, estimated", "GiB"), plan.memory_rows()))

@@ -348,14 +348,6 @@ def list_bad_samples(path: Path, sentences: Sequence[str]) -> None:
             file.write(json.dumps({"error": sentence}) + "\n")
 
 
-def read_bad_samples(path: Path) -> list[str]:
-    """Samples that could not be used, and why, each once."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return list(dict.fromkeys(json.loads(line)["error"] for line in lines))
-
-
 class ConversationCollator:
     """Makes a batch of samples: sequences are filled up on the right, images and videos come one after the other.
 

@@ -176,7 +176,7 @@ def _read(path: Path, kind: type) -> Any:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordError(f"{str(path)!r} is damaged: remove it.") from error
     if not isinstance(content, kind):
         raise RecordError(f"{str(path)!r} is damaged: remove it.")
