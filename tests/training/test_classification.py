@@ -199,6 +199,15 @@ def test_a_damaged_start_checkpoint_is_said(finished, tmp_path, damage, message)
     assert not (tmp_path / "run").exists()
 
 
+def test_an_origin_that_cannot_be_told_is_said_before_training(finished, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(finished.output_dir, start, ignore=shutil.ignore_patterns("checkpoint-*"))
+    (start / "conversion.json").write_text('{"sour')
+    with pytest.raises(ConfigurationError, match=r"conversion\.json in .* is damaged: .*; remove it"):
+        training.train_classifier(tiny_run(tmp_path / "run", checkpoint=str(start)))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -119,7 +119,7 @@ def publish(
     folder = Path(checkpoint)
     model, processor = load_checkpoint(folder)
     records = _records(folder, model)
-    source = _conversion_source(folder)
+    source = conversion_source(folder, PublishError)
     own_card = folder / CARD
     if own_card.is_file():
         _check_claims(own_card, records.measurements)
@@ -275,11 +275,6 @@ def _claim(result: EvalResult) -> tuple:
     """What a figure in a card's metadata says."""
     data = (result.task_type, result.dataset_type, result.dataset_config, result.dataset_split)
     return (*data, result.metric_type, result.metric_name, result.metric_value)
-
-
-def _conversion_source(folder: Path) -> str | None:
-    with told_as(PublishError, f"{CONVERSION_FILE} in {str(folder)!r} is damaged", "remove it"):
-        return conversion_source(folder)
 
 
 @torch.no_grad()

@@ -6,21 +6,33 @@ from pathlib import Path
 
 from ..data.errors import DataError
 from ..data.provenance import public_name
+from ..errors import DnaError, told_as
 
 
 # what a conversion writes beside the weights
 CONVERSION_FILE = "conversion.json"
 
 
-def conversion_source(folder: str | Path) -> str | None:
-    """What the checkpoint in a folder was converted from, `None` if it was not."""
+def conversion_source(folder: str | Path, error_class: type[DnaError] = DataError) -> str | None:
+    """What the checkpoint in a folder was converted from, `None` if it was not.
+
+    Raises:
+        DnaError: of class `error_class`, if the file that says so is damaged.
+    """
     path = Path(folder, CONVERSION_FILE)
-    return json.loads(path.read_text(encoding="utf-8"))["source"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    with told_as(error_class, f"{CONVERSION_FILE} in {str(folder)!r} is damaged", "remove it"):
+        return json.loads(path.read_text(encoding="utf-8"))["source"]
 
 
-def checkpoint_origin(checkpoint: str) -> str:
-    """The name under which others know a checkpoint: what it was converted from, else its public name."""
-    return conversion_source(checkpoint) or public_name(checkpoint)
+def checkpoint_origin(checkpoint: str, error_class: type[DnaError] = DataError) -> str:
+    """The name under which others know a checkpoint: what it was converted from, else its public name.
+
+    Raises:
+        DnaError: of class `error_class`, if the file that says what it was converted from is damaged.
+    """
+    return conversion_source(checkpoint, error_class) or public_name(checkpoint)
 
 
 def checkpoint_labels(checkpoints: Sequence[str]) -> list[str]:

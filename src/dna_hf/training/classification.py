@@ -25,8 +25,8 @@ from .checkpoint import check_disk, find_checkpoint, weights_size
 from .common import (
     Outcome,
     blamed_on_training,
-    check_precision,
     check_publishing,
+    check_run,
     publish_result,
     run_callbacks,
     train_and_evaluate,
@@ -128,7 +128,7 @@ def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, AnyProc
     """
     if is_deepspeed_zero3_enabled():
         raise ConfigurationError("ZeRO stage 3 is for video LLMs: train a classifier with stage 1 or 2, DDP or FSDP.")
-    check_precision(run)
+    check_run(run)
     set_seed(run.training.seed)
     train, evaluation = task_of(run).load(run)
     if len(train.class_names) < 2:

@@ -46,14 +46,17 @@ class Outcome:
     resumed: bool
 
 
-def check_precision(run: AnyRun) -> None:
-    """See that half precision does something.
+def check_run(run: AnyRun) -> None:
+    """See at the start what would go wrong late, or do nothing.
 
     Raises:
-        ConfigurationError: for `fp16` on the CPU.
+        ConfigurationError: for `fp16` on the CPU, or a checkpoint to start from that cannot tell its origin, which the
+            finished run is recorded with.
     """
     if run.training.fp16 and run.training.device.type == "cpu":
         raise ConfigurationError("training.fp16 does nothing on the CPU: set fp16 to false, or use bf16.")
+    if run.model_arguments.checkpoint is not None:
+        checkpoint_origin(run.model_arguments.checkpoint, ConfigurationError)
 
 
 def check_publishing(run: AnyRun) -> None:

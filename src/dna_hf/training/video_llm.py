@@ -25,7 +25,7 @@ from .adapter import base_config, describe, fingerprint, load_base, read_tensors
 from .checkpoint import check_disk, find_checkpoint, is_sharded
 from .common import (
     blamed_on_training,
-    check_precision,
+    check_run,
     run_callbacks,
     train_and_evaluate,
     trainer_arguments,
@@ -174,7 +174,7 @@ def _check(run: VideoLLMRun) -> None:
             )
         if run.training.fp16:
             raise ConfigurationError("training.fp16 does not go with ZeRO stage 3: use bf16.")
-    check_precision(run)
+    check_run(run)
 
 
 def load_conversations(run: VideoLLMRun) -> tuple[Conversations, Conversations | None]:
