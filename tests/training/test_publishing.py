@@ -49,6 +49,12 @@ def test_a_token_that_is_not_known_is_said_before_training(hub, tmp_path):
     assert not (tmp_path / "run").exists() and hub.repos == {}
 
 
+def test_a_name_that_no_repository_can_have_is_said_before_training(hub, tmp_path):
+    with pytest.raises(PublishError, match="'user/a/b' is no name of a repository"):
+        training.train_classifier(tiny_run(tmp_path / "run", **PUSHED | {"hub_model_id": "user/a/b"}))
+    assert not (tmp_path / "run").exists() and hub.requests == []
+
+
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
 def test_unfinished_models_are_not_published(tmp_path, strategy):
     with pytest.raises(ConfigurationError, match="hub_strategy must be end"):

@@ -115,7 +115,7 @@ def publish(
             of the configuration, or a figure was not measured on them; if the Hub refuses, with what was left there;
             or if what was published is not what is here.
     """
-    _check_request(repo_id, max_shard_size)
+    check_request(repo_id, max_shard_size)
     folder = Path(checkpoint)
     model, processor = load_checkpoint(folder)
     records = _records(folder, model)
@@ -144,8 +144,12 @@ def publish(
     return Published(repo_id, commit, tag, files, text, difference)
 
 
-def _check_request(repo_id: str, max_shard_size: str) -> None:
+def check_request(repo_id: str, max_shard_size: str = "5GB") -> None:
     """Refuse what can be seen to be wrong before anything is read.
+
+    Args:
+        repo_id: name of the repository, with or without its owner.
+        max_shard_size: largest size of a file of weights, e.g. `"5GB"`.
 
     Raises:
         PublishError: naming it.

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from ..data.provenance import DatasetRecord
 from ..errors import one_line
-from ..hub.publish import Published, publish
+from ..hub.publish import Published, check_request, publish
 from ..hub.upload import sign_in
 from ..records.checkpoint_records import TrainingRun
 from ..records.names import checkpoint_origin
@@ -60,13 +60,19 @@ def check_run(run: AnyRun) -> None:
 
 
 def check_publishing(run: AnyRun) -> None:
-    """Before a run that publishes its model: see that the Hub can be reached and knows the token.
+    """Before a run that publishes its model: see that the repository has a name, and that the Hub knows the token.
 
     Raises:
         PublishError: saying what is wrong.
     """
     if run.training.push_to_hub:
+        check_request(_repository(run))
         sign_in(run.training.hub_token)
+
+
+def _repository(run: AnyRun) -> str:
+    """Name of the repository to publish to: as given, by default that of the output folder."""
+    return run.training.hub_model_id or run.output_dir.resolve().name
 
 
 def publish_result(run: AnyRun) -> Published | None:
@@ -79,7 +85,7 @@ def publish_result(run: AnyRun) -> Published | None:
         return None
     return publish(
         run.output_dir,
-        run.training.hub_model_id or run.output_dir.resolve().name,
+        _repository(run),
         private=bool(run.training.hub_private_repo),
         revision=run.training.hub_revision,
         token=run.training.hub_token,
