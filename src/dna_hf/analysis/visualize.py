@@ -13,10 +13,10 @@ import numpy as np
 
 from ..data.errors import DataError
 from ..data.files import is_image
-from ..data.inputs import TIMEOUT, read_question_input, read_video_input
+from ..data.inputs import TIMEOUT
 from ..data.videos import VideoReader
 from ..errors import must_be_writable
-from ..kinds import IMAGE, VIDEO, VIDEO_LLM, Loaded, common_kind, load_all
+from ..kinds import VIDEO, VIDEO_LLM, Loaded, common_kind, load_all
 from ..records.stamp import stamp
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
@@ -124,12 +124,12 @@ def _sights(
     """What all models see in each file that can be read."""
     kind, reader = models[0].kind, VideoReader(TIMEOUT)
     look_at: Callable = see_by_probes if kind is VIDEO_LLM else see
+    # one reader for all videos, which takes a moment to start
+    further = {VIDEO: (reader,), VIDEO_LLM: (settings.question or "", MAX_FRAMES)}.get(kind, ())
 
     def read(path: Path, processor: Any) -> Any:
-        if kind is VIDEO_LLM:
-            return read_question_input(path, processor, settings.question or "", MAX_FRAMES)
-        inputs = kind.read(path, processor) if kind is IMAGE else read_video_input(path, processor, reader)
-        return inputs["pixel_values"]
+        inputs = kind.read(path, processor, *further)
+        return inputs if kind is VIDEO_LLM else inputs["pixel_values"]
 
     try:
         for path in files:
