@@ -12,11 +12,14 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import close_session
+from transformers import ViTConfig, ViTModel
 
 from dna_hf import (
     DnATimesformerConfig,
     DnATimesformerForVideoClassification,
     DnATimesformerModel,
+    DnAVideoLlama3VisionConfig,
+    DnAVideoLlama3VisionModel,
     DnAViTBackbone,
     DnAViTConfig,
     DnAViTForImageClassification,
@@ -24,6 +27,7 @@ from dna_hf import (
     DnAViTModel,
 )
 from dna_hf.data.provenance import DatasetRecord
+from dna_hf.hub import PublishError
 from dna_hf.hub.model_card import (
     FORMULAS,
     METRIC_NAMES,
@@ -334,6 +338,17 @@ def test_the_snippet_loads_this_repository(model_class, auto_class, task, revisi
     assert f'"{REPO}"' in snippet and f'"{revision or "<commit>"}"' in snippet and auto_class in snippet
     assert "trust_remote_code=True" in snippet
     assert card.data.pipeline_tag == task and f"({model_class.__name__})" in card.text
+
+
+def test_a_model_of_another_kind_has_no_card():
+    """A part of a video language model, and transformers' own ViT."""
+    config = DnAVideoLlama3VisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    native = ViTConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    for model in (DnAVideoLlama3VisionModel(config), ViTModel(native)):
+        with pytest.raises(PublishError, match=f"no card for a {type(model).__name__}: it is no whole DnA model"):
+            model_card(model, REPO)
 
 
 # --- videos

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from ..models import DnATimesformerConfig, DnAViTModel
+from ..models.configuration_dna import pair
 from ..records.one_input import main_output, random_input
 from .errors import ConversionError, refused_configuration
 from .files import read_tensors
@@ -209,7 +210,7 @@ def _timm_image_processor(pretrained_cfg: dict[str, Any] | None, image_size: Any
     resample = {"nearest": 0, "bilinear": 2, "bicubic": 3}.get(pretrained_cfg.get("interpolation", "bicubic"))
     if resample is None or pretrained_cfg.get("crop_mode", "center") != "center":
         return None
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = pair(image_size, "image_size")
     fraction = pretrained_cfg.get("crop_pct") or TIMM_CROP_FRACTION
     return BitImageProcessorPil(
         size={"shortest_edge": int(min(height, width) / fraction)},

@@ -14,6 +14,7 @@ from transformers.utils import cached_file
 
 from ..errors import told_as
 from ..models import DnATimesformerConfig, DnATimesformerVideoProcessor, DnAViTConfig
+from ..models.configuration_dna import pair
 from ..pretrained import read_config
 from .errors import ConversionError
 from .options import Options
@@ -95,7 +96,7 @@ def resize_image_processor(processor: Any, image_size: Any) -> str:
     Returns:
         What it does now.
     """
-    height, width = _pair(image_size)
+    height, width = pair(image_size, "image_size")
     crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
     shortest = processor.size.get("shortest_edge")
     if crop is not None and shortest is not None:
@@ -110,7 +111,7 @@ def resize_image_processor(processor: Any, image_size: Any) -> str:
 
 def resize_video_processor(processor: DnATimesformerVideoProcessor, image_size: Any) -> None:
     """Let a video processor make frames of another size, cutting off the same part of the border."""
-    height, width = _pair(image_size)
+    height, width = pair(image_size, "image_size")
     shortest = processor.size.get("shortest_edge")
     if shortest is None or not processor.do_center_crop:
         processor.size, processor.do_center_crop = {"height": height, "width": width}, False
@@ -310,7 +311,3 @@ def _has_one_of(files: tuple[str, ...], name: str, revision: str | None) -> bool
     return any(
         cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False) for file in files
     )
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])

@@ -16,9 +16,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..kinds import IMAGE, VIDEO, VIDEO_LLM, Kind, kind_of_config
 from ..models import DnATimesformerConfig, DnAVideoLlama3Config
+from ..models.configuration_dna import pair
 from ..records.checkpoint_records import Measurement, RecordError, TrainingRun
 from ..records.complexity import count_macs
 from ..records.digest import weights_digest
+from .errors import PublishError
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -101,11 +103,14 @@ def model_card(
         revision: tag or commit that the card tells its readers to pin.
 
     Raises:
+        PublishError: for a model that is none of this package, or a part of one.
         RecordError: if a record was edited or belongs to other weights.
     """
     has_weights = model.device.type != "meta"
     _check_records(model, [*measurements, *([training] if training else [])], has_weights)
-    kind = kind_of_config(model.config) or IMAGE
+    kind = kind_of_config(model.config)
+    if kind is None:
+        raise PublishError(f"there is no card for a {type(model).__name__}: it is no whole DnA model.")
     # what has the attention
     config = model.config.vision_config if kind is VIDEO_LLM else model.config
     name = repo_id.rpartition("/")[2]
@@ -262,8 +267,8 @@ def _sizes(config: PreTrainedConfig) -> list[tuple[str, Any]]:
         time = [("frames", config.num_frames), ("attention", ATTENTION_TYPES[config.attention_type])]
     return [
         *time,
-        ("frame size" if time else "image size", "{}x{} pixels".format(*_pair(config.image_size))),
-        ("patch size", "{}x{} pixels".format(*_pair(config.patch_size))),
+        ("frame size" if time else "image size", "{}x{} pixels".format(*pair(config.image_size, "image_size"))),
+        ("patch size", "{}x{} pixels".format(*pair(config.patch_size, "patch_size"))),
         ("layers", config.num_hidden_layers),
         ("heads", config.num_attention_heads),
         ("width", config.hidden_size),
@@ -290,10 +295,6 @@ def _language_model_sizes(config: DnAVideoLlama3Config) -> list[tuple[str, Any]]
 def _count(number: int) -> str:
     """A number with its SI prefix, as parameters and multiply-accumulates are stated."""
     return f"{number / 1e9:.2f} G" if number >= 1e9 else f"{number / 1e6:.2f} M"
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _is_repository(name: str) -> bool:

@@ -6,14 +6,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..models.configuration_dna import pair
+
 
 def count_macs(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> int:
     """Multiply-accumulates of one image or video of the configured size: half of what `FlopCounterMode` counts.
 
     Under eager attention, on the meta device: nothing is computed.
     """
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = pair(config.image_size, "image_size")
     frames = [config.num_frames] if hasattr(config, "num_frames") else []
     with torch.device("meta"), torch.no_grad():
         model: Any = model_class(type(config).from_dict(config.to_dict())).eval()

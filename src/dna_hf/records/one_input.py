@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from ..models.configuration_dna import pair
+
 
 def random_image(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """The same normally distributed image (1, channels, height, width) for every model of a size."""
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
+    height, width = pair(config.image_size, "image_size")
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, config.num_channels, height, width, dtype=dtype, generator=generator)
 
