@@ -187,13 +187,13 @@ def _one_of(kinds: Sequence[Kind]) -> str:
     return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def common_kind(checkpoints: Sequence[str], revision: str | None = None, *, wanted: Sequence[Kind] = KINDS) -> Kind:
+def common_kind(checkpoints: Sequence[str], revision: str | None = None) -> Kind:
     """Which kind all checkpoints are of; see [`kind_of`].
 
     Raises:
         DataError: if they are of several kinds.
     """
-    kinds = {checkpoint: kind_of(checkpoint, revision, wanted=wanted) for checkpoint in checkpoints}
+    kinds = {checkpoint: kind_of(checkpoint, revision) for checkpoint in checkpoints}
     if len(set(kinds.values())) > 1:
         pairs = ", ".join(f"{checkpoint!r} is {kind.with_article}" for checkpoint, kind in kinds.items())
         raise DataError(f"{pairs}: give models of one kind.")
@@ -244,7 +244,6 @@ def load(
 def load_all(
     checkpoints: Sequence[str],
     *,
-    wanted: Sequence[Kind] = KINDS,
     device: str | None = None,
     revision: str | None = None,
     needs_head: bool = True,
@@ -254,7 +253,7 @@ def load_all(
     Raises:
         DataError: if they are of several kinds, or one is given twice.
     """
-    kind = common_kind(checkpoints, revision, wanted=wanted)
+    kind = common_kind(checkpoints, revision)
     return [
         load(name, wanted=(kind,), device=device, revision=revision, needs_head=needs_head, label=label)
         for name, label in zip(checkpoints, checkpoint_labels(checkpoints), strict=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedModel
 
+from ..errors import told_as
 from .accumulate import RunningDistribution
 from .errors import AnalysisError
 from .figures import diverging_map, new_figure
@@ -219,10 +220,8 @@ def read_run(folder: str | Path, metric: str = "eval_top1") -> RunCurve:
         AnalysisError: if there is no log, or nothing in it.
     """
     state, scales = Path(folder, "trainer_state.json"), Path(folder, "negative_scale.csv")
-    try:
+    with told_as(AnalysisError, f"cannot read the log of a run from {str(state)!r}"):
         history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, KeyError) as error:
-        raise AnalysisError(f"cannot read the log of a run from {str(state)!r}: {error}.") from error
     by_epoch = {round(float(entry["epoch"]), 4): entry[metric] for entry in history if metric in entry}
     if not by_epoch:
         raise AnalysisError(f"the log {str(state)!r} has no {metric}: evaluate while training.")

@@ -74,9 +74,9 @@ class TensorMap:
         if tensor is not None:
             self.tensors[target] = tensor if change is None else change(tensor)
 
-    def copy_module(self, source: str, target: str, names: tuple[str, ...] = ("weight", "bias")) -> None:
-        """Copy the parameters of a module."""
-        for name in names:
+    def copy_module(self, source: str, target: str) -> None:
+        """Copy weight and bias of a module."""
+        for name in ("weight", "bias"):
             self.copy(f"{source}.{name}", f"{target}.{name}")
 
     def split(self, source: str, targets: list[str], rows: int) -> None:
