@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from dna_hf import DnAViTForMaskedImageModeling
 from dna_hf.data.errors import DataError
 from dna_hf.kinds import IMAGE, KINDS, VIDEO, VIDEO_LLM, common_kind, inference_device, kind_of, load, load_all
 from dna_hf.pretrained import load_whole
@@ -99,6 +100,22 @@ def test_a_body_has_no_head_to_name_classes_with(folder):
     body = load(folder / "body", device="cpu", needs_head=False)
     assert not body.has_head
     assert not hasattr(body.model, "classifier")
+
+
+def test_a_masked_image_model_has_a_body_and_no_head(folder, tmp_path):
+    torch.manual_seed(0)
+    pretrained = DnAViTForMaskedImageModeling(tiny_vit().config)
+    pretrained.save_pretrained(tmp_path / "masked")
+    shutil.copy(folder / "image" / IMAGE.processor_file, tmp_path / "masked")
+    assert "has no classifier" in sentence_of(load, tmp_path / "masked", device="cpu")
+    body = load(tmp_path / "masked", device="cpu", needs_head=False).model.state_dict()
+    trained = pretrained.dna_vit.state_dict()
+    assert body.keys() == trained.keys() - {"embeddings.mask_token"}
+    assert all(torch.equal(body[name], trained[name]) for name in body)
+    # a stranger is one here, too
+    rewrite(tmp_path / "masked", lambda tensors: tensors.update(stranger=torch.zeros(1)))
+    text = sentence_of(load, tmp_path / "masked", device="cpu", needs_head=False)
+    assert "1 unexpected (first 'stranger')" in text
 
 
 def test_where_training_starts_a_new_head_is_allowed_and_nothing_else(folder, damaged):

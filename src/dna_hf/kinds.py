@@ -48,6 +48,8 @@ class Kind:
         auto_processor: transformers' Auto class of the model's processor.
         processor_file: file of a checkpoint folder that says what the processor does.
         head: what the names of the head's tensors begin with; empty where there is no head to miss.
+        pretraining: what the names of tensors begin with that only masked image modeling needs; a checkpoint of it has
+            a body, and no head.
         data: dataclass with the keys of the data that such models are evaluated and analysed on.
         training_data: dataclass with the keys of the data that such models are trained on.
         files: `files(paths)`: the files among paths and in folders that such models take.
@@ -68,6 +70,7 @@ class Kind:
     files: Callable[[Iterable[str | Path]], list[Path]]
     read: Callable[..., dict[str, Any]]
     hint: str
+    pretraining: tuple[str, ...] = ()
 
     @property
     def with_article(self) -> str:
@@ -89,6 +92,7 @@ IMAGE = Kind(
     files=image_files,
     read=read_image_input,
     hint="dna-hf evaluate or dna-hf predict",
+    pretraining=("decoder.", "dna_vit.embeddings.mask_token"),
 )
 VIDEO = Kind(
     model_type="dna_timesformer",
@@ -235,7 +239,13 @@ def load(
             f"CONFIG.yaml --checkpoint {name}, or convert a checkpoint that has one."
         )
     processor = load_processor(name, kind, revision)
-    model = load_whole(kind.auto_model if has_head else AutoModel, name, revision=revision, dtype=dtype or "auto")
+    model = load_whole(
+        kind.auto_model if has_head else AutoModel,
+        name,
+        revision=revision,
+        dtype=dtype or "auto",
+        new=() if has_head else kind.pretraining,
+    )
     with told_as(DataError, f"{name!r} does not fit on device {target!r}"):
         model = model.to(target).eval()  # type: ignore[arg-type]
     return Loaded(checkpoint_labels([name])[0] if label is None else label, model, processor, kind, has_head)

@@ -231,7 +231,7 @@ def load_whole(
         revision: commit, tag or branch on the Hub.
         config: configuration in place of the checkpoint's own.
         dtype: dtype of the weights; by default as they were saved.
-        new: beginnings of names of tensors that may be fresh, such as the head where training starts.
+        new: beginnings of names of tensors that need not agree, such as those of the head where training starts.
         error_class: class of the errors.
 
     Raises:

@@ -14,7 +14,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from dna_hf import DnATimesformerConfig, DnATimesformerForVideoClassification, DnAViTForImageClassification
+from dna_hf import (
+    DnATimesformerConfig,
+    DnATimesformerForVideoClassification,
+    DnAViTForImageClassification,
+    DnAViTForMaskedImageModeling,
+)
 from dna_hf.data.errors import DataError
 from dna_hf.training import classification as training
 from dna_hf.training.config_file import run_config
@@ -254,6 +259,16 @@ def test_fine_tuning_starts_from_the_weights_of_a_checkpoint(finished, tmp_path)
     assert torch.allclose(before[name], after[name], atol=1e-6)
     config = json.loads((tmp_path / "tuned" / "config.json").read_text())
     assert config["id2label"]["0"] == "airplane"
+
+
+def test_fine_tuning_starts_from_a_masked_image_model(finished, tmp_path):
+    start = DnAViTForMaskedImageModeling(DnAViTForImageClassification.from_pretrained(finished.output_dir).config)
+    start.save_pretrained(tmp_path / "masked")
+    shutil.copy(finished.output_dir / "preprocessor_config.json", tmp_path / "masked")
+    model, _ = training.build_model(tiny_run(tmp_path / "run", checkpoint=str(tmp_path / "masked")), ["a", "b"])
+    for name, tensor in model.dna_vit.state_dict().items():
+        assert torch.equal(tensor, start.dna_vit.state_dict()[name]), name
+    assert model.classifier.out_features == 2
 
 
 def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):

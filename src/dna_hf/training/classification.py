@@ -177,7 +177,7 @@ def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tupl
         revision=revision,
         config=config,
         dtype=torch.float32,
-        new=(kind.head,),
+        new=(kind.head, *kind.pretraining),
         error_class=ConfigurationError,
     )
     processor = task.load_processor(run, config, source, revision)
