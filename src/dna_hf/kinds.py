@@ -126,6 +126,8 @@ VIDEO_LLM = Kind(
 )
 KINDS = (IMAGE, VIDEO, VIDEO_LLM)
 CLASSIFIERS = (IMAGE, VIDEO)
+# models of this package that are no kind of their own, and so have no processor
+PARTS = {models.DnAVideoLlama3VisionConfig.model_type: "the vision encoder of a video language model"}
 
 
 @dataclass
@@ -173,6 +175,11 @@ def kind_of(
     """
     model_type = read_config(checkpoint, revision, error_class).get("model_type")
     found = next((kind for kind in KINDS if kind.model_type == model_type), None)
+    if model_type in PARTS:
+        raise error_class(
+            f"{str(checkpoint)!r} holds {PARTS[model_type]}, a part of a model that has no processor of its own: give "
+            "the whole model."
+        )
     if found is None:
         raise error_class(
             f"{str(checkpoint)!r} holds a {model_type or 'nameless'} model, but {_one_of(wanted)} is needed: make one "

@@ -78,5 +78,5 @@ def test_incomplete_folders_are_refused(checkpoint, tmp_path):
         publish(checkpoint, REPO, dry_run=True)
     shutil.rmtree(checkpoint)
     tiny_model(tiny_processor()).model.vision_model.save_pretrained(checkpoint)
-    with pytest.raises(PublishError, match="a part of a model that has no processor .* publish the whole model"):
+    with pytest.raises(PublishError, match="a part of a model that has no processor .* give the whole model"):
         publish(checkpoint, REPO, dry_run=True)

@@ -21,7 +21,6 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from .. import models
 from ..errors import must_be_folder, told_as
 from ..kinds import kind_of, kind_of_config, load_processor
-from ..models import DnAVideoLlama3VisionConfig
 from ..pretrained import load_whole, read_config
 from ..records.checkpoint_records import (
     MEASUREMENTS_FILE,
@@ -206,11 +205,6 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     model_class = getattr(models, architecture, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise PublishError(f"{str(folder)!r} holds a {architecture or described.get('model_type')}, no DnA model.")
-    if described.get("model_type") == DnAVideoLlama3VisionConfig.model_type:
-        raise PublishError(
-            f"{str(folder)!r} holds a {architecture}, a part of a model that has no processor of its own: publish "
-            "the whole model."
-        )
     processor = load_processor(folder, kind_of(folder, error_class=PublishError), error_class=PublishError)
     model = load_whole(model_class, folder, error_class=PublishError)
     for name, tensor in model.state_dict().items():
