@@ -77,10 +77,10 @@ WRONG = [
         for verb, option in (
             ("answer", "--fps"),
             ("chat", "--fps"),
-            ("convert", "--warm-scale"),
             ("analyze", "--epsilon"),
         )
     ),
+    ("convert", "--warm-scale", ("nan", "inf", "x", ""), "must be a finite number"),
     ("chat", "--temperature", ("-1", "nan", "inf", "warm"), "must be a number of at least 0"),
     ("visualize", "--opacity", ("-1", "1.1", "nan", "x"), "must be a number from 0 to 1"),
     ("analyze", "--pictures", ("-1", "x"), "must be a whole number of at least 0"),

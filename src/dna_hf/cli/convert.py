@@ -6,7 +6,7 @@ from typing import Any
 from .options import add_dtype, add_seed, chosen
 from .parser import Parser, add_verb
 from .table import table
-from .values import numbers, output_folder, positive, positive_number
+from .values import finite, numbers, output_folder, positive
 
 
 FAMILIES = (
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
         help="how the negative branch begins: warm: a small multiple of the positive one; zero: the result computes "
         "exactly what the source computes; random (default: warm)",
     )
-    parser.add_argument("--warm-scale", type=positive_number, metavar="NUMBER", help="this multiple (default: 1e-4)")
+    parser.add_argument("--warm-scale", type=finite, metavar="NUMBER", help="this multiple (default: 1e-4)")
     for name, help in (
         ("--image-size", "resample positions for NxN pixels (default: as the source)"),
         ("--num-attention-heads", "for a file that does not tell the number of heads"),

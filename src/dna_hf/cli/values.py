@@ -46,6 +46,14 @@ def port(text: str) -> int:
     return _whole(text, 1, 65535)
 
 
+def finite(text: str) -> float:
+    """A finite number of any sign."""
+    value = _number(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a finite number, got {text!r}")
+    return value
+
+
 def number(text: str) -> float:
     """A finite number of at least 0."""
     value = _number(text)
