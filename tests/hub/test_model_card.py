@@ -18,8 +18,6 @@ from dna_hf import (
     DnATimesformerConfig,
     DnATimesformerForVideoClassification,
     DnATimesformerModel,
-    DnAVideoLlama3VisionConfig,
-    DnAVideoLlama3VisionModel,
     DnAViTBackbone,
     DnAViTConfig,
     DnAViTForImageClassification,
@@ -36,7 +34,7 @@ from dna_hf.hub.model_card import (
     model_card,
     scale_statistics,
 )
-from dna_hf.models import DnATimesformerVideoProcessor
+from dna_hf.models import DnATimesformerVideoProcessor, DnAVideoLlama3VisionConfig, DnAVideoLlama3VisionModel
 from dna_hf.models.attention_variants import ATTENTION_VARIANTS
 from dna_hf.records.checkpoint_records import (
     Measurement,

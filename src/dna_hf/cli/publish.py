@@ -1,17 +1,13 @@
 """`dna-hf publish`."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .interrupt import cleaned_up
 from .options import chosen
 from .parser import add_verb
 from .table import table
 from .values import size
-
-
-if TYPE_CHECKING:
-    from ..hub.publish import Published
 
 
 def add(commands: Any) -> None:
@@ -56,7 +52,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def print_published(published: "Published") -> None:
+def print_published(published: Any) -> None:
     """Print what was published."""
     print(table(("file", "bytes"), published.file_rows()))
     if not published.commit:

@@ -4,14 +4,10 @@ import argparse
 import shutil
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .parser import add_verb
 from .values import output_file
-
-
-if TYPE_CHECKING:
-    from ..recipes import Recipe
 
 
 def add(commands: Any) -> None:
@@ -54,7 +50,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _entry(recipe: "Recipe") -> str:
+def _entry(recipe: Any) -> str:
     """The name, and indented below it what the recipe is for and what it costs."""
     width = max(40, min(shutil.get_terminal_size().columns, 119))
     texts = [recipe.purpose, *([f"cost: {recipe.cost}"] if recipe.cost else [])]

@@ -108,9 +108,7 @@ def model_card(
     """
     has_weights = model.device.type != "meta"
     _check_records(model, [*measurements, *([training] if training else [])], has_weights)
-    kind = kind_of_config(model.config)
-    if kind is None:
-        raise PublishError(f"there is no card for a {type(model).__name__}: it is no whole DnA model.")
+    kind = _kind(model)
     # what has the attention
     config = model.config.vision_config if kind is VIDEO_LLM else model.config
     name = repo_id.rpartition("/")[2]
@@ -139,6 +137,13 @@ def model_card(
         shapes=_sizes(model.config),
         **_attention(config.attention_variant),
     )
+
+
+def _kind(model: PreTrainedModel) -> Kind:
+    kind = kind_of_config(model.config)
+    if kind is None:
+        raise PublishError(f"there is no card for a {type(model).__name__}: it is no whole DnA model.")
+    return kind
 
 
 def _attention(variant: str) -> dict[str, Any]:
