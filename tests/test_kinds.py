@@ -7,8 +7,9 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
-from dna_hf import DnAViTForMaskedImageModeling
+from dna_hf import DnATimesformerVideoProcessor, DnAViTForMaskedImageModeling
 from dna_hf.data.errors import DataError
 from dna_hf.kinds import IMAGE, KINDS, VIDEO, VIDEO_LLM, common_kind, inference_device, kind_of, load, load_all
 from dna_hf.pretrained import load_whole
@@ -27,6 +28,7 @@ def folder(tmp_path_factory):
     save_classifier(folder / "image", ["left", "right"])
     tiny_vit().dna_vit.save_pretrained(folder / "body")
     shutil.copy(folder / "image" / IMAGE.processor_file, folder / "body")
+    edit(folder / "body", IMAGE.processor_file, size={"height": 12, "width": 12})
     tiny_timesformer().save_pretrained(folder / "video")
     processor = tiny_processor()
     tiny_model(processor).save_pretrained(folder / "llm")
@@ -134,6 +136,12 @@ def test_where_training_starts_a_new_head_is_allowed_and_nothing_else(folder, da
     assert "1 missing (first 'dna_vit.layernorm.weight')" in text
 
 
+def test_a_configuration_that_was_asked_for_takes_no_memory_before_it_is_compared(folder):
+    config = AutoConfig.from_pretrained(folder / "image", hidden_size=10**6)
+    text = sentence_of(load_whole, type(tiny_vit()), folder / "image", config=config, new=("classifier.",))
+    assert "they do not belong together" in text
+
+
 DAMAGE = {
     "a tensor is missing": (
         lambda folder: rewrite(folder, lambda tensors: tensors.pop("dna_vit.layernorm.weight")),
@@ -210,6 +218,30 @@ DAMAGE = {
         "image_mean must be finite numbers",
     ),
     "a mean that is text": (lambda folder: edit(folder, IMAGE.processor_file, image_mean="grey"), "image_mean is"),
+    "two standard deviations": (
+        lambda folder: edit(folder, IMAGE.processor_file, image_std=[0.5, 0.5]),
+        "std must have 3 elements",
+    ),
+    "a factor of NaN": (
+        lambda folder: edit(folder, IMAGE.processor_file, rescale_factor=float("nan")),
+        "the pixel_values that it makes are not finite",
+    ),
+    "a processor with a height that is text": (
+        lambda folder: edit(folder, IMAGE.processor_file, size={"height": "tall", "width": 8}),
+        "height of size must be a number from 1 to 4,096, got 'tall'",
+    ),
+    "a processor of a million pixels": (
+        lambda folder: edit(folder, IMAGE.processor_file, size={"height": 10**6, "width": 10**6}),
+        "height of size must be a number from 1 to 4,096, got 1000000",
+    ),
+    "a processor for a larger model": (
+        lambda folder: edit(folder, IMAGE.processor_file, size={"height": 64, "width": 64}),
+        "makes images of (64, 64) pixels, but the model takes",
+    ),
+    "a processor whose images differ in size": (
+        lambda folder: edit(folder, IMAGE.processor_file, size={"shortest_edge": 8}),
+        "set do_center_crop",
+    ),
 }
 
 
@@ -241,6 +273,22 @@ def test_models_side_by_side_are_of_one_kind(folder):
     assert "an image classifier" in text
     assert "a video language model" in text
     assert "given twice" in sentence_of(load_all, [str(folder / "image")] * 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"size": {"shortest_edge": 0}}, "shortest_edge of size must be a number from 1"),
+        ({"num_crops": 2}, "num_crops must be 1 or 3"),
+        ({"rescale_factor": float("inf")}, "not finite"),
+        ({"crop_size": {"height": 64, "width": 64}, "size": {"shortest_edge": 8}}, "cannot be cropped"),
+    ],
+)
+def test_a_video_processor_that_makes_nothing_of_a_video(folder, tmp_path, fields, expected):
+    damaged = shutil.copytree(folder / "video", tmp_path / "damaged")
+    DnATimesformerVideoProcessor().save_pretrained(damaged)
+    edit(damaged, VIDEO.processor_file, **fields)
+    assert expected in sentence_of(load, damaged, device="cpu")
 
 
 def test_a_video_classifier_without_a_processor_says_which_file_is_missing(folder):

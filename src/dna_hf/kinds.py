@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -23,14 +25,17 @@ from transformers import (
 
 # from its module, which is there without torchvision; the name at the top level is not
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.video_processing_utils import BaseVideoProcessor
 
 from . import models  # noqa: F401 - registers them with the Auto classes
 from .data.arguments import ImageDataArguments, VideoDataArguments
 from .data.conversation_arguments import ConversationDataArguments, QuestionDataArguments
 from .data.errors import DataError
 from .data.files import image_files, media_files, video_files
+from .data.images import output_size as image_output_size
 from .data.inputs import read_image_input, read_question_input, read_video_input
 from .errors import DnaError, told_as
+from .models.configuration_dna import pair
 from .pretrained import load_whole, read_config, tensor_shapes
 from .records.names import checkpoint_labels
 
@@ -124,6 +129,10 @@ VIDEO_LLM = Kind(
     read=read_question_input,
     hint="dna-hf answer or dna-hf chat",
 )
+# longest side in pixels of what a processor makes: larger ones are a slip, and take the memory
+LARGEST_SIDE = 4096
+# frames of the video that a processor is tried on
+TRIED_FRAMES = 2
 KINDS = (IMAGE, VIDEO, VIDEO_LLM)
 CLASSIFIERS = (IMAGE, VIDEO)
 # models of this package that are no kind of their own, and so have no processor
@@ -253,6 +262,7 @@ def load(
         dtype=dtype or "auto",
         new=() if has_head else kind.pretraining,
     )
+    check_image_size(processor, model.config, name, DataError)
     with told_as(DataError, f"{name!r} does not fit on device {target!r}"):
         model = model.to(target).eval()  # type: ignore[arg-type]
     return Loaded(checkpoint_labels([name])[0] if label is None else label, model, processor, kind, has_head)
@@ -294,11 +304,34 @@ def load_processor(
     name = str(checkpoint)
     if Path(name).is_dir() and not Path(name, kind.processor_file).is_file():
         raise error_class(f"{name!r} has no {kind.processor_file}: save the processor of the {kind.name} in it.")
-    with told_as(error_class, f"{kind.processor_file} of {name!r} cannot be used"):
+    where = f"{kind.processor_file} of {name!r}"
+    with told_as(error_class, f"{where} cannot be used"):
         processor = kind.auto_processor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
-    for part in (processor, *(getattr(processor, each, None) for each in ("image_processor", "video_processor"))):
-        _check_normalisation(part, f"{kind.processor_file} of {name!r}", error_class)
+    parts = [getattr(processor, part, None) for part in ("image_processor", "video_processor")]
+    for part in filter(None, parts if any(parts) else [processor]):
+        _check_normalisation(part, where, error_class)
+        _check_sides(part, LARGEST_SIDE if kind in CLASSIFIERS else LARGEST_SIDE**2, where, error_class)
+        _try(part, where, error_class)
     return processor
+
+
+def check_image_size(processor: Any, config: PreTrainedConfig, source: str, error_class: type[DnaError]) -> None:
+    """See that an image classifier takes what its processor makes; the other models take every size.
+
+    Raises:
+        DnaError: of class `error_class`, if it does not, or if the size depends on the image.
+    """
+    if kind_of_config(config) is not IMAGE or config.interpolate_pos_encoding:
+        return
+    try:
+        made = image_output_size(processor)
+    except DataError as error:
+        raise error_class(f"{IMAGE.processor_file} of {source!r} cannot be used: {error}") from error
+    if made != pair(config.image_size, "image_size"):
+        raise error_class(
+            f"the image processor of {source!r} makes images of {made} pixels, but the model takes "
+            f"{pair(config.image_size, 'image_size')}: convert it with --image-size."
+        )
 
 
 def _check_normalisation(processor: Any, where: str, error_class: type[DnaError]) -> None:
@@ -311,6 +344,27 @@ def _check_normalisation(processor: Any, where: str, error_class: type[DnaError]
         if not numbers.isfinite().all() or (field == "image_std" and not (numbers > 0).all()):
             wanted = "finite numbers above 0" if field == "image_std" else "finite numbers"
             raise error_class(f"{where}: {field} must be {wanted}, got {values!r}.")
+
+
+def _check_sides(processor: Any, largest: int, where: str, error_class: type[DnaError]) -> None:
+    """See that an image of the sizes that are asked for fits into memory."""
+    for field in ("size", "crop_size"):
+        for side, value in dict(getattr(processor, field, None) or {}).items():
+            if value is not None and (type(value) is not int or not 1 <= value <= largest):
+                raise error_class(f"{where}: {side} of {field} must be a number from 1 to {largest:,}, got {value!r}.")
+
+
+def _try(processor: Any, where: str, error_class: type[DnaError]) -> None:
+    """See that a processor makes finite numbers of a grey picture, before it is given real ones."""
+    grey = np.full((40, 60, 3), 127, dtype=np.uint8)
+    with told_as(error_class, f"{where} cannot be used"):
+        if isinstance(processor, BaseVideoProcessor):
+            made = processor([grey[None].repeat(TRIED_FRAMES, axis=0)], return_tensors="pt")
+        else:
+            made = processor([Image.fromarray(grey)], return_tensors="pt")
+    for name, values in made.items():
+        if torch.is_tensor(values) and not values.isfinite().all():
+            raise error_class(f"{where}: the {name} that it makes are not finite.")
 
 
 def inference_device(device: str | None) -> str:

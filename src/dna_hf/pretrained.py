@@ -240,6 +240,8 @@ def load_whole(
     name, asked = str(checkpoint), "its configuration" if config is None else "the configuration that was asked for"
     if config is None:
         config = fitting_config(model_class, name, revision, error_class)
+    else:
+        _check_numbers(model_class, name, config, tensor_shapes(name, revision, error_class), error_class)
     with told_as(error_class, f"cannot load {name!r}"), _silent():
         model, info = model_class.from_pretrained(
             name,
@@ -258,7 +260,7 @@ def load_whole(
     wrong = {how: sorted(key for key in keys if not key.startswith(tuple(new))) for how, keys in wrong.items()}
     if any(wrong.values()):
         counts = ", ".join(f"{len(keys)} {how} (first {keys[0]!r})" for how, keys in wrong.items() if keys)
-        raise error_class(f"the weights in {name!r} are not those of {asked}: tensors are {counts}.")
+        raise error_class(f"the weights in {name!r} are not those of {asked}; tensors: {counts}.")
     return model
 
 
@@ -267,13 +269,13 @@ def _check_numbers(
 ) -> None:
     """See that a model does not need many times the memory of what is stored."""
     build: Callable = getattr(model_class, "_from_config", None) or model_class.from_config
-    with told_as(error_class, f"{CONFIG_NAME} in {name!r} describes no model"), torch.device("meta"):
+    with told_as(error_class, f"the configuration of {name!r} describes no model"), torch.device("meta"):
         wanted = build(config).num_parameters()
     stored = sum(torch.Size(shape).numel() for shape in shapes.values())
     if wanted > TOO_LARGE * stored:
         raise error_class(
-            f"{CONFIG_NAME} in {name!r} describes a model of {wanted:,} parameters, but its weights hold {stored:,} "
-            "numbers: they do not belong together."
+            f"the configuration of {name!r} describes a model of {wanted:,} parameters, but its weights hold "
+            f"{stored:,} numbers: they do not belong together."
         )
 
 

@@ -188,9 +188,9 @@ def misshaped(path):
     ("damage", "message"),
     [
         (cut, "the weights of .* cannot be read: 'model.safetensors' is damaged or cut off"),
-        (without_embeddings, r"tensors are 1 missing \(first 'dna_vit.embeddings.cls_token'\)"),
-        (with_a_stranger, r"tensors are 1 unexpected \(first 'stranger'\)"),
-        (misshaped, r"tensors are 1 of another shape \(first 'dna_vit.embeddings.cls_token'\)"),
+        (without_embeddings, r"tensors: 1 missing \(first 'dna_vit.embeddings.cls_token'\)"),
+        (with_a_stranger, r"tensors: 1 unexpected \(first 'stranger'\)"),
+        (misshaped, r"tensors: 1 of another shape \(first 'dna_vit.embeddings.cls_token'\)"),
     ],
 )
 def test_a_damaged_start_checkpoint_is_said(finished, tmp_path, damage, message):

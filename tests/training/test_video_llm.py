@@ -532,13 +532,13 @@ def test_what_keeps_a_run_from_starting(base, dataset, tmp_path):
     vision = config["vision_config"] | {"attention_variant": "softmax"}
     (broken / "config.json").write_text(json.dumps(config | {"vision_config": vision}))
     refused(
-        "are not those of the configuration that was asked for: tensors are .* unexpected .first '.*negative_scale'",
+        "are not those of the configuration that was asked for; tensors: .* unexpected .first '.*negative_scale'",
         checkpoint=broken,
     )
     vision = config["vision_config"] | {"num_probes": 5}
     (broken / "config.json").write_text(json.dumps(config | {"vision_config": vision}))
     refused(
-        "the configuration that was asked for: tensors are 1 of another shape .first '.*visual_probes'",
+        "the configuration that was asked for; tensors: 1 of another shape .first '.*visual_probes'",
         checkpoint=broken,
     )
 

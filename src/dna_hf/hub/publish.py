@@ -20,7 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .. import models
 from ..errors import must_be_folder, told_as
-from ..kinds import kind_of, kind_of_config, load_processor
+from ..kinds import check_image_size, kind_of, kind_of_config, load_processor
 from ..pretrained import load_whole, read_config
 from ..records.checkpoint_records import (
     MEASUREMENTS_FILE,
@@ -200,13 +200,17 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     must_be_folder(folder, PublishError)
     described = read_config(folder, error_class=PublishError)
     if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
-        raise PublishError(f"{str(folder)!r} holds no weights: it has no {SAFE_WEIGHTS_NAME}.")
+        raise PublishError(
+            f"{str(folder)!r} holds no weights as safetensors: it has no {SAFE_WEIGHTS_NAME}; load the model and save "
+            "it again with save_pretrained."
+        )
     architecture = (described.get("architectures") or [""])[0]
     model_class = getattr(models, architecture, None)
     if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise PublishError(f"{str(folder)!r} holds a {architecture or described.get('model_type')}, no DnA model.")
     processor = load_processor(folder, kind_of(folder, error_class=PublishError), error_class=PublishError)
     model = load_whole(model_class, folder, error_class=PublishError)
+    check_image_size(processor, model.config, str(folder), PublishError)
     for name, tensor in model.state_dict().items():
         if not tensor.isfinite().all():
             raise PublishError(f"tensor {name!r} in {str(folder)!r} holds a number that is not finite.")

@@ -15,7 +15,7 @@ from ..data.mixing import MixingCollator
 from ..data.splits import Split
 from ..errors import told_as
 from ..hub.publish import Published
-from ..kinds import kind_of
+from ..kinds import check_image_size, kind_of
 from ..pretrained import fitting_config, load_config, load_whole
 from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
@@ -181,7 +181,7 @@ def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tupl
         error_class=ConfigurationError,
     )
     processor = task.load_processor(run, config, source, revision)
-    task.check_processor(source, processor, config)
+    check_image_size(processor, config, source, ConfigurationError)
     return model, processor
 
 

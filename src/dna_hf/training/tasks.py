@@ -88,14 +88,6 @@ class Task(ABC, Generic[Data, Samples, Processor]):
         """The processor of a checkpoint."""
 
     @abstractmethod
-    def check_processor(self, source: str, processor: Processor, config: PreTrainedConfig) -> None:
-        """See that a model takes what a processor makes.
-
-        Raises:
-            ConfigurationError: if it does not.
-        """
-
-    @abstractmethod
     def views(self, processor: Processor) -> str | None:
         """The views of a sample in evaluation, for the record; `None` where there is but one."""
 
@@ -143,14 +135,6 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
     ) -> ImageProcessor:
         """The processor of a checkpoint."""
         return load_processor(source, IMAGE, revision, ConfigurationError)
-
-    def check_processor(self, source: str, processor: ImageProcessor, config: PreTrainedConfig) -> None:
-        """See that a model takes what a processor makes."""
-        if not config.interpolate_pos_encoding and image_output_size(processor) != _image_size(config):
-            raise ConfigurationError(
-                f"the image processor of {source!r} makes images of {image_output_size(processor)} pixels, but the "
-                f"model takes {_image_size(config)}: convert it with --image-size."
-            )
 
     def views(self, processor: ImageProcessor) -> str | None:
         """The views of a sample in evaluation: there is but one of an image."""
@@ -222,9 +206,6 @@ class VideoTask(Task[VideoDataArguments, LabelledVideos, DnATimesformerVideoProc
         if "num_frames" in run.model:
             processor.num_frames = config.num_frames
         return processor
-
-    def check_processor(self, source: str, processor: DnATimesformerVideoProcessor, config: PreTrainedConfig) -> None:
-        """See that a model takes what a processor makes: it takes everything."""
 
     def views(self, processor: DnATimesformerVideoProcessor) -> str | None:
         """The views of a video in evaluation."""
