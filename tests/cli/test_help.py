@@ -52,6 +52,8 @@ def test_help_is_as_wide_as_the_terminal_and_ends_with_an_example(words, columns
     assert example.startswith("  dna-hf ") and example.count("\n") == 1
     # what an option takes is never broken
     longest = max((line for line in body.splitlines() if line.lstrip()[:1] not in ("-", "[")), key=len)
+    # a name or a path can be copied
+    assert not re.search(r"\w-\n", body)
     assert columns // 2 < len(longest) <= columns, longest
 
 

@@ -1,9 +1,11 @@
 """The process around a verb: its streams, Ctrl-C, and how it is started."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +30,18 @@ def test_a_reader_who_leaves_gets_no_traceback(words, codes):
             [sys.executable, "-m", "dna_hf", *words], stdout=nobody, stderr=subprocess.PIPE, timeout=60
         )
     assert run.returncode in codes and run.stderr == b""
+
+
+FULL_DEVICE = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL_DEVICE.exists(), reason="has no /dev/full")
+@pytest.mark.parametrize("words", [["recipes"], ["train", "--help"], ["--version"]])
+def test_an_output_without_room_is_told(words):
+    with FULL_DEVICE.open("w") as full:
+        run = subprocess.run([sys.executable, "-m", "dna_hf", *words], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    said = "dna-hf: error: the output cannot be written: No space left on device; make room for it.\n"
+    assert (run.returncode, run.stderr.decode()) == (2, said)
 
 
 @pytest.fixture
@@ -68,6 +82,21 @@ def test_a_mistake_of_the_program_shows_its_traceback(verb, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     verb(lambda arguments, rest: 1 / 0)
     with pytest.raises(ZeroDivisionError):
+        main(WORDS)
+
+
+def test_a_full_disk_is_told_and_other_errors_of_the_system_are_not(verb, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = errno.ENOSPC
+
+    def run(arguments, rest):
+        raise OSError(code, os.strerror(code), "figures.json")
+
+    verb(run)
+    assert main(WORDS) == 2
+    assert "'figures.json' cannot be written: No space left on device" in capsys.readouterr().err
+    code = errno.EIO
+    with pytest.raises(OSError, match="figures.json"):
         main(WORDS)
 
 

@@ -136,6 +136,10 @@ WRONG = [
     ),
     ("compare", "--variants", ("", ",", "a,,b"), "must be names with commas between"),
     ("answer", "--views", ("", "ego,"), "must be names with commas between"),
+    # as of a variable of the shell that is not set
+    *((verb, "--output-dir", ("",), "must be a path or a name, got ''") for verb in ("visualize", "merge", "compare")),
+    *((verb, "--compare", ("",), "must be a path or a name, got ''") for verb in ("visualize", "analyze", "demo")),
+    ("evaluate", "--confusion", ("", " "), "must be a path or a name"),
     ("evaluate", "--output", ("/proc/none/figures.json",), "cannot be written: "),
     ("analyze", "--output-dir", ("/proc/none",), "cannot be written: "),
     *(("answer", option, ("file/x",), BELOW_A_FILE) for option in ("--left-out", "--table", "--export", "--output")),
@@ -170,6 +174,16 @@ def test_values_that_an_option_does_not_take(place, capsys, case):
     said = sentence(words, capsys)
     assert says in said and f"see dna-hf {words[0]}" in said and words[-2].strip("-") in said
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [["evaluate", ""], ["predict", "x", ""], ["distractors", "", "--output-dir", "out"]])
+def test_a_checkpoint_or_a_file_without_a_name(words, capsys):
+    assert "must be a path or a name, got ''" in sentence(words, capsys)
+
+
+def test_an_output_folder_without_a_name(capsys, place):
+    (place / "tiny.yaml").write_text("model: {}")
+    assert "output_dir must be a folder" in sentence(["train", "tiny.yaml", "--output_dir", ""], capsys)
 
 
 @pytest.mark.parametrize("verb", [verb for verb in START if verb not in RUNS])

@@ -462,6 +462,10 @@ SPOILT = {
     "architecture that is no model": (edit_json("config.json", classes), "DnAViTConfig"),
     "no architecture": (edit_json("config.json", lambda c: c.pop("architectures")), "no DnA model"),
     "no weights": (remove("model.safetensors"), "no weights"),
+    "pickled weights": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+        "holds its weights as pytorch_model.bin",
+    ),
     "missing shard": (without_a_shard, "model-0000"),
     "damaged index": (
         lambda folder: [remove("model.safetensors")(folder), write("model.safetensors.index.json", "{}")(folder)],

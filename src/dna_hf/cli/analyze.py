@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--no-untrained",
         action="store_true",
-        help="leave out the untrained models of the same configurations, for comparison",
+        help="do not measure untrained models of the same configurations beside those with two branches",
     )
     add_batch_size(parser, 16, "samples of a classifier at a time")
     add_place(parser)

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
         "--temperature", type=number, metavar="NUMBER", help="draw answers at random (default: the most likely one)"
     )
     parser.add_argument(
-        "--seed", type=seed, metavar="N", help="of the draws, which --temperature asks for (default: 0)"
+        "--seed", type=seed, metavar="N", help="seed of the draws, which --temperature asks for (default: 0)"
     )
 
 

@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
         help="how the negative branch begins: warm: a small multiple of the positive one; zero: the result computes "
         "exactly what the source computes; random (default: warm)",
     )
-    parser.add_argument("--warm-scale", type=finite, metavar="NUMBER", help="this multiple (default: 1e-4)")
+    parser.add_argument("--warm-scale", type=finite, metavar="NUMBER", help="the multiple of warm (default: 1e-4)")
     for name, help in (
         ("--image-size", "resample positions for NxN pixels (default: as the source)"),
         ("--num-attention-heads", "for a file that does not tell the number of heads"),
@@ -69,9 +69,9 @@ def add(commands: Any) -> None:
         metavar="NAME",
         help="take the image processor of this folder or name on the Hub; a video model: its size and normalisation",
     )
-    add_dtype(parser, "of the result (default: that of the source)")
+    add_dtype(parser, "dtype of the result (default: that of the source)")
     parser.add_argument("--revision", metavar="NAME", help="commit, tag or branch on the Hub (default: main)")
-    add_seed(parser, "of new random weights")
+    add_seed(parser, "seed of new random weights")
     parser.add_argument("--dry-run", action="store_true", help="convert and report, write nothing")
 
 

@@ -1,8 +1,11 @@
 """From the words of a command line to the action of a verb, and from its errors to an exit code."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import TextIO
 
 from .. import __version__
 from ..errors import DnaError
@@ -27,6 +30,8 @@ from .interrupt import CODE, answered
 from .parser import Parser
 
 
+# what a disk or a device without room says
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # in the order of the help
 VERBS = (
     *(train, recipes, evaluate, predict, answer, chat, distractors, compare, benchmark),
@@ -73,9 +78,27 @@ def dispatch(words: Sequence[str]) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        # whatever else is printed, at the end of the process too, goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout)
         return 141
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        where = "the output" if error.filename is None else repr(str(error.filename))
+        with suppress(OSError):
+            print(f"dna-hf: error: {where} cannot be written: {error.strerror}; make room for it.", file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            _silence(stream)
+        return 2
+
+
+def _silence(stream: TextIO | None) -> None:
+    """Let whatever else is printed, at the end of the process too, go nowhere, if it cannot go where it should."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _run(words: Sequence[str]) -> int:

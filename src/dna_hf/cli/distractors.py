@@ -38,7 +38,7 @@ def add(commands: Any) -> None:
         default="random",
         help="where the image stands that counts; center needs an odd grid (default: %(default)s)",
     )
-    add_seed(parser, "of positions and distractors")
+    add_seed(parser, "seed of positions and distractors")
     add_batch_size(parser, 64, "pictures at a time")
     add_device(parser)
     add_output_dir(parser)

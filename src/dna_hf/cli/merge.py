@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--base", metavar="NAME", help="folder or name on the Hub of the base (default: where it lay in training)"
     )
-    add_dtype(parser, "of the result (default: that of the base)")
+    add_dtype(parser, "dtype of the result (default: that of the base)")
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:

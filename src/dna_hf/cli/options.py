@@ -4,6 +4,7 @@ from argparse import Namespace
 from typing import Any
 
 from .parser import Parser
+from .values import name as given_name
 from .values import output_file, output_folder, positive, positive_number, seed
 
 
@@ -18,19 +19,24 @@ def chosen(arguments: Namespace, *names: str) -> dict[str, Any]:
 def add_checkpoint(parser: Parser, *, several: bool = False) -> None:
     """`CHECKPOINT`, or `CHECKPOINT ...` in `checkpoints`."""
     name, count = ("checkpoints", "+") if several else ("checkpoint", None)
-    parser.add_argument(name, metavar="CHECKPOINT", nargs=count, help="folder, or name on the Hub")
+    parser.add_argument(name, metavar="CHECKPOINT", type=given_name, nargs=count, help="folder, or name on the Hub")
 
 
 def add_compare(parser: Parser) -> None:
     """`--compare`, further checkpoints."""
     parser.add_argument(
-        "--compare", metavar="CHECKPOINT", nargs="+", default=[], help="further models, side by side with the first"
+        "--compare",
+        metavar="CHECKPOINT",
+        type=given_name,
+        nargs="+",
+        default=[],
+        help="further models, side by side with the first",
     )
 
 
 def add_files(parser: Parser) -> None:
     """`FILE ...`."""
-    parser.add_argument("files", metavar="FILE", nargs="+", help="image file, video file or folder")
+    parser.add_argument("files", metavar="FILE", type=given_name, nargs="+", help="image file, video file or folder")
 
 
 def add_config(parser: Parser, help: str) -> None:
@@ -95,7 +101,7 @@ def add_colours(parser: Parser) -> None:
         *("--colours", "--colors"),
         choices=("red-blue", "orange-purple"),
         default="red-blue",
-        help="of the positive and the negative branch (default: %(default)s)",
+        help="colours of the positive and the negative branch (default: %(default)s)",
     )
 
 
@@ -114,4 +120,4 @@ def add_reading(parser: Parser, max_new_tokens: int) -> None:
         metavar="N",
         help="tokens of an answer at most (default: %(default)s)",
     )
-    add_dtype(parser, "of the weights (default: as saved)")
+    add_dtype(parser, "dtype of the weights (default: as saved)")

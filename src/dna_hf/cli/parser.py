@@ -1,17 +1,15 @@
 """The parser of a verb: errors in one sentence, and a help text that ends with the keys it takes and an example."""
 
 import argparse
-import dataclasses
 import difflib
-import types
-import typing
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..errors import DnaError
+from .layout import Field, Layout, key_help, listed
 
 
-Field = dataclasses.Field[Any]
 KeyGroups = Mapping[str, Iterable[Field]]
 
 
@@ -29,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *, keys: KeyGroups | None = None, example: str = "", **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+        super().__init__(allow_abbrev=False, formatter_class=Layout, **options)
         self.keys = keys
         self.example = example
 
@@ -40,10 +38,16 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """The help text, as wide as the terminal."""
-        parts = [super().format_help(), *(_key_help(*group) for group in (self.keys or {}).items())]
+        parts = [super().format_help(), *(key_help(*group) for group in (self.keys or {}).items())]
         if self.example:
             parts.append(f"example:\n  dna-hf {self.example}\n")
         return "\n".join(parts)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse says nothing of an output that cannot be written
+        stream = file or sys.stderr
+        if message and stream is not None:
+            stream.write(message)
 
     def error(self, message: str) -> NoReturn:
         """Say in one sentence what is wrong.
@@ -107,39 +111,5 @@ def grouped(title: str, by_unit: KeyGroups) -> dict[str, list[Field]]:
             fields[same] = field
     groups: dict[str, list[Field]] = {}
     for same, field in sorted(fields.items(), key=lambda item: -len(units[item[0]])):
-        groups.setdefault(f"{title}, for {' and '.join(units[same])}", []).append(field)
+        groups.setdefault(f"{title}, for {listed(units[same])}", []).append(field)
     return groups
-
-
-def _key_help(title: str, fields: Iterable[Field]) -> str:
-    """Keys laid out as argparse lays out options."""
-    listing = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
-    group = listing.add_argument_group(title)
-    for field in fields:
-        default = _default(field)
-        text = field.metadata.get("help", "") + (f" (default: {default})" if default else "")
-        group.add_argument(f"--{field.name}", metavar=_kind(field.type), help=text.replace("%", "%%"))
-    return listing.format_help()
-
-
-def _default(field: Field) -> str:
-    """The default as one writes it on a command line; nothing where the help text says what happens."""
-    value = field.default
-    if field.default_factory is not dataclasses.MISSING:
-        value = field.default_factory()
-    if value is dataclasses.MISSING or value is None or value == "" or value == {}:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")
-
-
-def _kind(expected: Any) -> str:
-    """What a value looks like, in a word."""
-    if typing.get_origin(expected) in (typing.Union, types.UnionType):
-        return _kind(next(option for option in typing.get_args(expected) if option is not type(None)))
-    if typing.get_origin(expected) is typing.Literal:
-        return "{" + ",".join(map(str, typing.get_args(expected))) + "}"
-    if typing.get_origin(expected) is list:
-        return f"[{_kind(typing.get_args(expected)[0])},...]"
-    if typing.get_origin(expected) is dict:
-        return "{NAME: " + _kind(typing.get_args(expected)[1]) + ",...}"
-    return {int: "N", float: "NUMBER", bool: "{true,false}"}.get(expected, "TEXT")

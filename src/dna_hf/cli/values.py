@@ -10,6 +10,13 @@ from ..errors import DnaError, must_be_empty, must_be_file, must_be_writable
 from ..training.limits import LARGEST_SEED
 
 
+def name(text: str) -> str:
+    """A path or a name, which an empty variable of a shell is not."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"must be a path or a name, got {text!r}")
+    return text
+
+
 def words(text: str) -> list[str]:
     """Words with commas between."""
     found = [word.strip() for word in text.split(",")]
@@ -109,7 +116,7 @@ def _place(check: Callable[[str, type[DnaError]], Path]) -> Callable[[str], Path
 
     def read(text: str) -> Path:
         try:
-            return check(text, DnaError)
+            return check(name(text), DnaError)
         except DnaError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 

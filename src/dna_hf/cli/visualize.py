@@ -57,12 +57,16 @@ def add(commands: Any) -> None:
         help="the token that attends: class, its number, or ROW,COLUMN of a patch; of a video language model the "
         "number of a probe (default: class, or all probes)",
     )
-    parser.add_argument("--axis", choices=("space", "time"), help="of attention in videos (default: space)")
     parser.add_argument(
-        "--target", metavar="CLASS", help="of relevance: class, or token, to explain (default: the predicted)"
+        "--axis", choices=("space", "time"), help="attention over space or over time in videos (default: space)"
     )
     parser.add_argument(
-        "--question", metavar="TEXT", help="that a video language model is asked (default: What happens here?)"
+        "--target",
+        metavar="CLASS",
+        help="class, or token of an answer, whose relevance is drawn (default: the predicted)",
+    )
+    parser.add_argument(
+        "--question", metavar="TEXT", help="what a video language model is asked (default: What happens here?)"
     )
     _add_drawing(parser)
     add_place(parser)
@@ -81,11 +85,16 @@ def _add_drawing(parser: Parser) -> None:
         type=fraction,
         default=0.85,
         metavar="NUMBER",
-        help="of the colours, up to 1 (default: %(default)s)",
+        help="opacity of the colours, up to 1 (default: %(default)s)",
     )
-    parser.add_argument("--format", choices=("png", "svg"), default="png", help="of figures (default: %(default)s)")
     parser.add_argument(
-        "--animation", choices=("gif", "mp4", "none"), default="gif", help="of videos (default: %(default)s)"
+        "--format", choices=("png", "svg"), default="png", help="format of figures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--animation",
+        choices=("gif", "mp4", "none"),
+        default="gif",
+        help="animation of each video (default: %(default)s)",
     )
 
 

@@ -164,8 +164,8 @@ class VideoDataArguments(CommonDataArguments):
     sampling: Literal["uniform", "centered", "released"] | None = field(
         default=None,
         metadata={
-            "help": "frames of an evaluated clip, as for train_sampling but nothing random; by default as the "
-            "checkpoint, or uniform"
+            "help": "frames of an evaluated clip. uniform: from all of it, the middle of each equal part; centered: "
+            "from a window in the middle; released: as the authors' code; by default as the checkpoint, or uniform"
         },
     )
     sampling_rate: int | None = field(

@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, constants, get_token
 from huggingface_hub.utils import validate_repo_id
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
 from .. import models
 from ..errors import must_be_folder, told_as
@@ -199,10 +199,11 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
     """
     must_be_folder(folder, PublishError)
     described = read_config(folder, error_class=PublishError)
-    if not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+    pickled = [name for name in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME) if (folder / name).is_file()]
+    if pickled and not any((folder / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         raise PublishError(
-            f"{str(folder)!r} holds no weights as safetensors: it has no {SAFE_WEIGHTS_NAME}; load the model and save "
-            "it again with save_pretrained."
+            f"{str(folder)!r} holds its weights as {pickled[0]}, which may run code: save the model again "
+            f"with save_pretrained, as {SAFE_WEIGHTS_NAME}."
         )
     architecture = (described.get("architectures") or [""])[0]
     model_class = getattr(models, architecture, None)

@@ -71,6 +71,8 @@ def check_limits(training: Mapping[str, Any]) -> None:
             value = training.get(key)
             if isinstance(value, expected) and not holds(value):
                 raise ConfigurationError(f"training.{key} must be {wanted}, got {value!r}.")
+    if "output_dir" in training and not training["output_dir"]:
+        raise ConfigurationError("training.output_dir must be a folder: name one, or leave it out.")
     for key, (only, reason) in FIXED.items():
         if training.get(key, only) != only:
             raise ConfigurationError(f"training.{key} cannot be {training[key]!r}: {reason}.")
