@@ -108,7 +108,7 @@ def test_a_masked_image_model_has_a_body_and_no_head(folder, tmp_path):
     torch.manual_seed(0)
     pretrained = DnAViTForMaskedImageModeling(tiny_vit().config)
     pretrained.save_pretrained(tmp_path / "masked")
-    shutil.copy(folder / "image" / IMAGE.processor_file, tmp_path / "masked")
+    shutil.copy(folder / "body" / IMAGE.processor_file, tmp_path / "masked")
     assert "has no classifier" in sentence_of(load, tmp_path / "masked", device="cpu")
     body = load(tmp_path / "masked", device="cpu", needs_head=False).model.state_dict()
     trained = pretrained.dna_vit.state_dict()
