@@ -122,3 +122,11 @@ def test_a_folder_to_read(tmp_path):
     ):
         with pytest.raises(RoomError, match=message):
             must_be_folder(tmp_path / name, RoomError)
+
+
+def test_a_working_folder_that_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(RoomError, match="'out' cannot be written: the working folder is gone"):
+        must_be_writable("out", RoomError)

@@ -1,6 +1,7 @@
 """What a checkpoint is, and that one that is not whole is an error: one sentence, before anything is computed."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -171,6 +172,10 @@ DAMAGE = {
     "pickled weights are cut off": (
         lambda folder: (as_pickle(folder), cut(folder, "pytorch_model.bin", 0.5)),
         "'pytorch_model.bin' is damaged or cut off",
+    ),
+    "a pipe in place of the weights": (
+        lambda folder: ((folder / "model.safetensors").unlink(), os.mkfifo(folder / "model.safetensors")),
+        "it has no model.safetensors",
     ),
     "1e9 layers": (
         lambda folder: edit(folder, "config.json", num_hidden_layers=10**9),

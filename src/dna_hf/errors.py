@@ -138,7 +138,11 @@ def must_be_writable(folder: str | Path, error_class: type[DnaError]) -> Path:
         DnaError: of class `error_class`.
     """
     folder = Path(folder)
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        absolute = folder.absolute()
+    except OSError as error:
+        raise error_class(f"{str(folder)!r} cannot be written: the working folder is gone; go to another.") from error
+    nearest = next(path for path in (absolute, *absolute.parents) if path.exists())
     if not nearest.is_dir():
         raise error_class(f"{str(folder)!r} cannot be written: {str(nearest)!r} is a file; choose another folder.")
     try:

@@ -141,7 +141,8 @@ def _weight_files(name: str, revision: str | None, error_class: type[DnaError]) 
     for file in WEIGHT_FILES:
         with told_as(error_class, f"cannot read the weights of {name!r}"):
             found = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-        if found is None:
+        # nor is a pipe a file, which would be waited for without end
+        if found is None or not Path(found).is_file():
             continue
         if not file.endswith(".index.json"):
             return [Path(found)]

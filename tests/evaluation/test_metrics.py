@@ -4,6 +4,7 @@ import evaluate
 import numpy as np
 import pytest
 
+from dna_hf.evaluation.figures import compute_figures
 from dna_hf.evaluation.metrics import PerClassAccuracy, TopKAccuracy, metric_path
 
 
@@ -26,6 +27,15 @@ def test_per_class(load):
     assert result["count"] == [2, 3, 0, 0]
     assert result["accuracy"][:2] == [0.5, 2 / 3] and np.isnan(result["accuracy"][2:]).all()
     assert result["mean_class_accuracy"] == pytest.approx((0.5 + 2 / 3) / 2)
+
+
+def test_figures_need_no_cache(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", tmp_path / "file" / "metrics")
+    with pytest.raises(OSError, match="file"):
+        TopKAccuracy(keep_in_memory=True)
+    figures = compute_figures(np.eye(6), np.array([0, 1, 2, 0, 0, 0]))
+    assert (figures.top1, figures.samples) == (0.5, 6)
 
 
 def test_metrics_accumulate_batches():

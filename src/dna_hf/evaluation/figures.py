@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
+from evaluate import Metric
 
 from ..data.errors import DataError
 from ..data.videos import UNREADABLE
@@ -100,7 +103,7 @@ def compute_figures(scores: np.ndarray, labels: np.ndarray) -> Figures:
     loss = -log_probabilities[torch.arange(len(labels)), torch.from_numpy(labels)].mean()
     return Figures(
         loss=float(loss),
-        **TopKAccuracy(keep_in_memory=True).compute(predictions=scores, references=labels),
+        **_computed(TopKAccuracy, predictions=scores, references=labels),
         mean_class_accuracy=_per_class(scores, labels)["mean_class_accuracy"],
         samples=len(labels),
         unreadable=int((~readable).sum()),
@@ -132,6 +135,12 @@ def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> list[list[int]]:
 
 
 def _per_class(scores: np.ndarray, labels: np.ndarray) -> dict:
-    return PerClassAccuracy(keep_in_memory=True).compute(
-        predictions=scores.argmax(axis=1), references=labels, num_classes=scores.shape[1]
+    return _computed(
+        PerClassAccuracy, predictions=scores.argmax(axis=1), references=labels, num_classes=scores.shape[1]
     )
+
+
+def _computed(metric: type[Metric], **inputs: Any) -> dict:
+    """A metric of what is in memory; it makes a folder for itself, which the cache of the user may not let it."""
+    with TemporaryDirectory() as folder:
+        return metric(keep_in_memory=True, cache_dir=folder).compute(**inputs)
