@@ -173,6 +173,10 @@ DAMAGE = {
         lambda folder: (as_pickle(folder), cut(folder, "pytorch_model.bin", 0.5)),
         "'pytorch_model.bin' is damaged or cut off",
     ),
+    "a weight that is no number": (
+        lambda folder: rewrite(folder, lambda tensors: tensors["classifier.bias"].fill_(float("nan"))),
+        "tensor 'classifier.bias' in",
+    ),
     "a pipe in place of the weights": (
         lambda folder: ((folder / "model.safetensors").unlink(), os.mkfifo(folder / "model.safetensors")),
         "it has no model.safetensors",

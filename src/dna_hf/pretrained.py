@@ -236,7 +236,8 @@ def load_whole(
         error_class: class of the errors.
 
     Raises:
-        DnaError: of class `error_class`, naming the first tensor that is missing, unexpected or misshaped.
+        DnaError: of class `error_class`, naming the first tensor that is missing, unexpected, misshaped or not
+            finite.
     """
     name, asked = str(checkpoint), "its configuration" if config is None else "the configuration that was asked for"
     if config is None:
@@ -262,6 +263,9 @@ def load_whole(
     if any(wrong.values()):
         counts = ", ".join(f"{len(keys)} {how} (first {keys[0]!r})" for how, keys in wrong.items() if keys)
         raise error_class(f"the weights in {name!r} are not those of {asked}; tensors: {counts}.")
+    for key, tensor in model.state_dict().items():
+        if not tensor.isfinite().all():
+            raise error_class(f"tensor {key!r} in {name!r} holds a number that is not finite.")
     return model
 
 
