@@ -11,15 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import (
@@ -33,13 +24,12 @@ from transformers.utils import (
 )
 
 from .data.errors import DataError
-from .errors import DnaError, first_line, must_be_folder, told_as
+from .errors import DnaError, told_as
+from .presence import must_be_there
 
 
 # what training a video LLM writes beside an adapter, to say what it belongs to
 ADAPTER_FILE = "dna_adapter.json"
-# seconds that the Hub has for saying whether a repository is there
-HUB_TIMEOUT = 2.0
 # in the order in which transformers looks for them
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 # a configuration that describes this many times the numbers that are stored belongs to other weights
@@ -61,10 +51,10 @@ def read_config(
         DnaError: if the checkpoint is not there, the Hub cannot be reached, or the file is damaged.
     """
     name = str(checkpoint)
+    must_be_there(name, revision, error_class)
     if Path(name).exists():
         path = _local_config(Path(name), error_class)
     else:
-        _look_on_hub(name, revision, error_class)
         path = _found(name, CONFIG_NAME, revision, error_class)
     with told_as(error_class, f"{CONFIG_NAME} in {name!r} is damaged"):
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -74,51 +64,11 @@ def read_config(
 
 
 def _local_config(folder: Path, error_class: type[DnaError]) -> Path:
-    must_be_folder(folder, error_class)
     if (folder / ADAPTER_FILE).exists():
         raise error_class(f"{str(folder)!r} holds an adapter, no whole model: make one of it with dna-hf merge.")
     if not (folder / CONFIG_NAME).is_file():
         raise error_class(f"{str(folder)!r} has no {CONFIG_NAME}: it is no checkpoint folder.")
     return folder / CONFIG_NAME
-
-
-def _look_on_hub(name: str, revision: str | None, error_class: type[DnaError]) -> None:
-    """See that a repository is in the cache or on the Hub, by one short question: transformers asks for a minute.
-
-    Raises:
-        DnaError: of class `error_class`, if it is not, saying why.
-    """
-    try:
-        if not isinstance(try_to_load_from_cache(name, CONFIG_NAME, revision=revision), str):
-            get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME, revision=revision), timeout=HUB_TIMEOUT)
-    except Exception as error:
-        reason = _reason(error, revision)
-        if reason is None:
-            raise
-        raise error_class(f"checkpoint {name!r} {reason}.") from error
-
-
-def _reason(error: Exception, revision: str | None) -> str | None:
-    """Why a checkpoint is not to be had from the Hub; `None` if the error says nothing of that."""
-    not_there = "is not there: there is no such folder"
-    reasons: dict[type[Exception], str] = {
-        HFValidationError: not_there,
-        # before the repository that is not found, of which it is a case
-        GatedRepoError: "is gated on the Hub: ask for access, then run hf auth login",
-        RevisionNotFoundError: f"has no revision {revision!r} on the Hub",
-        RepositoryNotFoundError: f"{not_there}, and no repository of that name on the Hub (a private one needs hf "
-        "auth login)",
-        EntryNotFoundError: f"has no {CONFIG_NAME} on the Hub: it is no checkpoint of transformers",
-        OfflineModeIsEnabled: f"{not_there}, it is not in the cache, and HF_HUB_OFFLINE is set",
-    }
-    for kind, reason in reasons.items():
-        if isinstance(error, kind):
-            return reason
-    # the client's own errors of networks differ from one version to the next
-    names = {cls.__name__ for cls in type(error).__mro__}
-    if isinstance(error, OSError) or not names.isdisjoint({"RequestError", "HTTPError", "HTTPStatusError"}):
-        return f"{not_there}, and the Hub ({constants.ENDPOINT}) cannot be reached: {first_line(error)}"
-    return None
 
 
 def tensor_shapes(

@@ -176,6 +176,18 @@ def test_values_that_an_option_does_not_take(place, capsys, case):
     assert sorted(place.rglob("*")) == before
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "visualize", "analyze", "distractors", "chat"])
+def test_a_checkpoint_that_is_not_there_is_told_before_torch_is_imported(verb, place):
+    script = (
+        "import sys\nfrom dna_hf.cli import main\ncode = main(sys.argv[1:])\n"
+        "assert code == 2 and not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    words = ["./typo" if word == "x" else word for word in START[verb]]
+    run = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == "dna-hf: error: checkpoint './typo' is not there: there is no such folder.\n"
+
+
 @pytest.mark.parametrize("words", [["evaluate", ""], ["predict", "x", ""], ["distractors", "", "--output-dir", "out"]])
 def test_a_checkpoint_or_a_file_without_a_name(words, capsys):
     assert "must be a path or a name, got ''" in sentence(words, capsys)

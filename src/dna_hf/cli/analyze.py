@@ -63,6 +63,10 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf analyze CHECKPOINT --dataset ... --output-dir DIR`."""
     given = ANALYZE.read(rest, arguments.parser.options)
+    from ..presence import must_be_there
+
+    for checkpoint in (arguments.checkpoint, *arguments.compare):
+        must_be_there(checkpoint, arguments.revision)
     from ..analysis.analyze import AnalyzeSettings, analyze
     from ..kinds import common_kind
 

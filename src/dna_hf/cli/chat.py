@@ -39,6 +39,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.seed is not None and not arguments.temperature:
         arguments.parser.error("--seed is for answers that are drawn: give --temperature, too")
 
+    from ..presence import must_be_there
+
+    must_be_there(arguments.checkpoint, arguments.revision)
     from transformers import set_seed
 
     from ..chat import Chat

@@ -47,6 +47,10 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf distractors CHECKPOINT [CHECKPOINT ...] --dataset ... --output-dir DIR`."""
     data = DISTRACTORS.section(DISTRACTORS.read(rest, arguments.parser.options))
+    from ..presence import must_be_there
+
+    for checkpoint in arguments.checkpoints:
+        must_be_there(checkpoint)
     from ..evaluation import distractors
 
     output: Path = arguments.output_dir

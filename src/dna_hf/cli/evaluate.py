@@ -62,6 +62,9 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     given = EVALUATE.read(rest, arguments.parser.options)
     if arguments.record and not Path(arguments.checkpoint).is_dir():
         raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
+    from ..presence import must_be_there
+
+    must_be_there(arguments.checkpoint, arguments.revision)
     from ..evaluation.image_classification import record_evaluation
     from ..kinds import CLASSIFIERS, kind_of
     from ..records.checkpoint_records import read_measurements

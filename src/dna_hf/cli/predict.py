@@ -32,6 +32,9 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf predict CHECKPOINT FILE...`."""
+    from ..presence import must_be_there
+
+    must_be_there(arguments.checkpoint, arguments.revision)
     from ..evaluation.predict import classify
     from ..kinds import CLASSIFIERS, kind_of, load
 

@@ -100,6 +100,10 @@ def _add_drawing(parser: Parser) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf visualize CHECKPOINT FILE... --output-dir DIR`."""
+    from ..presence import must_be_there
+
+    for checkpoint in (arguments.checkpoint, *arguments.compare):
+        must_be_there(checkpoint, arguments.revision)
     from ..analysis.sight import VisualizeSettings
     from ..analysis.visualize import visualize
 
