@@ -10,13 +10,18 @@ from dna_hf.recipes import RecipeError, default_output_dir, find
 from tests.kit.paths import ROOT
 
 
-RUNS = sorted((ROOT / "configs").glob("*.yaml"))
-LAUNCHERS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+CONFIGS = ROOT / "configs"
+RUNS = sorted(CONFIGS.glob("*.yaml"))
+LAUNCHERS = sorted((CONFIGS / "accelerate").glob("*.yaml"))
 
 
 def test_all_files_are_recipes():
     found = recipes.recipes()
-    assert [recipe.path for recipe in found] == [*RUNS, *LAUNCHERS]
+    # an installed package has files of its own, the same ones
+    assert [recipe.path.relative_to(recipes.folder()) for recipe in found] == [
+        path.relative_to(CONFIGS) for path in (*RUNS, *LAUNCHERS)
+    ]
+    assert [recipe.path.read_bytes() for recipe in found] == [path.read_bytes() for path in (*RUNS, *LAUNCHERS)]
     assert [recipe.name for recipe in found if recipe.is_launcher] == [f"accelerate/{path.stem}" for path in LAUNCHERS]
     for recipe in found:
         assert recipe.purpose.endswith(".") and recipe.header["Command"]
@@ -52,7 +57,7 @@ def test_a_recipe_is_printed_and_copied(capsys, tmp_path):
 def test_a_path_goes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("vit_tiny_cifar10").mkdir()
-    assert find("vit_tiny_cifar10") == ROOT / "configs" / "vit_tiny_cifar10.yaml"
+    assert find("vit_tiny_cifar10") == recipes.folder() / "vit_tiny_cifar10.yaml"
     Path("vit_tiny_cifar10").rmdir()
     Path("vit_tiny_cifar10").write_text("model: {}")
     assert find("vit_tiny_cifar10") == Path("vit_tiny_cifar10")

@@ -100,6 +100,14 @@ def test_a_full_disk_is_told_and_other_errors_of_the_system_are_not(verb, capsys
         main(WORDS)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as a terminal's programs have it: what is started in the background is told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(capsys, verb, clean_up):
     def run(arguments, rest):
         if clean_up:
@@ -112,6 +120,7 @@ def interrupted(capsys, verb, clean_up):
     return code, capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_of_a_verb_that_cleans_up(verb, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGINT)
@@ -120,6 +129,7 @@ def test_ctrl_c_of_a_verb_that_cleans_up(verb, capsys, tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_of_any_other_leaves_at_once(verb, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     left, written = [], []
@@ -160,9 +170,10 @@ class Finder:
         if name == sys.argv[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Finder())
 from dna_hf.cli import main
-sys.exit(main(["predict", "nowhere", "picture.png"]))
+sys.exit(main(["predict", ".", "picture.png"]))
 """
 MOMENTS = ["dna_hf.cli.dispatch", "argparse", "dna_hf.cli.values", "dna_hf.kinds", "torch", "numpy", "transformers"]
 MOMENTS += ["transformers.modeling_utils", "dna_hf.models.modeling_dna_vit"]
