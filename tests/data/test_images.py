@@ -1,5 +1,6 @@
 """Reading, augmenting and processing images."""
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -149,7 +150,9 @@ def test_streamed_samples_equal_local_ones():
         assert torch.equal(sample["pixel_values"], local[index]["pixel_values"])
 
 
-def test_a_streamed_training_epoch_is_shuffled_anew(tmp_path):
+def test_a_streamed_training_epoch_is_shuffled_anew(tmp_path, monkeypatch):
+    # after each stream, for threads of pyarrow
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
     (file,) = shared_path("data", "cifar10").glob("test*.parquet")
     # a stream is shuffled by the rows of a group at a time
     pq.write_table(pq.read_table(file).slice(0, 40), tmp_path / "test.parquet", row_group_size=10)
@@ -160,7 +163,6 @@ def test_a_streamed_training_epoch_is_shuffled_anew(tmp_path):
     def labels(number):
         dataset = torch_dataset(load_split(arguments, "test"), processor, augment, seed=3, shuffle_buffer=20)
         dataset.set_epoch(number)
-        # to its end: datasets waits for five seconds when a stream is left before
         return [sample["labels"] for sample in dataset]
 
     assert labels(0) == labels(0)
