@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig
+from transformers import AutoConfig, modeling_utils
 
 from dna_hf import DnATimesformerVideoProcessor, DnAViTForMaskedImageModeling
 from dna_hf.data.errors import DataError
@@ -350,3 +350,11 @@ def test_a_device_that_is_not_there(device):
 
 def test_the_facts_of_the_kinds_differ():
     assert len({kind.model_type for kind in KINDS}) == len({kind.unit for kind in KINDS}) == len(KINDS)
+
+
+def test_processes_that_get_a_new_head_from_another_load_too(folder, monkeypatch):
+    """Under FSDP, all processes of a machine but the first keep what is new on the meta device."""
+    monkeypatch.setattr(modeling_utils, "is_fsdp_enabled", lambda: True)
+    monkeypatch.setattr(modeling_utils, "is_local_dist_rank_0", lambda: False)
+    model = load_whole(type(tiny_vit()), folder / "body", new=("classifier.",))
+    assert model.classifier.weight.is_meta and not model.dna_vit.layernorm.weight.is_meta

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import set_zero3_state
 from transformers.utils import (
     CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
@@ -214,7 +215,8 @@ def load_whole(
         counts = ", ".join(f"{len(keys)} {how} (first {keys[0]!r})" for how, keys in wrong.items() if keys)
         raise error_class(f"the weights in {name!r} are not those of {asked}; tensors: {counts}.")
     for key, tensor in model.state_dict().items():
-        if not tensor.isfinite().all():
+        # under FSDP the first process alone makes what is new, the others get it from there
+        if not tensor.is_meta and not tensor.isfinite().all():
             raise error_class(f"tensor {key!r} in {name!r} holds a number that is not finite.")
     return model
 
@@ -224,7 +226,9 @@ def _check_numbers(
 ) -> None:
     """See that a model does not need many times the memory of what is stored."""
     build: Callable = getattr(model_class, "_from_config", None) or model_class.from_config
-    with told_as(error_class, f"the configuration of {name!r} describes no model"), torch.device("meta"):
+    # on the meta device there is nothing for ZeRO stage 3 to divide
+    meta, whole = torch.device("meta"), set_zero3_state()
+    with told_as(error_class, f"the configuration of {name!r} describes no model"), meta, whole:
         wanted = build(config).num_parameters()
     stored = sum(torch.Size(shape).numel() for shape in shapes.values())
     if wanted > TOO_LARGE * stored:
