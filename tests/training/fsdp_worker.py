@@ -3,6 +3,7 @@
 accelerate launch --config_file CONFIG.yaml tests/training/fsdp_worker.py FOLDER
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -140,3 +141,6 @@ if __name__ == "__main__":
     for name in CASES:
         run_case(name, Path(sys.argv[1]), accelerator)
     dist.destroy_process_group()
+    # all is written; threads that torch leaves behind can abort a process that ends while they run
+    sys.stdout.flush()
+    os._exit(0)
