@@ -15,12 +15,12 @@ from ..errors import first_line
 from . import embedded
 from .arguments import ImageDataArguments
 from .errors import DataError
-from .splits import Readers, Split, given_names, read_split, read_train_and_eval
+from .image_folders import load_folder
+from .labels import IMAGE_COLUMNS, LABEL_COLUMNS, check_labels, class_names, find_column
+from .splits import LeftOut, Readers, Split, read_split, read_train_and_eval
 
 
 EMBEDDED = "fashion-mnist-mini"
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
-IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png", "webp")
 
 
 @dataclass
@@ -33,6 +33,8 @@ class LabelledImages(Split):
         label_column: name of the column of the labels.
         class_names: names that the labels index.
         name: name of the split.
+        left_out: files and rows of the data set that are in no split.
+        notes: sentences about what was decided for the user: where labels come from, what is held out.
     """
 
     rows: datasets.Dataset | datasets.IterableDataset
@@ -40,6 +42,8 @@ class LabelledImages(Split):
     label_column: str
     class_names: list[str]
     name: str
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     unit = "images"
 
@@ -121,7 +125,7 @@ def _load_all(arguments: ImageDataArguments) -> Any:
                 raise DataError(f"{source!r} is a file but no parquet file: give a parquet file or a folder.")
             return datasets.load_dataset("parquet", data_files=str(path), streaming=arguments.streaming)
         if path.is_dir():
-            return datasets.load_dataset(str(path), streaming=arguments.streaming)
+            return load_folder(path, arguments)
         if path.is_absolute() or source.startswith(".") or source.count("/") > 1:
             raise DataError(f"data set {source!r} does not exist: it is no folder or file here.")
         return datasets.load_dataset(
@@ -164,79 +168,14 @@ def _label(rows: Any, arguments: ImageDataArguments, split: str) -> LabelledImag
     """Find the columns and class names of a split, and make its labels indices of them."""
     if rows.features is None:
         rows = rows._resolve_features()
-    image_column = _column(rows, arguments.image_column, "image_column", datasets.Image, IMAGE_COLUMNS)
-    label_column = _column(rows, arguments.label_column, "label_column", datasets.ClassLabel, LABEL_COLUMNS)
+    image_column = find_column(rows, arguments.image_column, "image_column", datasets.Image, IMAGE_COLUMNS)
+    label_column = find_column(rows, arguments.label_column, "label_column", datasets.ClassLabel, LABEL_COLUMNS)
     try:
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(f"column {image_column!r} holds no images: {first_line(error)}.") from error
-    rows, names = _class_names(rows, label_column, arguments)
+    rows, names = class_names(rows, label_column, arguments)
     images = LabelledImages(rows, image_column, label_column, names, split)
     if not arguments.streaming:
-        _check_labels(images)
+        check_labels(images)
     return images
-
-
-def _column(rows: Any, named: str | None, option: str, feature: type, usual: tuple[str, ...]) -> str:
-    """The column that is named, or the only one of the wanted feature, or one of the usual names."""
-    columns = list(rows.features)
-    if named is not None:
-        if named not in columns:
-            raise DataError(f"the data has no column {named!r}: set {option} to one of {', '.join(columns)}.")
-        return named
-    found = [name for name, kind in rows.features.items() if isinstance(kind, feature)]
-    found = found if len(found) == 1 else [name for name in usual if name in columns][:1]
-    if not found and feature is datasets.ClassLabel and len(columns) == 1:
-        raise DataError(
-            "the images have no labels: put the images of each class, at least two, in a folder of its own, or set "
-            "label_column."
-        )
-    if not found:
-        raise DataError(f"no column is clearly the {feature.__name__}: set {option} to one of {', '.join(columns)}.")
-    return found[0]
-
-
-def _class_names(rows: Any, label_column: str, arguments: ImageDataArguments) -> tuple[Any, list[str]]:
-    """Class names: given, stored with the labels, or the distinct labels in order (which needs all rows)."""
-    feature = rows.features[label_column]
-    is_number = isinstance(feature, datasets.Value) and "int" in feature.dtype
-    if not (is_number or _is_text(feature) or isinstance(feature, datasets.ClassLabel)):
-        raise DataError(f"column {label_column!r} holds no labels (whole numbers or text) but {feature}.")
-    given = given_names(arguments)
-    if isinstance(feature, datasets.ClassLabel):
-        names = given or feature.names
-        if len(names) != feature.num_classes:
-            raise DataError(f"class_names has {len(names)} names, but the data has {feature.num_classes} classes.")
-        return rows, list(names)
-    if given is not None and is_number:
-        return rows, given
-    if arguments.streaming:
-        raise DataError(f"column {label_column!r} does not name its classes: with streaming, give class_names.")
-    distinct = sorted(rows.unique(label_column))
-    if is_number:
-        if distinct != list(range(len(distinct))):
-            raise DataError(f"the labels in {label_column!r} are not 0..n-1 ({distinct[:5]}...): give class_names.")
-        return rows, [str(label) for label in distinct]
-    names = given or list(distinct)
-    unknown = [label for label in distinct if label not in names]
-    if unknown:
-        raise DataError(f"column {label_column!r} holds {unknown[0]!r}, which class_names does not name.")
-    index = {name: number for number, name in enumerate(names)}
-    rows = rows.map(lambda label: {label_column: index[label]}, input_columns=label_column)
-    return rows, names
-
-
-def _is_text(feature: Any) -> bool:
-    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
-
-
-def _check_labels(images: LabelledImages) -> None:
-    if len(images.rows) == 0:
-        raise DataError(f"split {images.name!r} has no images.")
-    labels = images.labels()
-    outside = np.flatnonzero((labels < 0) | (labels >= len(images.class_names)))
-    if len(outside):
-        raise DataError(
-            f"row {outside[0]} of split {images.name!r} has label {labels[outside[0]]}, outside the "
-            f"{len(images.class_names)} classes: give class_names, or choose a labelled split."
-        )

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,16 +25,32 @@ S = TypeVar("S", bound="Split")
 Readers = Mapping[str, Callable[[], S]]
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A file or a row that is no sample of any split.
+
+    Args:
+        path: path of the file, or name of the row.
+        reason: why it is left out, the same words for the same reason.
+    """
+
+    path: str
+    reason: str
+
+
 class Split(ABC):
     """Labelled samples in their order.
 
-    Its attributes are `class_names`, which the labels index; `name`, that of the split; and `unit`, what its samples
-    are called in messages.
+    Its attributes are `class_names`, which the labels index; `name`, that of the split; `unit`, what its samples are
+    called in messages; `left_out`, what lies in the data set and is in no split; and `notes`, sentences about what was
+    decided for the user.
     """
 
     class_names: list[str]
     name: str
     unit: str
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __len__(self) -> int:
