@@ -3,6 +3,7 @@
 A message is one sentence: the thing, its value, and the fix. The command line prints it and leaves with exit code 2.
 """
 
+import importlib
 import pickle
 import re
 import struct
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 # what other libraries raise about files and settings that they cannot use
@@ -93,6 +95,23 @@ def _file_errors() -> tuple[type[Exception], ...]:
     from yaml import YAMLError
 
     return (SafetensorError, StrictDataclassError, YAMLError)
+
+
+def needed(library: str, error_class: type[DnaError], what: str) -> Any:
+    """Import a library that only some of the package's work needs.
+
+    Args:
+        library: name of the library, which pip knows it by too.
+        error_class: class of the error.
+        what: what needs it, e.g. `"reading a data set"`.
+
+    Raises:
+        DnaError: of class `error_class`, if it cannot be imported.
+    """
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise error_class(f"{what} needs {library} ({first_line(error)}): pip install {library}.") from error
 
 
 def must_be_folder(folder: str | Path, error_class: type[DnaError], what: str = "checkpoint") -> Path:

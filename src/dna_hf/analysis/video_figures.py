@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..errors import needed
 from .drawing import overlay, printable, shared_scale
 from .errors import AnalysisError
 
@@ -70,10 +71,9 @@ def write_mp4(frames: np.ndarray, path: str | Path, fps: int = 2) -> Path:
     """Write frames (frames, height, width, 3) in bytes, of even height and width, to an mp4 file (H.264).
 
     Raises:
-        AnalysisError: if PyAV cannot write H.264.
+        AnalysisError: if PyAV is not there, or cannot write H.264.
     """
-    import av
-
+    av = needed("av", AnalysisError, "writing an mp4 file")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if CODEC not in av.codecs_available:

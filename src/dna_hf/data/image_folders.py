@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from .arguments import ImageDataArguments
 
 
 def load_folder(folder: Path, arguments: ImageDataArguments) -> Any:
     """All splits of a folder, by name."""
+    import datasets
+
     return datasets.load_dataset(str(folder), streaming=arguments.streaming)

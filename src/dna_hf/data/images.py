@@ -4,11 +4,12 @@ Augmentation draws from a generator seeded by (seed, epoch, row): the same image
 workers or processes, and a resumed run sees what the uninterrupted one would have seen.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from PIL import Image
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from ..errors import first_line
+from ..errors import first_line, needed
 from .arguments import ImageDataArguments
 from .augmentation import TrainingAugmentation
 from .errors import DataError
@@ -68,6 +69,7 @@ def read_image(source: dict[str, Any], name: str) -> Image.Image:
     Raises:
         DataError: naming the image, if it cannot be decoded.
     """
+    datasets = needed("datasets", DataError, "reading images")
     try:
         return datasets.Image().decode_example(source).convert("RGB")
     # Pillow raises all of these for broken files: SyntaxError for PNG, struct errors as ValueError
@@ -184,6 +186,6 @@ def torch_dataset(
         seed: seed of the augmentation, and of the shuffling of a streamed split.
         shuffle_buffer: images among which a streamed split is shuffled.
     """
-    if isinstance(images.rows, datasets.IterableDataset):
+    if images.is_stream:
         return StreamedImageDataset(images, processor, augmentation, seed, shuffle_buffer=shuffle_buffer)
     return ImageDataset(images, processor, augmentation, seed)

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 
 from .arguments import ImageDataArguments
@@ -20,6 +19,8 @@ IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png", "webp")
 
 def find_column(rows: Any, named: str | None, option: str, feature: type, usual: tuple[str, ...]) -> str:
     """The column that is named, or the only one of the wanted feature, or one of the usual names."""
+    import datasets
+
     columns = list(rows.features)
     if named is not None:
         if named not in columns:
@@ -39,6 +40,8 @@ def find_column(rows: Any, named: str | None, option: str, feature: type, usual:
 
 def class_names(rows: Any, label_column: str, arguments: ImageDataArguments) -> tuple[Any, list[str]]:
     """Class names: given, stored with the labels, or the distinct labels in order (which needs all rows)."""
+    import datasets
+
     feature = rows.features[label_column]
     is_number = isinstance(feature, datasets.Value) and "int" in feature.dtype
     if not (is_number or _is_text(feature) or isinstance(feature, datasets.ClassLabel)):
@@ -68,6 +71,8 @@ def class_names(rows: Any, label_column: str, arguments: ImageDataArguments) -> 
 
 
 def _is_text(feature: Any) -> bool:
+    import datasets
+
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 

@@ -1,23 +1,28 @@
 """Find a labelled image data set, its columns and its class names. Everything is a `datasets` data set."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from PIL import Image
 
-from ..errors import first_line
+from ..errors import first_line, needed
 from . import embedded
 from .arguments import ImageDataArguments
 from .errors import DataError
 from .image_folders import load_folder
 from .labels import IMAGE_COLUMNS, LABEL_COLUMNS, check_labels, class_names, find_column
 from .splits import LeftOut, Readers, Split, read_split, read_train_and_eval
+
+
+if TYPE_CHECKING:
+    import datasets
 
 
 EMBEDDED = "fashion-mnist-mini"
@@ -53,22 +58,26 @@ class LabelledImages(Split):
     @property
     def is_stream(self) -> bool:
         """Whether the rows come from a stream, and cannot be counted."""
+        import datasets
+
         return isinstance(self.rows, datasets.IterableDataset)
 
     @property
     def is_stratified(self) -> bool:
         """Whether a part that is held out has its share of every class: where the data set names its classes."""
+        import datasets
+
         return isinstance(self.rows.features[self.label_column], datasets.ClassLabel)
 
     def labels(self) -> np.ndarray:
         """Label of each row, in order."""
         return self.rows.with_format("numpy", columns=[self.label_column])[:][self.label_column]
 
-    def part(self, numbers: Sequence[int], name: str | None = None) -> "LabelledImages":
+    def part(self, numbers: Sequence[int], name: str | None = None) -> LabelledImages:
         """The rows of these numbers, in the order of the numbers."""
         return replace(self, rows=self.rows.select(numbers), name=name or self.name)
 
-    def at_most(self, count: int | None) -> "LabelledImages":
+    def at_most(self, count: int | None) -> LabelledImages:
         """At most `count` rows: spread over the split, or the first ones of a stream."""
         if count is not None and self.is_stream:
             return replace(self, rows=self.rows.take(count))
@@ -115,6 +124,7 @@ def _readers(arguments: ImageDataArguments) -> Readers[LabelledImages]:
 
 def _load_all(arguments: ImageDataArguments) -> Any:
     """All splits of a data set, by name."""
+    datasets = needed("datasets", DataError, "reading a data set")
     source = arguments.dataset
     if source == EMBEDDED:
         return _embedded()
@@ -150,6 +160,8 @@ def _load_all(arguments: ImageDataArguments) -> Any:
 @cache
 def _embedded() -> datasets.DatasetDict:
     """The embedded images, in 10 classes, encoded once in a process."""
+    import datasets
+
     names = datasets.ClassLabel(names=embedded.class_names())
     info = datasets.DatasetInfo(
         features=datasets.Features({"image": datasets.Image(), "label": names}),
@@ -166,6 +178,8 @@ def _embedded() -> datasets.DatasetDict:
 
 def _label(rows: Any, arguments: ImageDataArguments, split: str) -> LabelledImages:
     """Find the columns and class names of a split, and make its labels indices of them."""
+    import datasets
+
     if rows.features is None:
         rows = rows._resolve_features()
     image_column = find_column(rows, arguments.image_column, "image_column", datasets.Image, IMAGE_COLUMNS)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import datasets
 import numpy as np
 
-from ..errors import first_line
+from ..errors import first_line, needed
 from .arguments import CommonDataArguments
 from .errors import DataError
 
@@ -156,6 +155,7 @@ def _hold_out(train: S, arguments: CommonDataArguments, seed: int) -> tuple[S, S
             f"data set {arguments.dataset!r} has no evaluation split: set eval_split"
             + ("." if train.is_stream else ", or validation_fraction to a part between 0 and 1.")
         )
+    datasets = needed("datasets", DataError, "holding out a part for evaluation")
     label = datasets.ClassLabel(num_classes=len(train.class_names))
     numbered = datasets.Dataset.from_dict(
         {"number": list(range(len(train))), "label": train.labels()},

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluate import Metric
 
 from ..data.errors import DataError
 from ..data.videos import UNREADABLE
+from ..errors import needed
 from ..kinds import VIDEO, Kind
-from .metrics import PerClassAccuracy, TopKAccuracy
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def compute_figures(scores: np.ndarray, labels: np.ndarray) -> Figures:
     loss = -log_probabilities[torch.arange(len(labels)), torch.from_numpy(labels)].mean()
     return Figures(
         loss=float(loss),
-        **_computed(TopKAccuracy, predictions=scores, references=labels),
+        **_computed("TopKAccuracy", predictions=scores, references=labels),
         mean_class_accuracy=_per_class(scores, labels)["mean_class_accuracy"],
         samples=len(labels),
         unreadable=int((~readable).sum()),
@@ -136,11 +135,17 @@ def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> list[list[int]]:
 
 def _per_class(scores: np.ndarray, labels: np.ndarray) -> dict:
     return _computed(
-        PerClassAccuracy, predictions=scores.argmax(axis=1), references=labels, num_classes=scores.shape[1]
+        "PerClassAccuracy", predictions=scores.argmax(axis=1), references=labels, num_classes=scores.shape[1]
     )
 
 
-def _computed(metric: type[Metric], **inputs: Any) -> dict:
-    """A metric of what is in memory; it makes a folder for itself, which the cache of the user may not let it."""
+def _computed(metric: str, **inputs: Any) -> dict:
+    """A metric, by the name of its class, of what is in memory.
+
+    It makes a folder for itself, which the cache of the user may not let it.
+    """
+    needed("evaluate", DataError, "measuring a classifier")
+    from . import metrics
+
     with TemporaryDirectory() as folder:
-        return metric(keep_in_memory=True, cache_dir=folder).compute(**inputs)
+        return getattr(metrics, metric)(keep_in_memory=True, cache_dir=folder).compute(**inputs)

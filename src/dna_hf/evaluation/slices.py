@@ -3,11 +3,12 @@
 A slice is a name and the numbers of its rows; every row is in exactly one.
 """
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +17,10 @@ from ..data.errors import DataError
 from ..data.sources import LabelledImages
 from .figures import SliceFigure
 from .intervals import wilson_interval
+
+
+if TYPE_CHECKING:
+    import datasets
 
 
 MISSING = "missing"
@@ -93,6 +98,8 @@ def _values(rows: datasets.Dataset, column: str) -> Any:
 
 def _value_names(images: LabelledImages, column: str) -> Sequence[str] | None:
     """Names of the values, where they are classes."""
+    import datasets
+
     if column == images.label_column:
         return images.class_names
     feature = images.rows.features[column]
