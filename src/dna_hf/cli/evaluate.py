@@ -1,7 +1,6 @@
 """`dna-hf evaluate`."""
 
 import argparse
-import csv
 import dataclasses
 import sys
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from .values import output_file
 
 
 if TYPE_CHECKING:
-    from ..evaluation.figures import ClassFigure, SliceFigure
+    from ..evaluation.figures import SliceFigure
     from ..evaluation.image_classification import ClassificationResult
     from ..kinds import Kind
 
@@ -65,6 +64,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from ..presence import must_be_there
 
     must_be_there(arguments.checkpoint, arguments.revision)
+    from ..evaluation.charts import write_confusion
     from ..evaluation.image_classification import record_evaluation
     from ..kinds import CLASSIFIERS, kind_of
     from ..records.checkpoint_records import read_measurements
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     data = EVALUATE.section(given, kind.data)
     result = _evaluate(arguments, data, kind)
     if arguments.confusion is not None:
-        _write_confusion(arguments.confusion, [each.name for each in result.per_class], result.confusion)
+        write_confusion(arguments.confusion, [each.name for each in result.per_class], result.confusion)
     if arguments.output is not None:
         report = {"checkpoint": arguments.checkpoint, "data": dataclasses.asdict(data), "split": arguments.split}
         report |= result.report()
@@ -89,16 +89,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _print(result: "ClassificationResult", title: str, unit: str) -> None:
-    print(table(("class", unit, "accuracy"), _per_class_rows(result.per_class)))
-    figures = result.figures
-    rows = [
-        (unit, f"{figures.samples}"),
-        ("top-1", f"{100 * figures.top1:.2f} %"),
-        ("top-5", f"{100 * figures.top5:.2f} %"),
-        ("mean class accuracy", f"{100 * figures.mean_class_accuracy:.2f} %"),
-        ("loss", f"{figures.loss:.4f}"),
-    ]
-    print("\n" + table((title, ""), rows))
+    print(table(*result.class_table()))
+    print("\n" + table((title, ""), result.rows()))
     if result.slices is not None:
         print("\n" + table(("slice", unit, "top-1", "95 % interval"), _slice_rows(result.slices)))
     for video in result.unreadable:
@@ -126,21 +118,6 @@ def _evaluate(arguments: argparse.Namespace, data: Any, kind: "Kind") -> "Classi
     return evaluate_video_checkpoint(
         arguments.checkpoint, data, arguments.split, batch_size=arguments.batch_size or 8, **common
     )
-
-
-def _write_confusion(path: Path, names: list[str], confusion: list[list[int]]) -> None:
-    """A row for every true class, a column for every class it was taken for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true class", *names])
-        writer.writerows([name, *counts] for name, counts in zip(names, confusion, strict=True))
-
-
-def _per_class_rows(per_class: Iterable["ClassFigure"]) -> list[tuple[str, str, str]]:
-    return [
-        (each.name, str(each.samples), f"{100 * each.accuracy:.1f} %" if each.samples else "-") for each in per_class
-    ]
 
 
 def _slice_rows(slices: Iterable["SliceFigure"]) -> list[tuple[str, ...]]:

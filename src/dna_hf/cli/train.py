@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     cleaned_up()
     result = train_classifier(run, resume=arguments.resume)
     if run.training.process_index == 0:
+        print("\n" + table(*result.evaluation.class_table()))
         print("\n" + table(("evaluation", run.data.dataset), result.facts()))
         if result.published is not None:
             print()

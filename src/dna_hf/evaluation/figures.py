@@ -12,6 +12,11 @@ from ..data.errors import DataError
 from ..data.videos import UNREADABLE
 from ..errors import needed
 from ..kinds import VIDEO, Kind
+from .intervals import wilson_interval
+
+
+# classes from which on a table shows the worst alone, and how many of them
+MANY_CLASSES, WORST = 20, 10
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,22 @@ class Figures:
         named = self.means() | {kind.unit: self.samples}
         return named | {"unreadable": self.unreadable} if kind is VIDEO else named
 
+    def rows(self, unit: str) -> list[tuple[str, str]]:
+        """Name and value of each figure, as text for a table.
+
+        Args:
+            unit: what the samples are called, in the plural.
+        """
+        rows = [
+            (unit, f"{self.samples:,}"),
+            ("top-1", f"{100 * self.top1:.2f} %"),
+            ("95 % interval of top-1", interval_text(self.top1, self.samples)),
+            ("top-5", f"{100 * self.top5:.2f} %"),
+            ("mean class accuracy", f"{100 * self.mean_class_accuracy:.2f} %"),
+            ("loss", f"{self.loss:.4f}"),
+        ]
+        return [*rows, ("left out, unreadable", f"{self.unreadable:,}")] if self.unreadable else rows
+
 
 @dataclass(frozen=True)
 class ClassFigure:
@@ -81,6 +102,37 @@ class SliceFigure:
     accuracy: float
     low: float
     high: float
+
+
+def interval_text(proportion: float, samples: int) -> str:
+    """The 95 % interval of a proportion in [0, 1] that was measured on so many samples, as text."""
+    low, high = wilson_interval(round(proportion * samples), samples)
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def class_table(per_class: Sequence[ClassFigure], unit: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The header and the rows of a table of classes, the worst first.
+
+    Of more than `MANY_CLASSES` classes those with the lowest accuracies are shown, and the others counted.
+
+    Args:
+        per_class: figures of the classes.
+        unit: what the samples are called, in the plural.
+    """
+    there = sorted((each for each in per_class if each.samples), key=lambda each: each.accuracy)
+    shown = there if len(there) <= MANY_CLASSES else there[:WORST]
+    rows: list[tuple[str, ...]] = [
+        (each.name, f"{each.samples:,}", f"{100 * each.accuracy:.1f} %", interval_text(each.accuracy, each.samples))
+        for each in shown
+    ]
+    if len(shown) < len(there):
+        rest = there[len(shown) :]
+        count = f"{sum(each.samples for each in rest):,}"
+        rows.append((f"{len(rest):,} more classes", count, f"{100 * rest[0].accuracy:.1f} % or more", ""))
+    empty = [each.name for each in per_class if not each.samples]
+    if empty:
+        rows.append((f"none of {', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}", "0", "-", ""))
+    return ("class, worst first", unit, "accuracy", "95 % interval"), rows
 
 
 def compute_figures(scores: np.ndarray, labels: np.ndarray) -> Figures:

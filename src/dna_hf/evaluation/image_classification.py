@@ -26,6 +26,7 @@ from .figures import (
     ClassFigure,
     Figures,
     SliceFigure,
+    class_table,
     compute_class_figures,
     compute_figures,
     confusion_matrix,
@@ -54,6 +55,14 @@ class ClassificationResult:
     slices: list[SliceFigure] | None = None
     measurement: Measurement | None = None
     unreadable: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each figure over all samples, as text for a table."""
+        return self.figures.rows(self.kind.unit)
+
+    def class_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The header and the rows of a table of the classes, the worst first."""
+        return class_table(self.per_class, self.kind.unit)
 
     def report(self) -> dict[str, Any]:
         """The result in the layout of the files that `dna-hf evaluate --output` writes."""

@@ -10,10 +10,14 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import has_length
+from transformers.utils import logging
 
 from ..data.mixing import MixingCollator
+from ..data.provenance import public_name
 from ..data.splits import Split
 from ..errors import told_as
+from ..evaluation.charts import NO_MATPLOTLIB, draw_confusion, draw_curves, write_confusion
+from ..evaluation.image_classification import ClassificationResult
 from ..hub.publish import Published
 from ..kinds import check_image_size, kind_of
 from ..pretrained import fitting_config, load_config, load_whole
@@ -43,6 +47,9 @@ from .trainer import ClassificationTrainer
 
 # where the averaged weights are saved, as a checkpoint of their own
 AVERAGE_FOLDER = "ema"
+CONFUSION_FILE = "confusion.csv"
+CURVES_FILE = "curves.png"
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -55,6 +62,8 @@ class TrainingResult:
         parameters: number of parameters of the model.
         seconds: wall time of training, evaluations included.
         output_dir: folder in which model, processor and code were saved.
+        split: name of the split that was evaluated on.
+        evaluation: all figures of the last evaluation.
         published: repository and commit that were published, in the first process of a run with `push_to_hub`.
     """
 
@@ -63,6 +72,8 @@ class TrainingResult:
     parameters: int
     seconds: float
     output_dir: Path
+    split: str
+    evaluation: ClassificationResult
     published: Published | None = None
 
     def facts(self) -> list[tuple[str, str]]:
@@ -71,9 +82,8 @@ class TrainingResult:
             ("attention variant", self.attention_variant),
             ("parameters", f"{self.parameters:,}"),
             ("training time", f"{self.seconds:.0f} s"),
-            ("top-1", f"{100 * self.metrics['eval_top1']:.2f} %"),
-            ("top-5", f"{100 * self.metrics['eval_top5']:.2f} %"),
-            ("loss", f"{self.metrics['eval_loss']:.4f}"),
+            ("split", self.split),
+            *self.evaluation.rows(),
             ("saved in", str(self.output_dir)),
         ]
 
@@ -106,8 +116,11 @@ def train_classifier(run: AnyRun, *, resume: bool = False) -> TrainingResult:
     # sharded weights (FSDP) are gathered by all processes together
     weights = trainer.accelerator.get_state_dict(trainer.model)
     published = None
+    assert trainer.prediction is not None
+    result = task_of(run).result(trainer.prediction, train.class_names)
     if trainer.is_world_process_zero():
         _write_records(run, trainer, outcome, weights, train, evaluation)
+        _write_charts(run, trainer, result, evaluation)
         published = publish_result(run)
     return TrainingResult(
         metrics=outcome.metrics,
@@ -115,6 +128,8 @@ def train_classifier(run: AnyRun, *, resume: bool = False) -> TrainingResult:
         parameters=model.num_parameters(),
         seconds=outcome.seconds,
         output_dir=run.output_dir,
+        split=evaluation.name,
+        evaluation=result,
         published=published,
     )
 
@@ -222,6 +237,21 @@ def _write_records(
         )
         record_training(folder, training_record(run, outcome, task.provenance(run.data, train), **facts))
         record_measurement(folder, measurement)
+
+
+def _write_charts(
+    run: ClassifierRun, trainer: ClassificationTrainer, result: ClassificationResult, evaluation: Split
+) -> None:
+    """Write which classes were taken for which, and draw it and how the run went."""
+    names, folder = [each.name for each in result.per_class], run.output_dir
+    figure_name = task_of(run).recorded[0]
+    write_confusion(folder / CONFUSION_FILE, names, result.confusion)
+    try:
+        title = f"{public_name(run.data.dataset)}, {evaluation.name}, {result.figures.samples:,} {run.kind.unit}"
+        draw_confusion((folder / CONFUSION_FILE).with_suffix(".png"), names, result.confusion, title)
+        draw_curves(folder / CURVES_FILE, trainer.state.log_history, figure_name, folder.resolve().name)
+    except ImportError:
+        logger.warning(NO_MATPLOTLIB)
 
 
 def build_trainer(

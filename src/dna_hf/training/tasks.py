@@ -21,6 +21,7 @@ from ..data.splits import Split
 from ..data.video_sources import load_train_and_eval as load_videos
 from ..data.videos import VideoAugmentation, VideoDataset, video_processor, with_given
 from ..evaluation.figures import compute_figures
+from ..evaluation.image_classification import ClassificationResult, classification_result
 from ..kinds import IMAGE, VIDEO, Kind, load_processor
 from ..models.configuration_dna import pair
 from ..models.video_processing_dna_timesformer import DnATimesformerVideoProcessor
@@ -64,6 +65,16 @@ class Task(ABC, Generic[Data, Samples, Processor]):
         """
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
         return compute_figures(logits, labels).by_name(self.kind)
+
+    def result(self, prediction: EvalPrediction, names: list[str]) -> ClassificationResult:
+        """All figures of an evaluation, for the tables, figures and files at the end of a run.
+
+        Args:
+            prediction: logits (samples, classes) and labels (samples).
+            names: names of the classes, in the order of the labels.
+        """
+        logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
+        return classification_result(logits, labels, names, self.kind)
 
     @abstractmethod
     def load(self, run: Run[Data]) -> tuple[Samples, Samples]:

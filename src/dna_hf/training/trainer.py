@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import EvalPrediction, Trainer
 
 from ..errors import one_line
 from .arguments import ClassifierTrainingArguments, DnATrainingArguments
@@ -150,6 +150,8 @@ class ClassificationTrainer(DnATrainer):
         self.train_collator = train_collator
         self.train_sampler = train_sampler
         self.average = average
+        # of the weights themselves, of the last evaluation after training
+        self.prediction: EvalPrediction | None = None
         if average is not None:
             self.add_callback(average)
 
@@ -198,10 +200,27 @@ class ClassificationTrainer(DnATrainer):
     ) -> dict[str, float]:
         """Evaluate the weights, and the averaged ones if there are any; see `transformers.Trainer.evaluate`."""
         with torch.random.fork_rng(), self._own_precision():
-            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            with self._keeping_prediction():
+                metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
             if self.average is not None and self.average.average is not None:
                 metrics |= self._evaluate_average(self.average, eval_dataset, f"{metric_key_prefix}_ema")
         return metrics
+
+    @contextmanager
+    def _keeping_prediction(self) -> Iterator[None]:
+        """Around an evaluation: after training, keep what figures are computed of; within, memory is for training."""
+        compute = self.compute_metrics
+
+        def kept(prediction: EvalPrediction) -> dict[str, float]:
+            self.prediction = prediction
+            return compute(prediction)  # type: ignore[misc]
+
+        if not self.is_in_train and compute is not None:
+            self.compute_metrics = kept
+        try:
+            yield
+        finally:
+            self.compute_metrics = compute
 
     @contextmanager
     def _own_precision(self) -> Iterator[None]:
