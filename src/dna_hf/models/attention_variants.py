@@ -403,10 +403,58 @@ class SoftmaxAttention(VariantAttention):
         return *attend(query, key, self._split_heads(self.v_proj(sources))), None
 
 
+class AdaptableScale(nn.Module):
+    """The scales of the heads as an adapter has changed them: as they are in a model, plus `offset` in an adapter.
+
+    PEFT trains and saves whole modules alone (`modules_to_save`), by a copy that it makes of each. This one has no
+    parameter, so that a model has none but `negative_scale`. The copy that PEFT makes gets one, `offset` (heads),
+    which begins at 0; a copy that is made together with the model gets none.
+
+    Args:
+        num_heads: number of heads.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        # has no values, but the device and the dtype of the model
+        self.register_buffer("empty", torch.empty(0), persistent=False)
+        self.register_parameter("offset", None)
+
+    def forward(self, scale: torch.Tensor) -> torch.Tensor:
+        return scale if self.offset is None else scale + self.offset
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        # not __deepcopy__, which PEFT's wrapper would take for its own
+        return _copied_scale, (_IsAlone(), self.num_heads), super().__reduce_ex__(protocol)[2]
+
+
+class _IsAlone:
+    """What `copy.deepcopy` makes a bool of: whether it has copied nothing before the module that holds this."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> bool:
+        return not memo
+
+
+class _CopiedAlone(AdaptableScale):
+    """An [`AdaptableScale`] on its way to become the copy of an adapter."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__class__ = AdaptableScale
+        if self.offset is None:
+            self.offset = nn.Parameter(torch.zeros(self.num_heads, dtype=self.empty.dtype, device=self.empty.device))
+
+
+def _copied_scale(is_alone: bool | _IsAlone, num_heads: int) -> AdaptableScale:
+    return (_CopiedAlone if is_alone is True else AdaptableScale)(num_heads)
+
+
 class DenoisingAttention(VariantAttention):
     """Denoising attention: two query/value branches over one shared key, one learnable scale per head.
 
-    `negative_scale` (heads) is the paper's alpha with the paper's sign: it is added, and free to become negative.
+    `negative_scale` (heads) is the paper's alpha with the paper's sign: it is added, and free to become negative. PEFT
+    trains and saves it with `modules_to_save=["negative_scale"]`.
     """
 
     def __init__(self, config: Any, layer_idx: int) -> None:
@@ -414,6 +462,20 @@ class DenoisingAttention(VariantAttention):
         self.q_pos_proj, self.q_neg_proj, self.k_proj = self._projection(), self._projection(), self._projection()
         self._add_value_projections()
         self.negative_scale = nn.Parameter(torch.full((self.num_heads,), float(config.negative_scale_init)))
+        # PEFT finds modules by the ends of their names
+        self.adapted_negative_scale = AdaptableScale(self.num_heads)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, AdaptableScale) and value.offset is not None:
+            # PEFT puts what it trained in place of its wrapper: an adapter is merged
+            with torch.no_grad():
+                self.negative_scale += value.offset
+            value = AdaptableScale(self.num_heads).to(value.empty)
+        super().__setattr__(name, value)
+
+    def scale(self) -> torch.Tensor:
+        """Alpha (heads), with what an active adapter adds to it."""
+        return self.adapted_negative_scale(self.negative_scale)
 
     def _add_value_projections(self) -> None:
         self.v_pos_proj, self.v_neg_proj = self._projection(), self._projection()
@@ -425,12 +487,10 @@ class DenoisingAttention(VariantAttention):
         query_positive = rotary(self._split_heads(self.q_pos_proj(targets)))
         query_negative = rotary(self._split_heads(self.q_neg_proj(targets)))
         key = rotary(self._split_heads(self.k_proj(sources)))
-        return denoising_attention(
-            query_positive, query_negative, key, *self._values(sources), self.negative_scale, attend
-        )
+        return denoising_attention(query_positive, query_negative, key, *self._values(sources), self.scale(), attend)
 
     def branch_scale(self) -> torch.Tensor:
-        return self.negative_scale.detach()
+        return self.scale().detach()
 
     def reset_parameters(self) -> None:
         init.constant_(self.negative_scale, self.config.negative_scale_init)

@@ -4,6 +4,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from ..models.attention_variants import DenoisingAttention
 from .errors import NonFiniteError
 
 
@@ -16,9 +17,9 @@ def negative_scale_statistics(model: PreTrainedModel) -> dict[str, float]:
         `negative_scale/layer_{l}/head_{h}` and `negative_scale/{mean,std,min,max}`; empty for a variant without alpha.
     """
     scales = [
-        _whole(value.detach()).float().cpu()
-        for name, value in model.named_parameters()
-        if name.endswith("negative_scale")
+        _whole(module.branch_scale()).float().cpu()
+        for module in model.modules()
+        if isinstance(module, DenoisingAttention)
     ]
     if not scales:
         return {}
