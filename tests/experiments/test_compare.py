@@ -18,7 +18,8 @@ from dna_hf import (
 )
 from dna_hf.cli import main
 from dna_hf.experiments import compare as comparing
-from dna_hf.experiments.compare import RunFigures, compare, draw, matched_intermediate_size, summary
+from dna_hf.experiments.compare import compare
+from dna_hf.experiments.summary import RunFigures, draw, matched_intermediate_size, summary
 from dna_hf.records.complexity import count_parameters
 from dna_hf.training import classification as training
 from dna_hf.training.errors import ConfigurationError

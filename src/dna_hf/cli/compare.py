@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     overrides = parse_overrides(rest)
     check_run_keys(overrides, read_sections(arguments.config))
 
-    from ..experiments import compare
+    from ..experiments import compare, summary
 
     output: Path = arguments.output_dir or Path("runs") / f"compare_{Path(arguments.config).stem}"
     cleaned_up()
@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         param_matched=arguments.param_matched,
         report=print,
     )
-    print("\n" + compare.summary(figures) + "\n")
+    print("\n" + summary.summary(figures) + "\n")
     written = [output / compare.RUNS_FILE, output / compare.SUMMARY_FILE]
-    written += drawn(compare.draw, figures, output / compare.FIGURE_FILE)
+    written += drawn(summary.draw, figures, output / compare.FIGURE_FILE)
     print("written: " + ", ".join(map(str, written)))
     return 0
