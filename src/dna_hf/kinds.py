@@ -135,6 +135,8 @@ LARGEST_SIDE = 4096
 TRIED_FRAMES = 2
 KINDS = (IMAGE, VIDEO, VIDEO_LLM)
 CLASSIFIERS = (IMAGE, VIDEO)
+# what the logits of a classifier mean, in transformers' words
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 # models of this package that are no kind of their own, and so have no processor
 PARTS = {models.DnAVideoLlama3VisionConfig.model_type: "the vision encoder of a video language model"}
 
@@ -156,6 +158,18 @@ class Loaded:
     processor: Any
     kind: Kind
     has_head: bool = True
+
+
+def problem_type_of(config: PreTrainedConfig) -> str:
+    """What the logits of a classifier mean: one of `SINGLE_LABEL`, `MULTI_LABEL` and `REGRESSION`.
+
+    A configuration that does not say so is taken as transformers' own loss takes it: one output is a regression,
+    several are classes of which one holds.
+
+    Args:
+        config: configuration of the classifier.
+    """
+    return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
 
 
 def kind_of_config(config: PreTrainedConfig) -> Kind | None:

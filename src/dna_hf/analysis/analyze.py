@@ -16,6 +16,7 @@ from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
 from ..errors import must_be_writable
+from ..evaluation.class_answers import Answer
 from ..kinds import load_all
 from ..models.attention_variants import TWO_MAP_VARIANTS
 from ..records.stamp import peak_memory, stamp
@@ -94,8 +95,8 @@ class _Analyzed:
     seconds: float
     samples: Samples | None = None
     rows: list[int] = field(default_factory=list)
-    # row of the data -> predicted answer and its probability
-    answers: dict[int, tuple[str, float]] = field(default_factory=dict)
+    # by row of the data
+    answers: dict[int, Answer] = field(default_factory=dict)
     accuracy: float | None = None
 
 
@@ -187,18 +188,17 @@ def most_directions(config: Any) -> int:
 def _analyze(samples: Samples, settings: AnalyzeSettings) -> _Analyzed:
     """Statistics of a checkpoint, and what it answers if it has a classifier."""
     rows: list[int] = []
-    answers: dict[int, tuple[str, float]] = {}
+    answers: dict[int, Answer] = {}
     hits: list[bool] = []
 
     def answered() -> Iterator[Batch]:
         for batch in samples.batches(settings.batch_size, samples.loaded.label):
             rows.extend(batch.rows)
-            probabilities: Any = samples.probabilities(batch) if samples.loaded.has_head else []
-            for row, truth, values in zip(batch.rows, batch.truths, probabilities, strict=False):
-                best = int(values.argmax())
-                answers[row] = samples.answers[best], float(values[best])
-                if truth is not None:
-                    hits.append(best == truth)
+            found = samples.answered(batch) if samples.loaded.has_head else []
+            for row, (answer, right) in zip(batch.rows, found, strict=False):
+                answers[row] = answer
+                if right is not None:
+                    hits.append(right)
             yield batch
         if not rows:
             reason = next(iter(samples.unread.values()))
@@ -282,15 +282,15 @@ def _statistics_figures(analyzed: Sequence[_Analyzed], folder: Path, settings: A
     return figures
 
 
-def choose_rows(rows: Sequence[int], answers: Sequence[dict[int, tuple[str, float]]], count: int) -> list[int]:
+def choose_rows(rows: Sequence[int], answers: Sequence[dict[int, Answer]], count: int) -> list[int]:
     """Rows to draw: those on which models disagree first, then others, evenly spread over the data.
 
     Args:
         rows: numbers of the rows that all models were shown.
-        answers: row -> answer and its probability, for each model that answers.
+        answers: row -> answer, for each model that answers.
         count: largest number of rows to draw.
     """
-    disputed = [row for row in rows if len({own[row][0] for own in answers}) > 1]
+    disputed = [row for row in rows if len({own[row].classes for own in answers}) > 1]
     agreed = [row for row in rows if row not in set(disputed)]
     chosen = _spread(disputed, count)
     return chosen + _spread(agreed, count - len(chosen))
@@ -319,7 +319,7 @@ def _pictures(analyzed: Sequence[_Analyzed], folder: Path, settings: AnalyzeSett
         alt = f"{titled.truth(row) if answering else title}: what {names} attend to."
         if answering:
             caption = f"Right answer: {titled.truth(row)}. {_says(answering, row)}. {caption}"
-        if len({each.answers[row][0] for each in answering}) > 1:
+        if len({each.answers[row].classes for each in answering}) > 1:
             title += " (the models disagree)"
         drawn.append(Illustration(path, title, alt, caption))
     return drawn
@@ -327,8 +327,7 @@ def _pictures(analyzed: Sequence[_Analyzed], folder: Path, settings: AnalyzeSett
 
 def _says(answering: Sequence[_Analyzed], row: int) -> str:
     """What each model answers, in words."""
-    answers = [(each.label, *each.answers[row]) for each in answering]
-    return "; ".join(f"{label}: {answer} {100 * probability:.0f} %" for label, answer, probability in answers)
+    return "; ".join(f"{each.label}: {each.answers[row].title}" for each in answering)
 
 
 def _picture(seen: Sequence[Sight], settings: AnalyzeSettings) -> Any:
@@ -402,14 +401,14 @@ def _write_tables(analyzed: Sequence[_Analyzed], samples: Samples, folder: Path)
                         for epsilon, mean in zip(each.report.settings.epsilons, by_epsilon, strict=True):
                             row = {"head": head, "branch": branch, "k": k, "epsilon": epsilon, "mean_intruders": mean}
                             sensitivity.append(place | row)
-        for row_number, (name, probability) in each.answers.items():
+        for row_number, answer in each.answers.items():
             predictions.append(
                 {
                     "row": row_number,
                     "sample": samples.names[row_number],
                     "model": each.label,
-                    "prediction": name,
-                    "probability": probability,
+                    "prediction": answer.short,
+                    "probability": "" if answer.probability is None else answer.probability,
                 }
             )
     tables = {"statistics.csv": statistics, "sensitivity.csv": sensitivity, "predictions.csv": predictions}

@@ -24,6 +24,7 @@ from ..data.provenance import DatasetRecord, provenance, question_provenance, vi
 from ..data.sources import load_split
 from ..data.video_sources import load_split as load_video_split
 from ..data.videos import UNREADABLE, VideoDataset
+from ..evaluation.class_answers import Answer, answers_of, ranked
 from ..evaluation.image_classification import class_names
 from ..evaluation.multiple_choice import option_scores, question_prompt
 from ..kinds import Loaded
@@ -95,8 +96,8 @@ class Samples(ABC):
         """
 
     @abstractmethod
-    def probabilities(self, batch: Batch) -> np.ndarray:
-        """Probabilities (rows, answers) that the model gives; only for a model that answers."""
+    def answered(self, batch: Batch) -> list[tuple[Answer, bool | None]]:
+        """What the model says of each row, and whether it is right, where that is known; only for one that answers."""
 
     @abstractmethod
     def title(self, row: int) -> str:
@@ -197,10 +198,15 @@ class ClassSamples(Samples):
         return [self.answers.index(name) for name in self.class_names]
 
     @torch.no_grad()
-    def probabilities(self, batch: Batch) -> np.ndarray:
-        """Probabilities (rows, classes) of the classes."""
+    def answered(self, batch: Batch) -> list[tuple[Answer, bool | None]]:
+        """What the model says of each image or video, and whether this is its class."""
         (inputs,) = batch.asked
-        return self.loaded.model(**inputs).logits.float().softmax(dim=1).cpu().numpy()
+        model = self.loaded.model
+        logits = model(**inputs).logits
+        # by number: two classes of a model may have one name
+        best = logits.argmax(dim=1).tolist()
+        rights = [None if truth is None else truth == number for truth, number in zip(batch.truths, best, strict=True)]
+        return list(zip(answers_of(logits, self.answers, model.config), rights, strict=True))
 
     def title(self, row: int) -> str:
         """The name of the file, or the number of the row, and the class; without it for a model that names none."""
@@ -300,14 +306,15 @@ class QuestionSamples(Samples):
         return dict(inputs.to(model.device, dtype=model.dtype))
 
     @torch.no_grad()
-    def probabilities(self, batch: Batch) -> np.ndarray:
-        """Probabilities (questions, letters) of the letters; among the options of each question they sum to 1."""
-        found = np.zeros((len(batch.rows), len(self.answers)))
-        for number, (row, inputs) in enumerate(zip(batch.rows, batch.asked, strict=True)):
+    def answered(self, batch: Batch) -> list[tuple[Answer, bool | None]]:
+        """The letters of each question's options with their probabilities, and whether the likeliest is right."""
+        found: list[tuple[Answer, bool | None]] = []
+        for row, truth, inputs in zip(batch.rows, batch.truths, batch.asked, strict=True):
             logits = self.loaded.model(**inputs, logits_to_keep=1).logits[0, -1].float()
             scores = option_scores(self.loaded.processor.tokenizer, logits, self.questions[row].options)
-            values = torch.tensor(list(scores.values())).softmax(dim=0)
-            found[number, [self.answers.index(letter) for letter in scores]] = values.numpy()
+            values = torch.tensor(list(scores.values())).softmax(dim=0).tolist()
+            answer = Answer(ranked(scores, values))
+            found.append((answer, None if truth is None else answer.classes == (self.answers[truth],)))
         return found
 
     def title(self, row: int) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from ..evaluation.class_answers import Answer, answers_of
 from ..evaluation.image_classification import class_names
 from ..kinds import VIDEO, Loaded
 from ..models.configuration_dna import pair
@@ -37,8 +38,8 @@ class VisualizeSettings:
             a video language model a probe, or `"probes"`, the mean of all.
         axis: what `attention` in videos is over, `space` or `time`; by default the one with the class token.
         show: what of each map is drawn: one of `SHOWN`; by default `branches` of one model, `difference` of several.
-        target: class whose logit `relevance` explains, by name or number, or a token of a video language model, by
-            its text; the predicted one by default.
+        target: class whose logit `relevance` explains, by name or number, an output of a regression likewise, or a
+            token of a video language model, by its text; by default what has the largest logit.
         question: what a video language model is asked; `None` for classifiers.
         colours: name of a pair of colours, `red-blue` or `orange-purple`.
         opacity: opacity of the strongest colour, in (0, 1].
@@ -84,24 +85,21 @@ class Sight:
 
     Args:
         label: name of the model.
-        answer: class that the model takes the file for, or the next token of a language model, and its probability;
-            `None` for a model without a classifier.
+        answer: what the model says of the file; of a language model, the next token. `None` for a model without a
+            classifier.
         pictures: (frames, height, width, 3) in bytes, what the model saw; one frame of an image.
         heats: label of the row -> label of the column -> heat map.
     """
 
     label: str
-    answer: tuple[str, float] | None
+    answer: Answer | None
     pictures: np.ndarray
     heats: dict[str, dict[str, HeatMap]]
 
     @property
     def title(self) -> str:
-        """The model and what it takes the file for."""
-        if self.answer is None:
-            return self.label
-        name, probability = self.answer
-        return f"{self.label}\n{name} {100 * probability:.0f} %"
+        """The model and what it says of the file."""
+        return self.label if self.answer is None else f"{self.label}\n{self.answer.title}"
 
 
 def see(loaded: Loaded, pixel_values: torch.Tensor, settings: VisualizeSettings) -> Sight:
@@ -129,8 +127,7 @@ def see(loaded: Loaded, pixel_values: torch.Tensor, settings: VisualizeSettings)
         heats = {settings.kind: {"": heat}}
     answer = None
     if loaded.has_head:
-        probability, index = outputs.logits[0].float().softmax(dim=0).max(dim=0)
-        answer = class_names(model)[int(index)], float(probability)
+        (answer,) = answers_of(outputs.logits, class_names(model), model.config)
     patch = pair(model.config.patch_size, "patch_size")
     grid = next(heat.grid for row in heats.values() for heat in row.values())
     # a rest that is smaller than a patch is seen by no token

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..evaluation.class_answers import Answer
 from ..kinds import Loaded
 from .drawing import pictures
 from .errors import AnalysisError
@@ -52,7 +53,8 @@ def see_by_probes(loaded: Loaded, inputs: Any, settings: VisualizeSettings) -> S
         heats = {settings.kind: {"": heat}}
     probability, token = outputs.logits[0, -1].float().softmax(dim=0).max(dim=0)
     said = loaded.processor.tokenizer.decode(int(token))
-    return Sight(loaded.label, (repr(said), float(probability)), frames_of_patches(loaded.processor, inputs), heats)
+    answer = Answer([(repr(said), float(probability))])
+    return Sight(loaded.label, answer, frames_of_patches(loaded.processor, inputs), heats)
 
 
 def _token(processor: Any, text: str | None) -> int | None:

@@ -16,7 +16,7 @@ from ..data.files import is_image
 from ..data.inputs import TIMEOUT
 from ..data.videos import VideoReader
 from ..errors import must_be_writable
-from ..kinds import VIDEO, VIDEO_LLM, Loaded, common_kind, load_all
+from ..kinds import MULTI_LABEL, REGRESSION, VIDEO, VIDEO_LLM, Loaded, common_kind, load_all
 from ..records.stamp import stamp
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
@@ -189,7 +189,7 @@ def _draw_image(
                 for label, heats in sight.heats.items()
             ]
             figure = map_figure(
-                rows, f"{path.name}\n{_one_line(sight)}\n{_describe(settings)}", panel_size=0.9, **common
+                rows, f"{path.name}\n{_one_line(sight)}\n{_describe(settings, seen)}", panel_size=0.9, **common
             )
             ending = "" if len(seen) == 1 else f"_{_file_name(sight.label)}"
             written.append(save_figure(figure, folder / f"{name}{ending}.{settings.file_format}"))
@@ -204,7 +204,7 @@ def _draw_image(
                 panels.append(Panel(title, heat.drawn(each)[0], sight.pictures[0]))
         rows.append(FigureRow("" if label == settings.kind else label, seen[0].pictures[0], panels))
     first = path.name if len(seen) > 1 else f"{path.name}\n{_one_line(seen[0])}"
-    figure = map_figure(rows, f"{first}\n{_describe(settings)}", **common)
+    figure = map_figure(rows, f"{first}\n{_describe(settings, seen)}", **common)
     return [save_figure(figure, folder / f"{name}.{settings.file_format}")] * len(seen), []
 
 
@@ -235,7 +235,7 @@ def _draw_video(
     figure = contact_sheet(
         frames,
         rows,
-        f"{first}\n{_describe(settings)}",
+        f"{first}\n{_describe(settings, seen)}",
         colours=settings.colours,
         opacity=settings.opacity,
         unit=_unit(settings),
@@ -272,10 +272,10 @@ def _unit(settings: VisualizeSettings) -> str:
     return "attention (even = 1)"
 
 
-def _describe(settings: VisualizeSettings) -> str:
+def _describe(settings: VisualizeSettings, seen: list[Sight]) -> str:
     """What a figure shows, in words."""
     if settings.kind == "relevance":
-        what = "the predicted class" if settings.question is None else f"what follows {settings.question!r}"
+        what = _explained(seen) if settings.question is None else f"what follows {settings.question!r}"
         what = what if settings.target is None else repr(settings.target)
         return f"gradient-weighted relevance for {what}, all layers, mean over heads"
     query = settings.query
@@ -290,6 +290,14 @@ def _describe(settings: VisualizeSettings) -> str:
     head = {"mean": "mean over heads", "all": "each head"}.get(str(settings.head), f"head {settings.head}")
     over = f" over {settings.axis}" if settings.axis else ""
     return f"attention of {who}{over}, {layer}, {head}"
+
+
+def _explained(seen: list[Sight]) -> str:
+    """What relevance explains where nothing was named: what has the largest logit."""
+    kinds = {sight.answer.problem_type for sight in seen if sight.answer is not None}
+    if kinds == {REGRESSION}:
+        return "the largest output"
+    return "the class of the highest probability" if MULTI_LABEL in kinds else "the predicted class"
 
 
 def _unused_name(path: Path, names: set[str]) -> str:
@@ -316,7 +324,7 @@ def _panel_rows(
     for sight, figure in zip(seen, figures, strict=True):
         whose = {"file": str(path), "figure": figure.name, "model": sight.label}
         if answering:
-            name, probability = sight.answer or ("", None)
+            name, probability = (sight.answer.short, sight.answer.probability) if sight.answer else ("", None)
             whose |= {"prediction": name, "probability": "" if probability is None else f"{probability:.6f}"}
         for row, columns in sight.heats.items():
             for column, heat in columns.items():

@@ -2,12 +2,18 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .options import add_batch_size, add_checkpoint, add_files, add_place
 from .parser import add_verb
 from .table import table
 from .values import positive
+
+
+if TYPE_CHECKING:
+    from ..evaluation.class_answers import Answer
+
+TOP_K = 5
 
 
 def add(commands: Any) -> None:
@@ -24,7 +30,10 @@ def add(commands: Any) -> None:
     add_checkpoint(parser)
     add_files(parser)
     parser.add_argument(
-        "--top-k", type=positive, default=5, metavar="N", help="classes to show (default: %(default)s)"
+        "--top-k",
+        type=positive,
+        metavar="N",
+        help=f"classes to show, the likeliest first (default: {TOP_K}); a regression shows all its outputs",
     )
     add_batch_size(parser, 32, "images at a time; videos go one by one")
     add_place(parser)
@@ -35,20 +44,49 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from ..presence import must_be_there
 
     must_be_there(arguments.checkpoint, arguments.revision)
+    from ..data.errors import DataError
+    from ..evaluation.class_answers import answer_type
     from ..evaluation.predict import classify
-    from ..kinds import CLASSIFIERS, kind_of, load
+    from ..kinds import CLASSIFIERS, REGRESSION, kind_of, load
 
     kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
     files = kind.files(arguments.files)
     loaded = load(arguments.checkpoint, wanted=(kind,), device=arguments.device, revision=arguments.revision)
-    rows, unreadable = [], []
-    for prediction in classify(loaded, files, top_k=arguments.top_k, batch_size=arguments.batch_size):
-        if prediction.error is not None:
+    if arguments.top_k is not None and answer_type(loaded.model.config) == REGRESSION:
+        raise DataError(f"--top-k is for classes, but {arguments.checkpoint!r} is a regression: leave it out.")
+    rows: list[tuple[str, ...]] = []
+    unreadable = []
+    head: tuple[str, ...] = ()
+    for prediction in classify(loaded, files, batch_size=arguments.batch_size):
+        if prediction.answer is None:
             unreadable.append(prediction.error)
-        for rank, (name, probability) in enumerate(prediction.classes):
-            rows.append(("" if rank else str(prediction.path), name, f"{100 * probability:.1f} %"))
+        else:
+            head = _columns(prediction.answer)
+            rows += _rows(str(prediction.path), prediction.answer, arguments.top_k or TOP_K)
     if rows:
-        print(table((kind.unit[:-1], "class", "probability"), rows))
+        print(table((kind.unit[:-1], *head), rows))
     for error in unreadable:
         print(f"dna-hf: error: {error}", file=sys.stderr)
     return 2 if unreadable else 0
+
+
+def _columns(answer: "Answer") -> tuple[str, ...]:
+    """What stands beside the name of a file."""
+    from ..kinds import MULTI_LABEL, REGRESSION
+
+    if answer.problem_type == REGRESSION:
+        return ("output", "value")
+    if answer.problem_type == MULTI_LABEL:
+        return ("class", "probability", f"from {answer.threshold:g} on")
+    return ("class", "probability")
+
+
+def _rows(path: str, answer: "Answer", top_k: int) -> list[tuple[str, ...]]:
+    """An answer under these columns: all outputs of a regression, else the likeliest classes."""
+    from ..kinds import MULTI_LABEL, REGRESSION
+
+    rows: list[tuple[str, ...]] = []
+    for name, score in answer.scores if answer.problem_type == REGRESSION else answer.scores[:top_k]:
+        holds = ("yes" if score >= answer.threshold else "no",) if answer.problem_type == MULTI_LABEL else ()
+        rows.append(("" if rows else path, name, answer.text(score), *holds))
+    return rows

@@ -11,7 +11,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lay out rows of text under a header; columns but the first are aligned to the right if they are numbers."""
     rows = [tuple(map(str, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    numeric = [all(not row[i] or row[i][0].isdigit() for row in rows) for i in range(len(header))]
+    numeric = [all(not row[i] or row[i].lstrip("-")[:1].isdigit() for row in rows) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
         padded = (

@@ -6,6 +6,8 @@ from typing import Any
 from ..analysis.errors import AnalysisError
 from ..data.errors import DataError
 from ..errors import told_as
+from ..evaluation.class_answers import answer_type, threshold_of
+from ..kinds import CLASSIFIERS, MULTI_LABEL, Loaded
 from .address import check_address
 from .explore import MAPS, Choices, Explorer, Reading, Shown, asking, has_negative_scale, has_two_branches
 
@@ -125,7 +127,13 @@ def _models(gr: Any, explorer: Explorer) -> tuple[list[Any], list[Any]]:
         names = MAPS if has_two_branches(loaded.model) else {"positive": "attention"}
         with gr.Row():
             # a model without a classifier predicts nothing
-            label = gr.Label(label=loaded.label, min_width=200, visible=loaded.has_head)
+            label = gr.Label(
+                label=_heading(loaded),
+                min_width=200,
+                visible=loaded.has_head,
+                # which is the likeliest class: of several labels, any number of classes may hold
+                show_heading=not _has_several_labels(loaded),
+            )
             with gr.Column(scale=4, min_width=200):
                 if not loaded.has_head:
                     gr.Markdown(f"**{loaded.label}** (it has no classifier)")
@@ -133,6 +141,17 @@ def _models(gr: Any, explorer: Explorer) -> tuple[list[Any], list[Any]]:
         outputs += [label, *shown]
         seen += shown
     return outputs, seen
+
+
+def _heading(loaded: Loaded) -> str:
+    """The name of a model, and from which probability on its classes hold where that is a question."""
+    if not _has_several_labels(loaded):
+        return loaded.label
+    return f"{loaded.label}: a class holds from {100 * threshold_of(loaded.model.config):g}% on"
+
+
+def _has_several_labels(loaded: Loaded) -> bool:
+    return loaded.kind in CLASSIFIERS and answer_type(loaded.model.config) == MULTI_LABEL
 
 
 def _pictures(gr: Any, names: dict[str, str], per_row: int) -> list[Any]:
@@ -236,7 +255,14 @@ def _number(choice: str | None) -> int | None:
 
 def _values(shown: Shown) -> list[Any]:
     """The values of the elements of one model; a map that its variant lacks stays empty."""
-    return [shown.predictions or None, shown.picture, *(shown.maps.get(name) for name in MAPS)]
+    return [_label(shown), shown.picture, *(shown.maps.get(name) for name in MAPS)]
+
+
+def _label(shown: Shown) -> Any:
+    """The value of a `gradio.Label`: bars are for probabilities; values, which may be any number, stand as text."""
+    if shown.is_regression:
+        return ", ".join(f"{name} {value:.6g}" for name, value in shown.predictions.items())
+    return shown.predictions or None
 
 
 def serve(explorer: Explorer, host: str, port: int | None, *, block: bool = True) -> Any:

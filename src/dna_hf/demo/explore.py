@@ -1,7 +1,7 @@
 """What the page shows, without the page: predictions and coloured pictures for one choice of its controls."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,9 @@ from ..analysis.maps import HeatMap, look
 from ..analysis.observer import attention_places
 from ..analysis.video_llm_sight import MAX_FRAMES, QUESTION, frames_of_patches
 from ..data.inputs import read_question_input
+from ..evaluation.class_answers import Answer, answers_of, ranked
 from ..evaluation.image_classification import class_names
-from ..kinds import VIDEO, VIDEO_LLM, Loaded, load_all
+from ..kinds import REGRESSION, VIDEO, VIDEO_LLM, Loaded, load_all
 from ..models.attention_variants import DenoisingAttention
 from ..models.configuration_dna import pair
 
@@ -81,8 +82,9 @@ class Shown:
     Args:
         label: name of the model.
         asking: who attends, in words.
-        predictions: name -> probability, of the most probable classes, or first tokens of an answer; empty for a
-            model without a classifier.
+        predictions: name -> probability, of the most probable classes, or first tokens of an answer; of a regression,
+            name -> value of its outputs. Empty for a model without a classifier.
+        is_regression: whether `predictions` holds values, and no probabilities.
         picture: (height, width, 3) in bytes: what the model saw.
         maps: name of `MAPS` -> picture with colours, the names that the variant has.
     """
@@ -92,6 +94,7 @@ class Shown:
     predictions: dict[str, float]
     picture: np.ndarray
     maps: dict[str, np.ndarray]
+    is_regression: bool = False
 
 
 class Explorer(ABC):
@@ -176,12 +179,15 @@ class Explorer(ABC):
         patch = None if choices.point is None else patch_at(choices.point, heat.grid.rows, heat.grid.columns)
         picture = _resized(reading.pictures[choices.frame])
         coloured = _coloured(picture, heat, choices.frame, choices.opacity)
+        answer = None if logits is None else self._answer(loaded, logits)
+        is_regression = answer is not None and answer.problem_type == REGRESSION
         return Shown(
             loaded.label,
             asking,
-            {} if logits is None else self._predictions(loaded, logits),
+            {} if answer is None else dict(answer.scores[: None if is_regression else PREDICTIONS]),
             _mark(picture, heat, patch),
             {name: _mark(colours, heat, patch) for name, colours in coloured.items()},
+            is_regression,
         )
 
     @abstractmethod
@@ -190,18 +196,9 @@ class Explorer(ABC):
     ) -> tuple[torch.Tensor | None, HeatMap, str]:
         """The logits (classes or tokens) of a model that has some, where it looks, and who attends, in words."""
 
-    def _predictions(self, loaded: Loaded, logits: torch.Tensor) -> dict[str, float]:
-        found: dict[str, float] = {}
-        values, numbers = logits.float().softmax(dim=0).topk(min(PREDICTIONS, len(logits)))
-        for number, value in zip(numbers.tolist(), values.tolist(), strict=True):
-            name = self._name(loaded, number)
-            # several classes, and several tokens, may have the same name
-            found[name if name not in found else f"{name} ({number})"] = value
-        return found
-
     @abstractmethod
-    def _name(self, loaded: Loaded, number: int) -> str:
-        """What a class or token is called."""
+    def _answer(self, loaded: Loaded, logits: torch.Tensor) -> Answer:
+        """What logits (classes or tokens) say; no two of its names are the same."""
 
 
 class ClassifierExplorer(Explorer):
@@ -247,8 +244,10 @@ class ClassifierExplorer(Explorer):
         logits = outputs.logits[0] if loaded.has_head else None
         return logits, maps.heat(), self.everyone if patch is None else _patch_name(patch)
 
-    def _name(self, loaded: Loaded, number: int) -> str:
-        return class_names(loaded.model)[number]
+    def _answer(self, loaded: Loaded, logits: torch.Tensor) -> Answer:
+        names = class_names(loaded.model)
+        (answer,) = answers_of(logits[None], _told_apart(names, range(len(names))), loaded.model.config)
+        return answer
 
 
 class VideoLLMExplorer(Explorer):
@@ -299,8 +298,18 @@ class VideoLLMExplorer(Explorer):
         probe = max(heats, key=lambda each: float(heats[each].value("positive")[choices.frame, row, column]))
         return logits, heats[probe], f"probe {probe}, which attends most to {_patch_name((row, column))}"
 
-    def _name(self, loaded: Loaded, number: int) -> str:
-        return repr(loaded.processor.tokenizer.decode(number))
+    def _answer(self, loaded: Loaded, logits: torch.Tensor) -> Answer:
+        values, numbers = logits.float().softmax(dim=0).topk(min(PREDICTIONS, len(logits)))
+        tokens = [repr(loaded.processor.tokenizer.decode(number)) for number in numbers.tolist()]
+        return Answer(ranked(_told_apart(tokens, numbers.tolist()), values.tolist()))
+
+
+def _told_apart(names: Iterable[str], numbers: Iterable[int]) -> list[str]:
+    """The names, with its number behind one that another had before it: several classes or tokens may share a name."""
+    found: dict[str, None] = {}
+    for name, number in zip(names, numbers, strict=True):
+        found[name if name not in found else f"{name} ({number})"] = None
+    return list(found)
 
 
 def load_explorer(checkpoints: Sequence[str], device: str | None = None, revision: str | None = None) -> Explorer:

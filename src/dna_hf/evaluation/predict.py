@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
 
 from ..data.clips import Clip
 from ..data.errors import DataError
@@ -15,39 +14,44 @@ from ..data.images import read_image_file
 from ..data.inputs import TIMEOUT
 from ..data.videos import VideoReader
 from ..kinds import IMAGE, Loaded
+from .class_answers import Answer, answers_of, answers_of_scores, class_scores
 from .image_classification import class_names
-from .video_classification import view_scores
 
 
 @dataclass
 class Prediction:
-    """The classes of the highest probability for one file, best first; or why it could not be read."""
+    """What a classifier says of one file, or why the file could not be read.
+
+    Args:
+        path: path of the file.
+        answer: what the classifier says; `None` if the file could not be read.
+        error: why the file could not be read, in a sentence; `None` if it could.
+    """
 
     path: Path
-    classes: list[tuple[str, float]]
+    answer: Answer | None
     error: str | None = None
 
 
-def classify(loaded: Loaded, files: Iterable[Path], *, top_k: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
-    """Classify files by a classifier of images or videos.
+def classify(loaded: Loaded, files: Iterable[Path], *, batch_size: int = 32) -> Iterator[Prediction]:
+    """Answer for files by a classifier of images or videos.
 
     Args:
         loaded: the classifier.
         files: files of images or videos. One that cannot be read yields a prediction with an `error` and costs the
             others nothing.
-        top_k: how many classes to return.
         batch_size: images that go through the model together; videos go one by one, with all their views.
 
     Yields:
         One prediction for each file, in order.
     """
     if loaded.kind is IMAGE:
-        return _classify_images(loaded, files, top_k, batch_size)
-    return _classify_videos(loaded, files, top_k)
+        return _classify_images(loaded, files, batch_size)
+    return _classify_videos(loaded, files)
 
 
 @torch.no_grad()
-def _classify_images(loaded: Loaded, files: Iterable[Path], top_k: int, batch_size: int) -> Iterator[Prediction]:
+def _classify_images(loaded: Loaded, files: Iterable[Path], batch_size: int) -> Iterator[Prediction]:
     model = loaded.model
     iterator = iter(files)
     while batch := list(islice(iterator, batch_size)):
@@ -58,37 +62,31 @@ def _classify_images(loaded: Loaded, files: Iterable[Path], top_k: int, batch_si
                 pictures[path] = read_image_file(path)
             except DataError as error:
                 errors[path] = str(error)
-        best: dict[Path, list[tuple[str, float]]] = {}
+        answers: dict[Path, Answer] = {}
         if pictures:
             pixel_values = loaded.processor(list(pictures.values()), return_tensors="pt")["pixel_values"]
             logits = model(pixel_values=pixel_values.to(model.device, model.dtype)).logits
-            best = dict(zip(pictures, _best(model, logits.float().softmax(dim=1), top_k), strict=True))
+            answers = dict(zip(pictures, answers_of(logits, class_names(model), model.config), strict=True))
         for path in batch:
-            yield Prediction(path, best.get(path, []), errors.get(path))
+            yield Prediction(path, answers.get(path), errors.get(path))
 
 
-def _classify_videos(loaded: Loaded, files: Iterable[Path], top_k: int) -> Iterator[Prediction]:
-    processor = loaded.processor
+@torch.no_grad()
+def _classify_videos(loaded: Loaded, files: Iterable[Path]) -> Iterator[Prediction]:
+    model, processor = loaded.model, loaded.processor
     reader = VideoReader(TIMEOUT)
     try:
         for path in files:
             try:
                 frames = [reader.read(Clip(str(path), 0), sampling) for sampling in processor.samplings()]
             except DataError as error:
-                yield Prediction(path, [], str(error))
+                yield Prediction(path, None, str(error))
                 continue
             views = torch.stack([view for clip in frames for view in processor.crops(clip)])
-            probabilities = torch.from_numpy(view_scores(loaded.model, views[None], "softmax")).exp()
-            yield Prediction(path, _best(loaded.model, probabilities, top_k)[0])
+            logits = model(pixel_values=views.to(model.device, model.dtype)).logits
+            # the mean over the views
+            scores = class_scores(logits, model.config).mean(dim=0, keepdim=True)
+            (answer,) = answers_of_scores(scores, class_names(model), model.config)
+            yield Prediction(path, answer)
     finally:
         reader.close()
-
-
-def _best(model: PreTrainedModel, probabilities: torch.Tensor, top_k: int) -> list[list[tuple[str, float]]]:
-    """The likeliest classes of each row of probabilities (samples, classes), best first."""
-    names = class_names(model)
-    values, indices = probabilities.topk(min(top_k, probabilities.shape[1]))
-    return [
-        [(names[index], value) for index, value in zip(classes, scores, strict=True)]
-        for classes, scores in zip(indices.tolist(), values.tolist(), strict=True)
-    ]
