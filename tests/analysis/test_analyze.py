@@ -17,6 +17,7 @@ from dna_hf.cli import main
 from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.images import torch_dataset
 from dna_hf.data.sources import load_split
+from dna_hf.evaluation.class_answers import Answer
 from dna_hf.kinds import load
 from tests.kit.models import tiny_timesformer, tiny_vit
 from tests.kit.page import Page
@@ -166,8 +167,9 @@ def test_videos(tmp_path):
 
 
 def test_pictures_begin_with_what_is_disputed():
-    first = dict.fromkeys(range(8), ("cat", 0.5))
-    second = first | {3: ("dog", 0.9), 6: ("dog", 0.9)}
+    cat, dog = Answer([("cat", 0.5), ("dog", 0.5)]), Answer([("dog", 0.9), ("cat", 0.1)])
+    first = dict.fromkeys(range(8), cat)
+    second = first | {3: dog, 6: dog}
     assert choose_rows(range(8), [first, second], 4) == [3, 6, 0, 4]
     assert choose_rows(range(8), [first, second], 1) == [3]
     assert choose_rows(range(8), [first], 3) == [0, 2, 5]

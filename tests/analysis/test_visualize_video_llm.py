@@ -87,7 +87,7 @@ def test_what_is_seen_is_the_file_and_the_first_word(folder, name):
     kind = "image" if name == "image.png" else "video"
     inputs = encode(processor, [[user_turn("Who?", [(kind, str(path))])]])
     tokens = model.generate(**inputs, do_sample=False, max_new_tokens=1, suppress_tokens=None)
-    assert sight.answer[0] == repr(processor.tokenizer.decode(tokens[0, -1]))
+    assert sight.answer.short == repr(processor.tokenizer.decode(tokens[0, -1]))
     maps = visual_maps(model, inputs, layers=[-1])[0]
     heat = sight.heats["last layer"][""]
     torch.testing.assert_close(heat.value("combined"), maps.combined().patches.mean((0, 1)))
