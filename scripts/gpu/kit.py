@@ -6,7 +6,6 @@ it may be killed at any time, and goes on from its rows and checkpoints when it 
 
 import argparse
 import csv
-import ctypes
 import io
 import json
 import signal
@@ -18,11 +17,11 @@ from typing import Any, NoReturn
 
 import psutil
 import torch
-from states import CUT, DONE, STATUS, TABLE, write
 
 
 SCALES = ("full", "tiny")
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
+DONE, CUT, FAILED = "done", "cut", "failed"
+STATUS, TABLE = "status.json", "table.md"
 
 
 @dataclass
@@ -60,9 +59,8 @@ class Part:
         checkpoints = given.checkpoints or given.out / "checkpoints"
         for folder in (given.out, checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        # SIGTERM as an exception, so that worker processes end with the part; it also comes when the session is killed
+        # SIGTERM as an exception, so that worker processes end with the part; what is written stays
         signal.signal(signal.SIGTERM, _leave)
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         ends = psutil.Process().create_time() + given.seconds
         return cls(given.out, given.scale, device, given.data, given.weights, checkpoints, ends)
@@ -147,6 +145,13 @@ class Rows:
             file.write(text.getvalue())
         self.all.append(texts)
         self._seen.add(tuple(texts[name] for name in self.key))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def markdown(columns: list[str], rows: list[list[Any]]) -> str:

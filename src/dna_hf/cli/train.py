@@ -13,6 +13,7 @@ from .overrides import parse_overrides
 from .parser import add_verb, grouped
 from .publish import print_published
 from .run_keys import check_run_keys
+from .summary import print_summary
 from .table import table
 
 
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from ..training.classification import train_classifier
 
     cleaned_up()
-    result = train_classifier(run, resume=arguments.resume)
+    result = train_classifier(run, resume=arguments.resume, announce=print_summary)
     if run.training.process_index == 0:
         print("\n" + table(*result.evaluation.class_table()))
         print("\n" + table(("evaluation", run.data.dataset), result.facts()))

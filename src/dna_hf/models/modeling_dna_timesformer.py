@@ -30,7 +30,6 @@ from .layers_dna import (
     DnAPatchEmbeddings,
     capture_all_outputs,
     drop_path_rate,
-    exact_loss,
     init_projection,
     recompute_attention_maps,
     resample_positions,
@@ -332,9 +331,7 @@ class DnATimesformerForVideoClassification(DnATimesformerPreTrainedModel):
         """
         outputs: DnATimesformerModelOutput = self.dna_timesformer(pixel_values, **kwargs)
         logits = self.classifier(outputs.pooler_output)
-        loss = None
-        if labels is not None:
-            loss = exact_loss(self.loss_function, labels, logits, self.config, **kwargs)
+        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
         return DnATimesformerVideoClassifierOutput(
             loss=loss,
             logits=logits,

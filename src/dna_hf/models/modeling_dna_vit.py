@@ -39,7 +39,6 @@ from .layers_dna import (
     DnAPatchEmbeddings,
     capture_all_outputs,
     drop_path_rate,
-    exact_loss,
     init_projection,
     recompute_attention_maps,
     resample_positions,
@@ -322,9 +321,7 @@ class DnAViTForImageClassification(DnAViTPreTrainedModel):
             **kwargs,
         )
         logits = self.classifier(self.pool(outputs.last_hidden_state))
-        loss = None
-        if labels is not None:
-            loss = exact_loss(self.loss_function, labels, logits, self.config, **kwargs)
+        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
         return DnAViTImageClassifierOutput(
             loss=loss,
             logits=logits,

@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,25 @@ class RunRecord(TrainerCallback):
         path = Path(args.output_dir, RUN_FILE)
         if state.is_world_process_zero and not path.exists():
             path.write_text(yaml.safe_dump(without_secrets(self.sections), sort_keys=False), encoding="utf-8")
+
+
+class DataRecord(TrainerCallback):
+    """Writes what the data of a run holds beside its first checkpoint, and at the end of a run without any.
+
+    Args:
+        write: function that writes the file.
+    """
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self.write = write
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called after a checkpoint was written."""
+        self.write()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called once after the last step."""
+        self.write()
 
 
 class EarlyStopping(TrainerCallback):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,19 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from ..data.mixing import MixingCollator
-from ..data.problem_types import MULTI_LABEL, SINGLE_LABEL
 from ..data.provenance import public_name
 from ..data.splits import Split
+from ..data.summary import SUMMARY_FILE, Announce, summarize, write_summary
 from ..errors import told_as
 from ..evaluation.charts import NO_MATPLOTLIB, draw_confusion, draw_curves, write_confusion
 from ..evaluation.image_classification import ClassificationResult
-from ..evaluation.problems import problem_of
 from ..hub.publish import Published
 from ..kinds import check_image_size, kind_of
 from ..pretrained import fitting_config, load_config, load_whole
 from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
-from ..records.metrics import PROBLEM_METRICS
 from ..records.stamp import stamp
-from .callbacks import AugmentationEpoch
+from .callbacks import AugmentationEpoch, DataRecord
 from .checkpoint import check_disk, find_checkpoint, weights_size
 from .common import (
     Outcome,
@@ -37,6 +34,7 @@ from .common import (
     check_run,
     publish_result,
     run_callbacks,
+    run_facts,
     train_and_evaluate,
     trainer_arguments,
     training_record,
@@ -92,12 +90,14 @@ class TrainingResult:
         ]
 
 
-def train_classifier(run: AnyRun, *, resume: bool = False) -> TrainingResult:
+def train_classifier(run: AnyRun, *, resume: bool = False, announce: Announce | None = None) -> TrainingResult:
     """Train, evaluate and save a classifier of images or videos, and publish it if the run has `push_to_hub`.
 
     Args:
         run: the run, as [`~dna_hf.training.config_file.run_config`] returns it.
         resume: continue from the last checkpoint in `output_dir`, as if training had never stopped.
+        announce: called in the first process, before the first step, with what the data holds and with facts about
+            the run.
 
     Raises:
         ConfigurationError: before anything is written, if the run cannot work: sizes that do not fit together, an
@@ -113,6 +113,8 @@ def train_classifier(run: AnyRun, *, resume: bool = False) -> TrainingResult:
     train, evaluation, model, processor = load_run(run)
     check_disk(run, weights_size(model), averages=1 if run.training.ema_decay else 0)
     trainer = build_trainer(run, model, processor, train, evaluation)
+    if trainer.is_world_process_zero():
+        _summarize(run, trainer, train, evaluation, checkpoint, announce)
     outcome = train_and_evaluate(trainer, checkpoint)
     if trainer.average is not None:
         with trainer.average.applied_to(model):
@@ -121,7 +123,7 @@ def train_classifier(run: AnyRun, *, resume: bool = False) -> TrainingResult:
     weights = trainer.accelerator.get_state_dict(trainer.model)
     published = None
     assert trainer.prediction is not None
-    result = task_of(run).result(problem_of(model.config), trainer.prediction, train.class_names)
+    result = task_of(run).result(trainer.prediction, train.class_names)
     if trainer.is_world_process_zero():
         _write_records(run, trainer, outcome, weights, train, evaluation)
         _write_charts(run, trainer, result, evaluation)
@@ -138,6 +140,21 @@ def train_classifier(run: AnyRun, *, resume: bool = False) -> TrainingResult:
     )
 
 
+def _summarize(
+    run: ClassifierRun,
+    trainer: ClassificationTrainer,
+    train: Split,
+    evaluation: Split,
+    checkpoint: str | None,
+    announce: Announce | None,
+) -> None:
+    """Say what the run begins with, and see that it is written beside its checkpoints."""
+    summary, facts = summarize(run.data, [train, evaluation]), run_facts(trainer, checkpoint)
+    if announce is not None:
+        announce(summary, facts)
+    trainer.add_callback(DataRecord(lambda: write_summary(run.output_dir / SUMMARY_FILE, summary, facts)))
+
+
 def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, AnyProcessor]:
     """What a run begins with: the splits to train on and to evaluate on, the model and its processor.
 
@@ -150,67 +167,34 @@ def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, AnyProc
     check_run(run)
     set_seed(run.training.seed)
     train, evaluation = task_of(run).load(run)
-    check_problem(run, train.problem_type)
-    if train.problem_type == SINGLE_LABEL and len(train.class_names) < 2:
+    if len(train.class_names) < 2:
         raise ConfigurationError(
             f"data set {run.data.dataset!r} has one class, {train.class_names[0]!r}: there is nothing to learn."
         )
-    return train, evaluation, *build_model(run, train.class_names, train.problem_type)
+    return train, evaluation, *build_model(run, train.class_names)
 
 
-def check_problem(run: ClassifierRun, problem_type: str) -> None:
-    """Refuse what has no meaning for a problem type.
-
-    Raises:
-        ConfigurationError: naming the key, its value and what to do.
-    """
-    training, data = run.training, run.data
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_").removeprefix("ema_")
-    if metric not in PROBLEM_METRICS[problem_type]:
-        known = ", ".join(PROBLEM_METRICS[problem_type])
-        raise ConfigurationError(
-            f"training.metric_for_best_model is {training.metric_for_best_model!r}, but the figures of {problem_type} "
-            f"are {known}: choose one of them."
-        )
-    refused = {
-        "model.threshold": (run.model.get("threshold"), (MULTI_LABEL,)),
-        "training.label_smoothing_factor": (training.label_smoothing_factor, (SINGLE_LABEL,)),
-        "data.mixup_alpha": (data.mixup_alpha, (SINGLE_LABEL, MULTI_LABEL)),
-        "data.cutmix_alpha": (data.cutmix_alpha, (SINGLE_LABEL, MULTI_LABEL)),
-    }
-    for key, (value, wanted) in refused.items():
-        if value and problem_type not in wanted:
-            raise ConfigurationError(
-                f"{key} is {value}, but it is for {' and '.join(wanted)}, and this is {problem_type}: leave it out."
-            )
-
-
-def build_model(
-    run: ClassifierRun, class_names: list[str], problem_type: str = SINGLE_LABEL
-) -> tuple[PreTrainedModel, AnyProcessor]:
+def build_model(run: ClassifierRun, class_names: list[str]) -> tuple[PreTrainedModel, AnyProcessor]:
     """A fresh model, or one from a checkpoint with a head for the classes of the data, and its processor.
 
     Args:
         run: the run, whose section `model` says which model it is.
-        class_names: names of the classes or outputs, in the order of the labels.
-        problem_type: what the model is asked for each sample, by transformers' name.
+        class_names: names of the classes, in the order of the labels.
 
     Raises:
         ConfigurationError: if the configuration is inconsistent, or the checkpoint does not fit it.
     """
     labels = {"id2label": dict(enumerate(class_names)), "label2id": {n: i for i, n in enumerate(class_names)}}
-    labels = {**labels, "problem_type": problem_type}
-    model_fields = {name: value for name, value in run.model.items() if name != "problem_type"}
     if run.model_arguments.checkpoint is not None:
         with _blamed_on_model():
-            return _start_from(run.model_arguments.checkpoint, run, model_fields | labels)
+            return _start_from(run.model_arguments.checkpoint, run, labels)
     with told_as(ConfigurationError, "section 'model'"):
-        config = AutoConfig.for_model(run.kind.model_type, **model_fields, **labels)
+        config = AutoConfig.for_model(run.kind.model_type, **run.model, **labels)
         model = run.kind.auto_model.from_config(config)
     return model, task_of(run).fresh_processor(run, config)
 
 
-def _start_from(source: str, run: ClassifierRun, fields: dict[str, Any]) -> tuple[PreTrainedModel, AnyProcessor]:
+def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tuple[PreTrainedModel, AnyProcessor]:
     """The model of a checkpoint with a head for other classes: all but the head comes from the checkpoint, whole."""
     revision, kind, task = run.model_arguments.checkpoint_revision, run.kind, task_of(run)
     found = kind_of(source, revision, error_class=ConfigurationError)
@@ -221,7 +205,7 @@ def _start_from(source: str, run: ClassifierRun, fields: dict[str, Any]) -> tupl
         )
     # before memory is taken
     fitting_config(kind.auto_model, source, revision, ConfigurationError)
-    config = load_config(source, revision, ConfigurationError, **fields)
+    config = load_config(source, revision, ConfigurationError, **run.model, **labels)
     # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
     model = load_whole(
         kind.auto_model,
@@ -256,7 +240,6 @@ def _write_records(
 ) -> None:
     """Write down how the saved weights were made and what was measured on them, for their model card."""
     task, metrics = task_of(run), outcome.metrics
-    problem = problem_of(trainer.accelerator.unwrap_model(trainer.model).config)
     processor: Any = trainer.processing_class
     saved = [(run.output_dir, "eval_", weights)]
     if trainer.average is not None:
@@ -267,7 +250,7 @@ def _write_records(
             task=run.kind.task,
             dataset=task.provenance(run.data, evaluation),
             split=evaluation.name,
-            metrics={name: metrics[f"{prefix}{name}"] for name in task.recorded(problem)},
+            metrics={name: metrics[f"{prefix}{name}"] for name in task.recorded},
             samples=int(metrics[f"{prefix}{run.kind.unit}"]),
             views=task.views(processor),
             seed=run.training.seed,
@@ -282,13 +265,11 @@ def _write_charts(
 ) -> None:
     """Write which classes were taken for which, and draw it and how the run went."""
     names, folder = [each.name for each in result.per_class], run.output_dir
-    figure_name = PROBLEM_METRICS[result.figures.problem_type][0]
-    if result.confusion is not None:
-        write_confusion(folder / CONFUSION_FILE, names, result.confusion)
+    figure_name = task_of(run).recorded[0]
+    write_confusion(folder / CONFUSION_FILE, names, result.confusion)
     try:
         title = f"{public_name(run.data.dataset)}, {evaluation.name}, {result.figures.samples:,} {run.kind.unit}"
-        if result.confusion is not None:
-            draw_confusion((folder / CONFUSION_FILE).with_suffix(".png"), names, result.confusion, title)
+        draw_confusion((folder / CONFUSION_FILE).with_suffix(".png"), names, result.confusion, title)
         draw_curves(folder / CURVES_FILE, trainer.state.log_history, figure_name, folder.resolve().name)
     except ImportError:
         logger.warning(NO_MATPLOTLIB)
@@ -310,7 +291,7 @@ def build_trainer(
         ConfigurationError: if the Trainer refuses its arguments, e.g. for a tracker that is not installed, or if there
             is no whole batch and others are dropped.
     """
-    task, problem = task_of(run), problem_of(model.config)
+    task = task_of(run)
     train_dataset, eval_dataset = task.datasets(run, train, evaluation, processor)
     batch = run.training.train_batch_size
     if run.training.dataloader_drop_last and has_length(train_dataset) and len(train) < batch:
@@ -327,9 +308,8 @@ def build_trainer(
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processor,
-            compute_metrics=partial(task.metrics, problem),
-            # of several labels, the loss of the model takes soft targets as they are
-            compute_loss_func=classification_loss if collator and problem.problem_type == SINGLE_LABEL else None,
+            compute_metrics=task.metrics,
+            compute_loss_func=None if collator is None else classification_loss,
             train_collator=collator,
             train_sampler=sampler,
             average=ExponentialMovingAverage(run.training.ema_decay) if run.training.ema_decay else None,

@@ -1,6 +1,7 @@
 """How every run starts and ends, whatever it trains: checks, arguments and callbacks, training, figures, records."""
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import has_length
 
 from ..data.provenance import DatasetRecord
 from ..errors import one_line
@@ -15,6 +17,7 @@ from ..hub.publish import Published, check_request, publish
 from ..hub.upload import sign_in
 from ..records.checkpoint_records import TrainingRun
 from ..records.names import checkpoint_origin
+from ..records.run_facts import model_facts
 from ..records.stamp import peak_memory, without_secrets
 from .arguments import DnATrainingArguments
 from .callbacks import EarlyStopping, NegativeScaleLog, RunRecord
@@ -105,6 +108,42 @@ def run_callbacks(run: AnyRun) -> list[TrainerCallback]:
     if run.training.early_stopping_patience is not None:
         callbacks.append(EarlyStopping(run.training.early_stopping_patience))
     return callbacks
+
+
+def run_facts(trainer: DnATrainer, checkpoint: str | None) -> list[tuple[str, str]]:
+    """Name and value of what a run trains and how, as text for a table.
+
+    Args:
+        trainer: the Trainer of the run.
+        checkpoint: folder of the checkpoint that it goes on from, `None` if it begins.
+    """
+    args: Any = trainer.args
+    half = "bfloat16, mixed" if args.bf16 else "float16, mixed" if args.fp16 else None
+    facts = dict(model_facts(trainer.model))  # type: ignore[arg-type]
+    processes = f", {args.world_size} processes" if args.world_size > 1 else ""
+    facts |= {"device": f"{args.device}{processes}", "precision": half or facts["precision"]}
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps, epochs = _length(trainer)
+    facts["training"] = f"{steps:,} steps of {batch:,}" + (f", {epochs:.3g} epochs" if epochs else "")
+    if checkpoint is not None:
+        facts["goes on from"] = checkpoint
+    return list(facts.items())
+
+
+def _length(trainer: DnATrainer) -> tuple[int, float | None]:
+    """Steps and epochs of a run as the Trainer will count them; of a stream, the epochs are not known."""
+    args: Any = trainer.args
+    if not has_length(trainer.train_dataset):
+        return args.max_steps, None
+    together = args.train_batch_size * args.world_size
+    samples = len(trainer.train_dataset)  # type: ignore[arg-type]
+    batches = samples // together if args.dataloader_drop_last else math.ceil(samples / together)
+    steps = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+    if args.max_steps > 0:
+        # the last step of an epoch may have fewer batches
+        whole, rest = divmod(args.max_steps, steps)
+        return args.max_steps, whole + rest * args.gradient_accumulation_steps / max(batches, 1)
+    return math.ceil(args.num_train_epochs * steps), args.num_train_epochs
 
 
 @contextmanager

@@ -1,0 +1,330 @@
+"""What a data set holds, before it is used: counts, classes, sizes, duplicates, what is left out."""
+
+import json
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..whole_files import whole_file
+from .arguments import CommonDataArguments, ImageDataArguments
+from .looking import Look, Sample, look_at_images
+from .provenance import public_name
+from .splits import LeftOut, Split
+
+
+SUMMARY_FILE = "data_summary.json"
+# how long a run may look at its images before it starts, in seconds
+RUN_SECONDS = 2.0
+# classes from which on a table shows the smallest and the largest alone, and how many of either
+MANY_CLASSES, SHOWN_CLASSES = 12, 3
+# times that the largest class may be as large as the smallest one before it is worth a word
+IMBALANCE = 100
+# names that a sentence gives
+EXAMPLES = 3
+# characters of the names of all classes in a row
+NAMES_WIDTH = 90
+# kinds of sizes and modes that are listed
+LISTED = 5
+# name and value of each fact about a model and what is done with it, as text for a table
+Facts = Sequence[tuple[str, str]]
+
+
+@dataclass
+class SplitSummary:
+    """What a split holds.
+
+    Args:
+        name: name of the split.
+        samples: number of samples; `None` for a stream, which is not read.
+        classes: class -> number of samples, in the order of the labels; empty for a stream, or without classes.
+    """
+
+    name: str
+    samples: int | None
+    classes: dict[str, int]
+
+    def counted(self, unit: str) -> str:
+        """The number of samples, and of the classes that they are of, as text."""
+        if self.samples is None:
+            return "a stream, which is not counted"
+        there = [count for count in self.classes.values() if count]
+        text = f"{self.samples:,} {unit}"
+        if not self.classes:
+            return text
+        text += (
+            f", {len(there):,} of {len(self.classes):,} classes"
+            if len(there) < len(self.classes)
+            else (f", {len(there):,} classes")
+        )
+        if len(set(there)) == 1:
+            return f"{text}, {there[0]:,} each"
+        return f"{text}, {min(there):,} to {max(there):,} each" if there else text
+
+
+@dataclass
+class DataSummary:
+    """What a data set holds.
+
+    Args:
+        dataset: name or path of the data set, as it was given.
+        origin: where it comes from: embedded, a folder, a file, or the Hub with the revision.
+        unit: what its samples are called, in the plural.
+        splits: its splits.
+        look: what a look at the samples found, `None` where none was taken.
+        left_out: files and rows that are in no split.
+        notes: sentences about what was decided: what is held out, where labels come from.
+    """
+
+    dataset: str
+    origin: str
+    unit: str
+    splits: list[SplitSummary]
+    look: Look | None = None
+    left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each fact, as text for a table."""
+        rows = [("from", self.origin)]
+        rows += [(split.name, split.counted(self.unit)) for split in self.splits]
+        rows += self._balance()
+        if self.look is not None and self.look.seen:
+            rows += self._seen_rows(self.look)
+        rows.append(("left out", _counted_reasons(self.left_out)))
+        return rows + [("note", note) for note in self.notes]
+
+    def _balance(self) -> list[tuple[str, str]]:
+        """The largest and the smallest class of the first split, the one to train on; classes of one size by name."""
+        counts = self.splits[0].classes
+        there = {name: count for name, count in counts.items() if count}
+        if not there:
+            return []
+        if len(set(there.values())) == 1:
+            return [("classes", textwrap.shorten(", ".join(there), NAMES_WIDTH, placeholder=" ..."))]
+        small, large = min(there, key=there.__getitem__), max(there, key=there.__getitem__)
+        ratio = f"{there[large] / there[small]:,.1f}, from {small!r} to {large!r} in {self.splits[0].name}"
+        return [("largest / smallest class", ratio)]
+
+    def _seen_rows(self, look: Look) -> list[tuple[str, str]]:
+        of = "all" if look.is_whole else f"{look.seen:,}, drawn at random, of"
+        across = sum(map(len, look.across().values()))
+        duplicates = f"{across:,}" if across else "none"
+        if not look.is_whole:
+            duplicates += " among those looked at"
+        return [
+            ("looked at", f"{of} {look.total:,} {self.unit}"),
+            ("sizes", _sizes(look)),
+            ("modes", _listed(dict(look.modes.most_common()))),
+            ("duplicates across splits", duplicates),
+        ]
+
+    def class_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The header and the rows of a table of the classes; of many, the largest and the smallest of the first split.
+
+        Streams have no rows, nor have splits whose classes have one size: there is nothing to see.
+        """
+        counted = [split for split in self.splits if split.classes]
+        if all(len(set(split.classes.values())) == 1 for split in counted):
+            counted = []
+        header = (f"{self.unit} of class", *(split.name for split in counted))
+        if not counted:
+            return header, []
+        names = sorted(counted[0].classes, key=lambda name: -counted[0].classes[name])
+
+        def row(name: str) -> tuple[str, ...]:
+            return (name, *(f"{split.classes.get(name, 0):,}" for split in counted))
+
+        if len(names) <= MANY_CLASSES:
+            return header, [row(name) for name in counted[0].classes]
+        between = names[SHOWN_CLASSES:-SHOWN_CLASSES]
+        rest = (f"{sum(split.classes.get(name, 0) for name in between):,}" for split in counted)
+        middle = (f"{len(between):,} classes between", *rest)
+        return header, [*map(row, names[:SHOWN_CLASSES]), middle, *map(row, names[-SHOWN_CLASSES:])]
+
+    def look_at(self) -> list[str]:
+        """A sentence for each thing that is worth a look before the data is used."""
+        sentences = []
+        for split in self.splits:
+            for count, what in ((0, f"no {self.unit}"), (1, f"one of the {self.unit}")):
+                names = [name for name, number in split.classes.items() if number == count]
+                if names:
+                    verb = "has" if len(names) == 1 else "have"
+                    sentences.append(f"{_classes(names)} {verb} {what} in {split.name!r}: {_examples(names)}.")
+            there = [number for number in split.classes.values() if number]
+            if there and max(there) > IMBALANCE * min(there):
+                times = f"{max(there) / min(there):,.0f} times"
+                sentences.append(
+                    f"the largest class of {split.name!r} has {times} as many {self.unit} as the smallest."
+                )
+        return sentences + (self._copied(self.look) if self.look is not None else [])
+
+    def _copied(self, look: Look) -> list[str]:
+        """What a look at the samples found, in sentences."""
+        sentences = []
+        for (one, other), pairs in look.across().items():
+            what = self._counted(len(pairs), f"of {other!r} is", f"of {other!r} are")
+            sentences.append(f"{what} in {one!r}, too: {_examples(map(_same, pairs))}.")
+        for split, pairs in look.within().items():
+            what = self._counted(len(pairs), f"of {split!r} repeats another one", f"of {split!r} repeat others")
+            sentences.append(f"{what}: {_examples(map(_same, pairs))}.")
+        contradictions = look.contradictions()
+        if contradictions:
+            shown = _examples(f"{_same(pair)}, {pair[0].label!r} and {pair[1].label!r}" for pair in contradictions)
+            sentences.append(f"{self._counted(len(contradictions), 'is', 'are')} in several classes: {shown}.")
+        if look.unreadable:
+            shown = _examples(f"{each.path} ({each.reason})" for each in look.unreadable)
+            sentences.append(f"{self._counted(len(look.unreadable), 'cannot', 'cannot')} be read: {shown}.")
+        return sentences
+
+    def _counted(self, count: int, one: str, several: str) -> str:
+        """So many samples, and what follows of one or of several."""
+        return f"1 {self.unit.removesuffix('s')} {one}" if count == 1 else f"{count:,} {self.unit} {several}"
+
+    def report(self) -> dict[str, Any]:
+        """The summary in the layout of `data_summary.json`; of a local path, the last part stands for the data set."""
+        content: dict[str, Any] = {
+            "dataset": public_name(self.dataset),
+            "from": self.origin,
+            "unit": self.unit,
+            "splits": {split.name: {"samples": split.samples, "classes": split.classes} for split in self.splits},
+            "left_out": [asdict(each) for each in self.left_out],
+            "notes": self.notes,
+            "look_at": self.look_at(),
+        }
+        if self.look is not None:
+            content |= {
+                "looked_at": {"samples": self.look.seen, "of": self.look.total},
+                "sizes": {f"{width}x{height}": count for (width, height), count in self.look.sizes.most_common()},
+                "modes": dict(self.look.modes.most_common()),
+                "unreadable": [asdict(each) for each in self.look.unreadable],
+                "duplicates": [[sample._asdict() for sample in group] for group in self.look.duplicates],
+            }
+        return content
+
+
+# is told what the data of a run holds, and which model does what with it, before the first step
+Announce = Callable[[DataSummary, Facts], object]
+
+
+def write_summary(path: Path, summary: DataSummary, facts: Facts = ()) -> None:
+    """Write a summary to a file.
+
+    Args:
+        path: JSON file to write.
+        summary: what the data set holds.
+        facts: name and value of each fact about the model and the run that use it, as text.
+    """
+    content = summary.report() | ({"run": dict(facts)} if facts else {})
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def summarize(arguments: CommonDataArguments, splits: Sequence[Split], *, seconds: float = RUN_SECONDS) -> DataSummary:
+    """Say what splits of a data set hold.
+
+    Args:
+        arguments: fields of the `data` section that the splits were read by.
+        splits: the splits, the one to train on first. Streams are not read.
+        seconds: how long images may be decoded for their sizes and duplicates.
+    """
+    folder = Path(arguments.dataset).expanduser()
+    countable: Any = [split for split in splits if not split.is_stream]
+    is_image = isinstance(arguments, ImageDataArguments)
+    look = look_at_images(countable, seconds, folder if folder.is_dir() else None) if is_image and countable else None
+    return DataSummary(
+        dataset=arguments.dataset,
+        origin=_origin(arguments),
+        unit=splits[0].unit,
+        splits=[_split(split) for split in splits],
+        look=look,
+        left_out=list(dict.fromkeys(each for split in splits for each in _left_out(split))),
+        notes=list(dict.fromkeys(note for split in splits for note in _notes(split))),
+    )
+
+
+def _split(split: Split) -> SplitSummary:
+    if split.is_stream:
+        return SplitSummary(split.name, None, {})
+    labels = split.labels()
+    counts = np.bincount(labels, minlength=len(split.class_names)).tolist()
+    return SplitSummary(split.name, len(split), _by_name(split.class_names, counts))
+
+
+def _by_name(names: Sequence[str], counts: Sequence[int]) -> dict[str, int]:
+    """Counts by name; of classes with one name, the later ones are told apart by their number."""
+    found: dict[str, int] = {}
+    for number, (name, count) in enumerate(zip(names, counts, strict=True)):
+        found[f"{name} ({number})" if name in found else name] = count
+    return found
+
+
+def _left_out(split: Any) -> Sequence[LeftOut]:
+    if hasattr(split, "missing"):
+        return [LeftOut(path, "the file is missing") for path in split.missing]
+    return split.left_out
+
+
+def _notes(split: Any) -> Sequence[str]:
+    return getattr(split, "notes", ())
+
+
+def _origin(arguments: Any) -> str:
+    """Where a data set comes from."""
+    path = Path(arguments.dataset).expanduser()
+    protocol = getattr(arguments, "protocol", None)
+    if path.is_dir():
+        return "a folder" + (f", divided by {protocol}" if protocol else "")
+    if path.is_file():
+        return f"a file ({path.suffix})"
+    if arguments.dataset in ("fashion-mnist-mini", "moving-fashion-mnist"):
+        return "embedded in dna-hf"
+    config = f", configuration {arguments.dataset_config}" if arguments.dataset_config else ""
+    return f"the Hub{config}, revision {arguments.dataset_revision or 'main'}"
+
+
+def _sizes(look: Look) -> str:
+    """All sizes where there are few, else the smallest, the largest and the commonest."""
+    by_area = sorted(look.sizes, key=lambda size: size[0] * size[1])
+    if not by_area:
+        return "none can be read"
+    shown = {f"{width}x{height}": look.sizes[width, height] for width, height in by_area}
+    if len(shown) <= LISTED:
+        return f"{_listed(shown)} pixels"
+    texts = list(shown)
+    (width, height), count = look.sizes.most_common(1)[0]
+    return (
+        f"{texts[0]} to {texts[-1]} pixels, {len(texts):,} sizes, most often {width}x{height} "
+        f"({100 * count / sum(look.sizes.values()):.0f} %)"
+    )
+
+
+def _listed(counts: dict[str, int]) -> str:
+    """What there is, with its number where there are several."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    shown = [f"{name} ({count:,})" for name, count in list(counts.items())[:LISTED]]
+    return ", ".join(shown) + (f" and {len(counts) - LISTED} more" if len(counts) > LISTED else "")
+
+
+def _counted_reasons(left_out: Sequence[LeftOut]) -> str:
+    reasons = Counter(each.reason for each in left_out)
+    return "; ".join(f"{count:,}: {reason}" for reason, count in reasons.most_common()) or "nothing"
+
+
+def _classes(names: Sequence[str]) -> str:
+    return "one class" if len(names) == 1 else f"{len(names):,} classes"
+
+
+def _same(pair: tuple[Sample, Sample]) -> str:
+    return f"{pair[1].name} = {pair[0].name}"
+
+
+def _examples(texts: Any) -> str:
+    """The first few of some texts."""
+    texts = list(map(str, texts))
+    return ", ".join(texts[:EXAMPLES]) + (", ..." if len(texts) > EXAMPLES else "")
