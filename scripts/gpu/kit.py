@@ -17,11 +17,10 @@ from typing import Any, NoReturn
 
 import psutil
 import torch
+from states import CUT, DONE, STATUS, TABLE, write
 
 
 SCALES = ("full", "tiny")
-DONE, CUT, FAILED = "done", "cut", "failed"
-STATUS, TABLE = "status.json", "table.md"
 
 
 @dataclass
@@ -59,7 +58,7 @@ class Part:
         checkpoints = given.checkpoints or given.out / "checkpoints"
         for folder in (given.out, checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        # SIGTERM as an exception, so that worker processes end with the part; what is written stays
+        # as an exception, so that worker processes end with the part
         signal.signal(signal.SIGTERM, _leave)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         ends = psutil.Process().create_time() + given.seconds
@@ -145,13 +144,6 @@ class Rows:
             file.write(text.getvalue())
         self.all.append(texts)
         self._seen.add(tuple(texts[name] for name in self.key))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def markdown(columns: list[str], rows: list[list[Any]]) -> str:
