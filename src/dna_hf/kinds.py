@@ -34,6 +34,7 @@ from .data.errors import DataError
 from .data.files import image_files, media_files, video_files
 from .data.images import output_size as image_output_size
 from .data.inputs import read_image_input, read_question_input, read_video_input
+from .data.problem_types import REGRESSION, SINGLE_LABEL
 from .errors import DnaError, told_as
 from .models.configuration_dna import pair
 from .pretrained import load_whole, read_config, tensor_shapes
@@ -135,8 +136,6 @@ LARGEST_SIDE = 4096
 TRIED_FRAMES = 2
 KINDS = (IMAGE, VIDEO, VIDEO_LLM)
 CLASSIFIERS = (IMAGE, VIDEO)
-# what the logits of a classifier mean, in transformers' words
-SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 # models of this package that are no kind of their own, and so have no processor
 PARTS = {models.DnAVideoLlama3VisionConfig.model_type: "the vision encoder of a video language model"}
 
@@ -161,7 +160,7 @@ class Loaded:
 
 
 def problem_type_of(config: PreTrainedConfig) -> str:
-    """What the logits of a classifier mean: one of `SINGLE_LABEL`, `MULTI_LABEL` and `REGRESSION`.
+    """What a classifier is asked for each sample: one of [`~dna_hf.data.problem_types.PROBLEM_TYPES`].
 
     A configuration that does not say so is taken as transformers' own loss takes it: one output is a regression,
     several are classes of which one holds.

@@ -11,6 +11,9 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from dna_hf.analysis.sight import VisualizeSettings, see
 from dna_hf.data.inputs import read_image_input
+from dna_hf.data.problem_types import MULTI_LABEL as MULTI
+from dna_hf.data.problem_types import REGRESSION
+from dna_hf.data.problem_types import SINGLE_LABEL as SINGLE
 from dna_hf.demo.app import build_app
 from dna_hf.demo.explore import Choices, load_explorer
 from dna_hf.evaluation.class_answers import Answer, answers_of, class_scores
@@ -20,7 +23,6 @@ from tests.kit.command_line import run_cli
 from tests.kit.models import action_model, animal_model
 
 
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 ANGLE = {"id2label": {0: "angle"}, "label2id": {"angle": 0}}
 SIZES = {"id2label": {0: "width", 1: "height"}, "label2id": {"width": 0, "height": 1}}
 # name -> fields of the configuration
@@ -100,9 +102,9 @@ def test_predict_shows_what_the_answer_is(folder, case):
         assert rows == [[name, f"{100 * expected[name]:.1f} %"] for name in named]
         return
     threshold = getattr(config, "threshold", 0.5)
-    assert header == ["image", "class", "probability", f"from {threshold:g} on"]
+    assert header == ["image", "class", "probability", f"above {threshold:g}"]
     assert [row[-3:] for row in cells[2:]] == [
-        [name, f"{100 * expected[name]:.1f} %", "yes" if expected[name] >= threshold else "no"] for name in named
+        [name, f"{100 * expected[name]:.1f} %", "yes" if expected[name] > threshold else "no"] for name in named
     ]
 
 
@@ -112,7 +114,7 @@ def test_the_page_has_bars_for_probabilities_and_text_for_values(folder):
         app = build_app(load_explorer([str(folder / name)], "cpu"))
         (label,) = (block for block in app.blocks.values() if type(block).__name__ == "Label")
         assert label.show_heading is heading
-        assert ("a class holds from 25% on" in label.label) is (name == "multi")
+        assert ("a class holds above 25%" in label.label) is (name == "multi")
 
 
 def test_captions_and_tables_of_pictures(folder, tmp_path):
@@ -133,13 +135,13 @@ def test_captions_and_tables_of_pictures(folder, tmp_path):
 
 
 def test_words_of_an_answer():
-    several = Answer([("a", 0.97), ("b", 0.81), ("c", 0.5), ("d", 0.2)], MULTI)
+    several = Answer([("a", 0.97), ("b", 0.81), ("c", 0.51), ("d", 0.5)], MULTI)
     assert several.classes == ("a", "b", "c") and several.short == "a, b, c"
-    assert several.title == "a 97 %, b 81 %, c 50 %" and several.probability is None
-    many = Answer([(name, 0.9) for name in "abcdef"], MULTI, threshold=0.9)
+    assert several.title == "a 97 %, b 81 %, c 51 %" and several.probability is None
+    many = Answer([(name, 0.9) for name in "abcdef"], MULTI, threshold=0.89)
     assert many.short == "a, b, c, 3 more" and many.title == "a 90 %, b 90 %, c 90 %, 3 more"
     none = Answer([("a", 0.3)], MULTI, threshold=0.4)
-    assert none.classes == () and none.short == "none" and none.title == "none from 0.4 on"
+    assert none.classes == () and none.short == "none" and none.title == "none above 0.4"
     one = Answer([("a", 0.3), ("b", 0.25)])
     assert one.classes == ("a",) and one.title == "a 30 %" and one.probability == 0.3
     values = Answer([("angle", -7.25), ("x", 1e6)], REGRESSION)

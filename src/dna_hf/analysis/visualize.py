@@ -14,9 +14,10 @@ import numpy as np
 from ..data.errors import DataError
 from ..data.files import is_image
 from ..data.inputs import TIMEOUT
+from ..data.problem_types import MULTI_LABEL, REGRESSION
 from ..data.videos import VideoReader
 from ..errors import must_be_writable
-from ..kinds import MULTI_LABEL, REGRESSION, VIDEO, VIDEO_LLM, Loaded, common_kind, load_all
+from ..kinds import VIDEO, VIDEO_LLM, Loaded, common_kind, load_all
 from ..records.stamp import stamp
 from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure

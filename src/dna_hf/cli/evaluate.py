@@ -74,9 +74,10 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         must_be_writable(arguments.checkpoint, ConfigurationError)
         read_measurements(arguments.checkpoint)
     kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
+    _check_problem(arguments)
     data = EVALUATE.section(given, kind.data)
     result = _evaluate(arguments, data, kind)
-    if arguments.confusion is not None:
+    if arguments.confusion is not None and result.confusion is not None:
         write_confusion(arguments.confusion, [each.name for each in result.per_class], result.confusion)
     if arguments.output is not None:
         report = {"checkpoint": arguments.checkpoint, "data": dataclasses.asdict(data), "split": arguments.split}
@@ -95,6 +96,24 @@ def _print(result: "ClassificationResult", title: str, unit: str) -> None:
         print("\n" + table(("slice", unit, "top-1", "95 % interval"), _slice_rows(result.slices)))
     for video in result.unreadable:
         print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
+
+
+def _check_problem(arguments: argparse.Namespace) -> None:
+    """Refuse what only classes of which each sample has one can have."""
+    from ..data.problem_types import SINGLE_LABEL
+    from ..kinds import problem_type_of
+    from ..pretrained import load_config
+    from ..training.errors import ConfigurationError
+
+    for option in ("confusion", "slices"):
+        if getattr(arguments, option) is None:
+            continue
+        problem_type = problem_type_of(load_config(arguments.checkpoint, arguments.revision, ConfigurationError))
+        if problem_type != SINGLE_LABEL:
+            raise ConfigurationError(
+                f"--{option} is for models of one class per sample, but {arguments.checkpoint!r} has problem_type "
+                f"{problem_type}: leave it out."
+            )
 
 
 def _evaluate(arguments: argparse.Namespace, data: Any, kind: "Kind") -> "ClassificationResult":

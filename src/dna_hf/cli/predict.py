@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ..data.problem_types import MULTI_LABEL, REGRESSION
 from .options import add_batch_size, add_checkpoint, add_files, add_place
 from .parser import add_verb
 from .table import table
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from ..data.errors import DataError
     from ..evaluation.class_answers import answer_type
     from ..evaluation.predict import classify
-    from ..kinds import CLASSIFIERS, REGRESSION, kind_of, load
+    from ..kinds import CLASSIFIERS, kind_of, load
 
     kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
     files = kind.files(arguments.files)
@@ -72,21 +73,19 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _columns(answer: "Answer") -> tuple[str, ...]:
     """What stands beside the name of a file."""
-    from ..kinds import MULTI_LABEL, REGRESSION
 
     if answer.problem_type == REGRESSION:
         return ("output", "value")
     if answer.problem_type == MULTI_LABEL:
-        return ("class", "probability", f"from {answer.threshold:g} on")
+        return ("class", "probability", f"above {answer.threshold:g}")
     return ("class", "probability")
 
 
 def _rows(path: str, answer: "Answer", top_k: int) -> list[tuple[str, ...]]:
     """An answer under these columns: all outputs of a regression, else the likeliest classes."""
-    from ..kinds import MULTI_LABEL, REGRESSION
 
     rows: list[tuple[str, ...]] = []
     for name, score in answer.scores if answer.problem_type == REGRESSION else answer.scores[:top_k]:
-        holds = ("yes" if score >= answer.threshold else "no",) if answer.problem_type == MULTI_LABEL else ()
+        holds = ("yes" if score > answer.threshold else "no",) if answer.problem_type == MULTI_LABEL else ()
         rows.append(("" if rows else path, name, answer.text(score), *holds))
     return rows

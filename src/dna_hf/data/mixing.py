@@ -55,7 +55,10 @@ class MixingCollator:
         epoch = 0 if self.clock is None else self.clock.epoch
         random = np.random.default_rng((self.seed, epoch, *(int(sample["rows"]) for sample in samples)))
         pixel_values, kept = self.mix(batch["pixel_values"], random)
-        targets = smooth_one_hot(batch["labels"], self.num_classes, self.label_smoothing)
+        targets = batch["labels"]
+        # of several labels for each image they are vectors already
+        if not targets.is_floating_point():
+            targets = smooth_one_hot(targets, self.num_classes, self.label_smoothing)
         return batch | {"pixel_values": pixel_values, "labels": kept * targets + (1 - kept) * targets.flip(0)}
 
     def mix(self, pixel_values: torch.Tensor, random: np.random.Generator) -> tuple[torch.Tensor, float]:

@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import first_line, needed
 from .arguments import CommonDataArguments
 from .errors import DataError
+from .problem_types import SINGLE_LABEL
 
 
 # names of one and the same split
@@ -41,8 +42,8 @@ class Split(ABC):
     """Labelled samples in their order.
 
     Its attributes are `class_names`, which the labels index; `name`, that of the split; `unit`, what its samples are
-    called in messages; `left_out`, what lies in the data set and is in no split; and `notes`, sentences about what was
-    decided for the user.
+    called in messages; `left_out`, what lies in the data set and is in no split; `notes`, sentences about what was
+    decided for the user; and `problem_type`, what a model is asked for each sample, by transformers' name.
     """
 
     class_names: list[str]
@@ -50,6 +51,7 @@ class Split(ABC):
     unit: str
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    problem_type: str = SINGLE_LABEL
 
     @abstractmethod
     def __len__(self) -> int:

@@ -5,9 +5,10 @@ from typing import Any
 
 from ..analysis.errors import AnalysisError
 from ..data.errors import DataError
+from ..data.problem_types import MULTI_LABEL
 from ..errors import told_as
 from ..evaluation.class_answers import answer_type, threshold_of
-from ..kinds import CLASSIFIERS, MULTI_LABEL, Loaded
+from ..kinds import CLASSIFIERS, Loaded
 from .address import check_address
 from .explore import MAPS, Choices, Explorer, Reading, Shown, asking, has_negative_scale, has_two_branches
 
@@ -144,10 +145,10 @@ def _models(gr: Any, explorer: Explorer) -> tuple[list[Any], list[Any]]:
 
 
 def _heading(loaded: Loaded) -> str:
-    """The name of a model, and from which probability on its classes hold where that is a question."""
+    """The name of a model, and above which probability its classes hold, where that is a question."""
     if not _has_several_labels(loaded):
         return loaded.label
-    return f"{loaded.label}: a class holds from {100 * threshold_of(loaded.model.config):g}% on"
+    return f"{loaded.label}: a class holds above {100 * threshold_of(loaded.model.config):g}%"
 
 
 def _has_several_labels(loaded: Loaded) -> bool:

@@ -20,9 +20,10 @@ from ..analysis.maps import HeatMap, look
 from ..analysis.observer import attention_places
 from ..analysis.video_llm_sight import MAX_FRAMES, QUESTION, frames_of_patches
 from ..data.inputs import read_question_input
+from ..data.problem_types import REGRESSION
 from ..evaluation.class_answers import Answer, answers_of, ranked
 from ..evaluation.image_classification import class_names
-from ..kinds import REGRESSION, VIDEO, VIDEO_LLM, Loaded, load_all
+from ..kinds import VIDEO, VIDEO_LLM, Loaded, load_all
 from ..models.attention_variants import DenoisingAttention
 from ..models.configuration_dna import pair
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..records.metrics import METRICS
 from ..whole_files import whole_file
 
 
@@ -21,8 +22,6 @@ NO_MATPLOTLIB = "no figure was drawn: matplotlib is not installed (pip install '
 BLUE, ORANGE = "#0072B2", "#D55E00"
 # classes that a confusion matrix is drawn of at most; numbers are written into the cells of fewer
 DRAWN_CLASSES, NUMBERED_CLASSES = 30, 16
-# figures in [0, 1] that are drawn in percent, and what they are called
-PERCENT = {"top1": "top-1", "top5": "top-5", "mean_class_accuracy": "mean class accuracy"}
 # values up to which each of them gets a mark
 MARKED_POINTS = 40
 RESOLUTION = 150
@@ -104,7 +103,8 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]], figure_name: str,
     _line(loss, history, "loss", BLUE, "training")
     _line(loss, history, "eval_loss", ORANGE, "evaluation")
     loss.legend(frameon=False, fontsize=7)
-    factor, name = (100, f"{PERCENT[figure_name]} (%)") if figure_name in PERCENT else (1, figure_name)
+    metric = METRICS[figure_name]
+    factor, name = (100, f"{metric.title} (%)") if metric.is_part else (1, metric.title)
     _line(measured, history, f"eval_{figure_name}", ORANGE, "", factor)
     _line(rate, history, "learning_rate", BLUE)
     scale = "negative_scale/mean"

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from ..kinds import MULTI_LABEL, REGRESSION, SINGLE_LABEL, problem_type_of
+from ..data.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..kinds import problem_type_of
 
 
 # classes or outputs that a line has room for
@@ -27,7 +28,7 @@ class Answer:
         problem_type: what the scores are, in transformers' words: probabilities that sum to 1
             (`"single_label_classification"`), a probability for each class (`"multi_label_classification"`), or values
             (`"regression"`).
-        threshold: score from which on a class of several labels holds, in [0, 1].
+        threshold: score above which a class of several labels holds, in [0, 1].
     """
 
     scores: list[tuple[str, float]]
@@ -36,11 +37,11 @@ class Answer:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The class of the highest score; of several labels those from the threshold on; none of a regression."""
+        """The class of the highest score; of several labels those above the threshold; none of a regression."""
         if self.problem_type == REGRESSION:
             return ()
         if self.problem_type == MULTI_LABEL:
-            return tuple(name for name, score in self.scores if score >= self.threshold)
+            return tuple(name for name, score in self.scores if score > self.threshold)
         return (self.scores[0][0],)
 
     @property
@@ -57,11 +58,11 @@ class Answer:
 
     @property
     def title(self) -> str:
-        """The answer with its scores: `rose 93 %`; `rose 97 %, tulip 81 %`; `none from 0.5 on`; `angle 7.2`."""
+        """The answer with its scores: `rose 93 %`; `rose 97 %, tulip 81 %`; `none above 0.5`; `angle 7.2`."""
         if self.problem_type == REGRESSION:
             return self.short
         if not self.classes:
-            return f"none from {self.threshold:g} on"
+            return f"none above {self.threshold:g}"
         # their scores are the highest
         return _listed([f"{name} {100 * score:.0f} %" for name, score in self.scores[: len(self.classes)]])
 
@@ -115,7 +116,7 @@ def class_scores(logits: torch.Tensor, config: Any) -> torch.Tensor:
 
 
 def threshold_of(config: Any) -> float:
-    """The score from which on a class holds, for a model of several labels: `threshold` of its configuration, or 0.5.
+    """The score above which a class holds, for a model of several labels: `threshold` of its configuration, or 0.5.
 
     Args:
         config: configuration of the model.

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 
 from ..data.errors import DataError
+from ..data.problem_types import SINGLE_LABEL
 from ..data.videos import UNREADABLE
 from ..errors import needed
 from ..kinds import VIDEO, Kind
+from ..records.metrics import PROBLEM_METRICS, metric_rows
 from .intervals import wilson_interval
 
 
@@ -19,30 +21,29 @@ from .intervals import wilson_interval
 MANY_CLASSES, WORST = 20, 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Figures:
     """What a classifier reaches on a split.
 
+    Each problem type has a class of its own, with its figures beside these.
+
     Args:
-        loss: mean cross entropy, in nats.
-        top1: part of the samples whose class has the highest score, in [0, 1].
-        top5: part of the samples whose class is among the five highest scores, in [0, 1].
-        mean_class_accuracy: mean of the accuracies of the classes that occur, in [0, 1].
+        loss: mean loss: cross entropy of single labels, in nats; binary cross entropy over all classes of several
+            labels, in nats; squared error of regression.
         samples: how many images or videos the figures are means of.
-        unreadable: how many videos could not be read; they count nowhere.
+        unreadable: how many samples could not be read; they count nowhere.
     """
 
+    problem_type: ClassVar[str]
+
     loss: float
-    top1: float
-    top5: float
-    mean_class_accuracy: float
     samples: int
     unreadable: int = 0
 
     def means(self) -> dict[str, float]:
         """The figures without the numbers of samples, by name, as a record holds them."""
-        names = ("loss", "top1", "top5", "mean_class_accuracy")
-        return {name: getattr(self, name) for name in names}
+        names = PROBLEM_METRICS[self.problem_type]
+        return {name: getattr(self, name) for name in ("loss", *(name for name in names if name != "loss"))}
 
     def by_name(self, kind: Kind) -> dict[str, float]:
         """All figures by name, as the Trainer logs and files hold them: the samples are called by their unit.
@@ -59,15 +60,68 @@ class Figures:
         Args:
             unit: what the samples are called, in the plural.
         """
-        rows = [
-            (unit, f"{self.samples:,}"),
-            ("top-1", f"{100 * self.top1:.2f} %"),
-            ("95 % interval of top-1", interval_text(self.top1, self.samples)),
-            ("top-5", f"{100 * self.top5:.2f} %"),
-            ("mean class accuracy", f"{100 * self.mean_class_accuracy:.2f} %"),
-            ("loss", f"{self.loss:.4f}"),
-        ]
+        rows = [(unit, f"{self.samples:,}"), *self.mean_rows()]
         return [*rows, ("left out, unreadable", f"{self.unreadable:,}")] if self.unreadable else rows
+
+    def mean_rows(self) -> list[tuple[str, str]]:
+        """Name and value of each figure but the numbers of samples, as text for a table."""
+        return metric_rows(self.means())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleLabelFigures(Figures):
+    """What a classifier of one label for each sample reaches on a split.
+
+    Args:
+        top1: part of the samples whose class has the highest score, in [0, 1].
+        top5: part of the samples whose class is among the five highest scores, in [0, 1].
+        mean_class_accuracy: mean of the accuracies of the classes that occur, in [0, 1].
+    """
+
+    problem_type = SINGLE_LABEL
+
+    top1: float
+    top5: float
+    mean_class_accuracy: float
+
+    def mean_rows(self) -> list[tuple[str, str]]:
+        """Name and value of each figure, with the interval of the first; see [`Figures.mean_rows`]."""
+        first, *others = super().mean_rows()
+        return [first, ("95 % interval of top-1", interval_text(self.top1, self.samples)), *others]
+
+
+class PartFigure(Protocol):
+    """What a classifier reaches on a part of its outputs: on one class, or on one output of a regression."""
+
+    @property
+    def name(self) -> str:
+        """Name of the class or output."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples the class or output has."""
+
+    @property
+    def quality(self) -> float:
+        """The figure by which parts are ranked; greater is better."""
+
+    @staticmethod
+    def header(unit: str) -> tuple[str, ...]:
+        """Titles of the texts in a row: what the part is, its samples, `quality`, and others.
+
+        Args:
+            unit: what the samples are called, in the plural.
+        """
+
+    def row(self) -> tuple[str, ...]:
+        """The figures as a row of a table: a text for each title of [`header`]."""
+
+    def by_name(self, unit: str) -> dict[str, float]:
+        """The figures by name, as files hold them.
+
+        Args:
+            unit: what the samples are called, in the plural.
+        """
 
 
 @dataclass(frozen=True)
@@ -83,6 +137,25 @@ class ClassFigure:
     name: str
     accuracy: float
     samples: int
+
+    @property
+    def quality(self) -> float:
+        """The accuracy; see [`PartFigure`]."""
+        return self.accuracy
+
+    @staticmethod
+    def header(unit: str) -> tuple[str, ...]:
+        """Titles of the texts in a row; see [`PartFigure`]."""
+        return "class", unit, "accuracy", "95 % interval"
+
+    def row(self) -> tuple[str, ...]:
+        """The figures as a row of a table; see [`PartFigure`]."""
+        accuracy, interval = f"{100 * self.accuracy:.1f} %", interval_text(self.accuracy, self.samples)
+        return self.name, f"{self.samples:,}", accuracy, interval
+
+    def by_name(self, unit: str) -> dict[str, float]:
+        """The figures by name; see [`PartFigure`]."""
+        return {"accuracy": self.accuracy, unit: self.samples}
 
 
 @dataclass(frozen=True)
@@ -110,33 +183,48 @@ def interval_text(proportion: float, samples: int) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
-def class_table(per_class: Sequence[ClassFigure], unit: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The header and the rows of a table of classes, the worst first.
+def class_table(per_class: Sequence[PartFigure], unit: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The header and the rows of a table of classes or outputs, the worst first.
 
-    Of more than `MANY_CLASSES` classes those with the lowest accuracies are shown, and the others counted.
+    Of more than `MANY_CLASSES` those with the lowest figures are shown, and the others counted.
 
     Args:
-        per_class: figures of the classes.
+        per_class: figures of the classes or outputs.
         unit: what the samples are called, in the plural.
     """
-    there = sorted((each for each in per_class if each.samples), key=lambda each: each.accuracy)
+    what, *titles = per_class[0].header(unit)
+    there = sorted((each for each in per_class if each.samples), key=lambda each: each.quality)
     shown = there if len(there) <= MANY_CLASSES else there[:WORST]
-    rows: list[tuple[str, ...]] = [
-        (each.name, f"{each.samples:,}", f"{100 * each.accuracy:.1f} %", interval_text(each.accuracy, each.samples))
-        for each in shown
-    ]
+    rows = [each.row() for each in shown]
+    blank = ("",) * (len(titles) - 2)
     if len(shown) < len(there):
         rest = there[len(shown) :]
         count = f"{sum(each.samples for each in rest):,}"
-        rows.append((f"{len(rest):,} more classes", count, f"{100 * rest[0].accuracy:.1f} % or more", ""))
+        rows.append((f"{len(rest):,} more classes", count, f"{rest[0].row()[2]} or more", *blank))
     empty = [each.name for each in per_class if not each.samples]
     if empty:
-        rows.append((f"none of {', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}", "0", "-", ""))
-    return ("class, worst first", unit, "accuracy", "95 % interval"), rows
+        rows.append((f"none of {', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}", "0", "-", *blank))
+    return (f"{what}, worst first", *titles), rows
 
 
-def compute_figures(scores: np.ndarray, labels: np.ndarray) -> Figures:
-    """The figures of scores, in float64.
+def is_readable(labels: np.ndarray) -> np.ndarray:
+    """Which samples could be read.
+
+    Args:
+        labels: class of each sample (samples), `UNREADABLE` for one that could not be read; or numbers of each sample
+            (samples, classes or outputs), nan for one that could not be read.
+
+    Raises:
+        DataError: if none could.
+    """
+    readable = labels != UNREADABLE if labels.ndim == 1 else ~np.isnan(labels).any(axis=1)
+    if not readable.any():
+        raise DataError("no sample of the evaluation split can be read: there is nothing to measure.")
+    return readable
+
+
+def compute_figures(scores: np.ndarray, labels: np.ndarray) -> SingleLabelFigures:
+    """The figures of one label for each sample, in float64.
 
     Args:
         scores: logits or their logarithms of probabilities (samples, classes).
@@ -145,14 +233,12 @@ def compute_figures(scores: np.ndarray, labels: np.ndarray) -> Figures:
     Raises:
         DataError: if no sample could be read.
     """
-    readable = labels != UNREADABLE
-    if not readable.any():
-        raise DataError("no sample of the evaluation split can be read: there is nothing to measure.")
+    readable = is_readable(labels)
     scores, labels = scores[readable], labels[readable]
     log_probabilities = torch.from_numpy(scores).double().log_softmax(dim=1)
     # not torch's cross entropy, whose last digit differs from that of figures measured before
     loss = -log_probabilities[torch.arange(len(labels)), torch.from_numpy(labels)].mean()
-    return Figures(
+    return SingleLabelFigures(
         loss=float(loss),
         **_computed("TopKAccuracy", predictions=scores, references=labels),
         mean_class_accuracy=_per_class(scores, labels)["mean_class_accuracy"],

@@ -1,6 +1,6 @@
 """Evaluate an image classifier: loss, top-1, top-5 and accuracy per class."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,12 @@ from ..data.errors import DataError
 from ..data.images import torch_dataset
 from ..data.provenance import provenance
 from ..data.sources import load_split
-from ..data.videos import UNREADABLE
 from ..kinds import IMAGE, Kind, load
 from ..records.checkpoint_records import Measurement, record_measurement
 from ..records.digest import weights_digest
 from ..records.stamp import stamp
-from .figures import (
-    ClassFigure,
-    Figures,
-    SliceFigure,
-    class_table,
-    compute_class_figures,
-    compute_figures,
-    confusion_matrix,
-)
+from .figures import Figures, PartFigure, SliceFigure, class_table, confusion_matrix, is_readable
+from .problems import Problem
 from .slices import slice_figures, slice_rows
 
 
@@ -40,9 +32,10 @@ class ClassificationResult:
 
     Args:
         kind: kind of the classifier, of images or of videos.
-        figures: loss and accuracies over all samples.
-        per_class: accuracy on each class, in the order of the model's classes.
-        confusion: samples of a class (row) that were taken for a class (column), in the order of the model's classes.
+        figures: loss and other figures over all samples.
+        per_class: figures on each class or output, in the order of the model's.
+        confusion: samples of a class (row) that were taken for a class (column), in the order of the model's classes;
+            `None` where a sample has not just one class.
         slices: accuracy on each slice, where slices were asked for.
         measurement: the figures, tied to the weights they were measured on.
         unreadable: paths of videos that could not be read, and count nowhere.
@@ -50,8 +43,8 @@ class ClassificationResult:
 
     kind: Kind
     figures: Figures
-    per_class: list[ClassFigure]
-    confusion: list[list[int]]
+    per_class: Sequence[PartFigure]
+    confusion: list[list[int]] | None
     slices: list[SliceFigure] | None = None
     measurement: Measurement | None = None
     unreadable: list[str] = field(default_factory=list)
@@ -69,7 +62,7 @@ class ClassificationResult:
         unit = self.kind.unit
         return {
             "metrics": self.figures.by_name(self.kind),
-            "per_class": {each.name: {"accuracy": each.accuracy, unit: each.samples} for each in self.per_class},
+            "per_class": {each.name: each.by_name(unit) for each in self.per_class},
             "measurement": None if self.measurement is None else asdict(self.measurement),
             "slices": None if self.slices is None else {each.name: _of_slice(each, unit) for each in self.slices},
             "confusion": self.confusion,
@@ -183,23 +176,25 @@ def logits_by_batch(model: PreTrainedModel, loader: Any) -> Iterator[tuple[np.nd
 
 
 def classification_result(
-    scores: np.ndarray, labels: np.ndarray, names: list[str], kind: Kind
+    scores: np.ndarray, labels: np.ndarray, names: list[str], kind: Kind, problem: Problem | None = None
 ) -> ClassificationResult:
     """Compute all figures.
 
     Args:
-        scores: logits or logarithms of probabilities (samples, classes).
-        labels: index of the class of each sample (samples); `UNREADABLE` for one that could not be read.
-        names: names of the classes, in the order of the scores.
+        scores: logits (samples, classes or outputs); of single labels, logarithms of probabilities will do.
+        labels: class or numbers of each sample, as [`~dna_hf.evaluation.problems.Problem.figures`] takes them.
+        names: names of the classes or outputs, in the order of the scores.
         kind: kind of the classifier, of images or of videos.
+        problem: what the model is asked for each sample; by default its class.
 
     Raises:
         DataError: if no sample could be read.
     """
-    readable = labels != UNREADABLE
+    problem = problem or Problem()
+    readable = is_readable(labels)
     return ClassificationResult(
         kind=kind,
-        figures=compute_figures(scores, labels),
-        per_class=compute_class_figures(scores[readable], labels[readable], names),
-        confusion=confusion_matrix(scores[readable], labels[readable]),
+        figures=problem.figures(scores, labels),
+        per_class=problem.parts(scores[readable], labels[readable], names),
+        confusion=confusion_matrix(scores[readable], labels[readable]) if labels.ndim == 1 else None,
     )

@@ -65,6 +65,9 @@ class DnAViTConfig(BackboneConfigMixin, DnATransformerConfig):
             What the classifier reads: `"cls"`: the class token; `"cls_mean"`: the class token and the mean of the
             patch tokens, as in DINOv2; `"cls_dist"`: the class token and the distillation token, as in distilled
             DeiT.
+        threshold (`float`, *optional*, defaults to 0.5):
+            Probability above which a class counts as predicted, where `problem_type` is
+            `"multi_label_classification"`.
         encoder_stride (`int`, *optional*):
             Upsampling factor of the masked image modeling head; the patch size if unset.
         apply_layernorm (`bool`, *optional*, defaults to `True`):
@@ -104,6 +107,7 @@ class DnAViTConfig(BackboneConfigMixin, DnATransformerConfig):
     use_distillation_token: bool = False
     interpolate_pos_encoding: bool = False
     classifier_pooling: Literal["cls", "cls_mean", "cls_dist"] = "cls"
+    threshold: float = 0.5
     encoder_stride: int | None = None
     apply_layernorm: bool = True
     reshape_hidden_states: bool = True
@@ -129,6 +133,8 @@ class DnAViTConfig(BackboneConfigMixin, DnATransformerConfig):
         super().validate_architecture()
         if self.classifier_pooling == "cls_dist" and not self.use_distillation_token:
             raise ValueError("classifier_pooling 'cls_dist' needs use_distillation_token=True.")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold must lie between 0 and 1, got {self.threshold}.")
         if self.encoder_stride < 1:
             raise ValueError(f"encoder_stride must be at least 1, got {self.encoder_stride}.")
 

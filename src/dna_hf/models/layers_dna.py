@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -118,6 +119,37 @@ def resample_positions(positions: torch.Tensor, grid: tuple[int, int], target: t
     # in float32: bicubic resampling in half precision shifts the positions
     resampled = nn.functional.interpolate(resampled.float(), size=target, mode="bicubic", align_corners=False)
     return resampled.flatten(2).transpose(1, 2).to(positions.dtype)
+
+
+def exact_loss(
+    loss_function: Callable,
+    labels: torch.Tensor,
+    logits: torch.Tensor,
+    config: DnATransformerConfig,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """The loss of a classifier, which micro-batches of a step add up to exactly, whatever the problem type.
+
+    The Trainer takes what a model makes of `num_items_in_batch` as the part of a micro-batch in the mean over the
+    step. transformers' cross entropy is that; its binary cross entropy and squared error are means over the
+    micro-batch all the same, and so as many times too large as there are micro-batches.
+
+    Args:
+        loss_function: loss of the model; one that is not transformers' own gets all arguments, and is taken as it is.
+        labels: class indices (batch), or numbers (batch, classes or outputs).
+        logits: output of the model (batch, classes or outputs).
+        config: configuration of the model; the loss sets its problem type where it has none.
+        num_items_in_batch: how many numbers the labels of all micro-batches of this step, on all processes, have.
+        kwargs: what else the loss takes.
+    """
+    if num_items_in_batch is None:
+        return loss_function(labels, logits, config, **kwargs)
+    is_index = not labels.is_floating_point() and logits.shape[-1] > 1
+    problem_type = config.problem_type or ("single_label_classification" if is_index else None)
+    if loss_function is not ForSequenceClassificationLoss or problem_type == "single_label_classification":
+        return loss_function(labels, logits, config, num_items_in_batch=num_items_in_batch, **kwargs)
+    return loss_function(labels, logits, config, **kwargs) * labels.numel() / num_items_in_batch
 
 
 class DnAMLP(nn.Module):

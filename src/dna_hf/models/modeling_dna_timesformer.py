@@ -30,6 +30,7 @@ from .layers_dna import (
     DnAPatchEmbeddings,
     capture_all_outputs,
     drop_path_rate,
+    exact_loss,
     init_projection,
     recompute_attention_maps,
     resample_positions,
@@ -331,7 +332,9 @@ class DnATimesformerForVideoClassification(DnATimesformerPreTrainedModel):
         """
         outputs: DnATimesformerModelOutput = self.dna_timesformer(pixel_values, **kwargs)
         logits = self.classifier(outputs.pooler_output)
-        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
+        loss = None
+        if labels is not None:
+            loss = exact_loss(self.loss_function, labels, logits, self.config, **kwargs)
         return DnATimesformerVideoClassifierOutput(
             loss=loss,
             logits=logits,

@@ -39,6 +39,7 @@ from .layers_dna import (
     DnAPatchEmbeddings,
     capture_all_outputs,
     drop_path_rate,
+    exact_loss,
     init_projection,
     recompute_attention_maps,
     resample_positions,
@@ -321,7 +322,9 @@ class DnAViTForImageClassification(DnAViTPreTrainedModel):
             **kwargs,
         )
         logits = self.classifier(self.pool(outputs.last_hidden_state))
-        loss = self.loss_function(labels, logits, self.config, **kwargs) if labels is not None else None
+        loss = None
+        if labels is not None:
+            loss = exact_loss(self.loss_function, labels, logits, self.config, **kwargs)
         return DnAViTImageClassifierOutput(
             loss=loss,
             logits=logits,

@@ -11,11 +11,11 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 
+from ..records.metrics import METRICS
 from .options import ClassifierOptions, TrainingOptions, VideoLLMOptions
 from .parameter_groups import LORA, check_rates
 
 
-CLASSIFIER_METRICS = ("loss", "top1", "top5", "mean_class_accuracy")
 EPOCH_COSINE_KEYS = {"warmup_epochs", "warmup_lr", "min_lr"}
 EPOCH_STEPS_KEYS = {"steps", "factors"}
 ADAPTER_DTYPES = ("float32", "bfloat16")
@@ -103,6 +103,10 @@ class ClassifierTrainingArguments(ClassifierOptions, DnATrainingArguments):
     """
 
     def __post_init__(self) -> None:
+        # transformers takes every figure for better the greater it is, but those that end in "loss"
+        metric = METRICS.get((self.metric_for_best_model or "").removeprefix("eval_").removeprefix("ema_"))
+        if metric is not None and self.greater_is_better is None:
+            self.greater_is_better = not metric.lower_is_better
         super().__post_init__()
         if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(f"label_smoothing_factor must lie in [0, 1), got {self.label_smoothing_factor}.")
@@ -116,9 +120,9 @@ class ClassifierTrainingArguments(ClassifierOptions, DnATrainingArguments):
             self._scale_learning_rate(self.base_learning_rate)
 
     def _check_best_model(self, metric: str) -> None:
-        averaged = tuple(f"ema_{name}" for name in CLASSIFIER_METRICS) if self.ema_decay else ()
-        if metric not in CLASSIFIER_METRICS + averaged:
-            known = ", ".join(CLASSIFIER_METRICS + averaged)
+        averaged = tuple(f"ema_{name}" for name in METRICS) if self.ema_decay else ()
+        if metric not in (*METRICS, *averaged):
+            known = ", ".join((*METRICS, *averaged))
             hint = "" if self.ema_decay else " (and ema_... with ema_decay)"
             raise ValueError(f"metric_for_best_model must be one of {known}{hint}, got {metric!r}.")
         super()._check_best_model(metric)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ from transformers.trainer_utils import has_length
 from transformers.utils import logging
 
 from ..data.mixing import MixingCollator
+from ..data.problem_types import MULTI_LABEL, SINGLE_LABEL
 from ..data.provenance import public_name
 from ..data.splits import Split
 from ..data.summary import SUMMARY_FILE, Announce, summarize, write_summary
 from ..errors import told_as
 from ..evaluation.charts import NO_MATPLOTLIB, draw_confusion, draw_curves, write_confusion
 from ..evaluation.image_classification import ClassificationResult
+from ..evaluation.problems import problem_of
 from ..hub.publish import Published
 from ..kinds import check_image_size, kind_of
 from ..pretrained import fitting_config, load_config, load_whole
 from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
+from ..records.metrics import PROBLEM_METRICS
 from ..records.stamp import stamp
 from .callbacks import AugmentationEpoch, DataRecord
 from .checkpoint import check_disk, find_checkpoint, weights_size
@@ -123,7 +127,7 @@ def train_classifier(run: AnyRun, *, resume: bool = False, announce: Announce | 
     weights = trainer.accelerator.get_state_dict(trainer.model)
     published = None
     assert trainer.prediction is not None
-    result = task_of(run).result(trainer.prediction, train.class_names)
+    result = task_of(run).result(problem_of(model.config), trainer.prediction, train.class_names)
     if trainer.is_world_process_zero():
         _write_records(run, trainer, outcome, weights, train, evaluation)
         _write_charts(run, trainer, result, evaluation)
@@ -167,34 +171,67 @@ def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, AnyProc
     check_run(run)
     set_seed(run.training.seed)
     train, evaluation = task_of(run).load(run)
-    if len(train.class_names) < 2:
+    check_problem(run, train.problem_type)
+    if train.problem_type == SINGLE_LABEL and len(train.class_names) < 2:
         raise ConfigurationError(
             f"data set {run.data.dataset!r} has one class, {train.class_names[0]!r}: there is nothing to learn."
         )
-    return train, evaluation, *build_model(run, train.class_names)
+    return train, evaluation, *build_model(run, train.class_names, train.problem_type)
 
 
-def build_model(run: ClassifierRun, class_names: list[str]) -> tuple[PreTrainedModel, AnyProcessor]:
+def check_problem(run: ClassifierRun, problem_type: str) -> None:
+    """Refuse what has no meaning for a problem type.
+
+    Raises:
+        ConfigurationError: naming the key, its value and what to do.
+    """
+    training, data = run.training, run.data
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_").removeprefix("ema_")
+    if metric not in PROBLEM_METRICS[problem_type]:
+        known = ", ".join(PROBLEM_METRICS[problem_type])
+        raise ConfigurationError(
+            f"training.metric_for_best_model is {training.metric_for_best_model!r}, but the figures of {problem_type} "
+            f"are {known}: choose one of them."
+        )
+    refused = {
+        "model.threshold": (run.model.get("threshold"), (MULTI_LABEL,)),
+        "training.label_smoothing_factor": (training.label_smoothing_factor, (SINGLE_LABEL,)),
+        "data.mixup_alpha": (data.mixup_alpha, (SINGLE_LABEL, MULTI_LABEL)),
+        "data.cutmix_alpha": (data.cutmix_alpha, (SINGLE_LABEL, MULTI_LABEL)),
+    }
+    for key, (value, wanted) in refused.items():
+        if value and problem_type not in wanted:
+            raise ConfigurationError(
+                f"{key} is {value}, but it is for {' and '.join(wanted)}, and this is {problem_type}: leave it out."
+            )
+
+
+def build_model(
+    run: ClassifierRun, class_names: list[str], problem_type: str = SINGLE_LABEL
+) -> tuple[PreTrainedModel, AnyProcessor]:
     """A fresh model, or one from a checkpoint with a head for the classes of the data, and its processor.
 
     Args:
         run: the run, whose section `model` says which model it is.
-        class_names: names of the classes, in the order of the labels.
+        class_names: names of the classes or outputs, in the order of the labels.
+        problem_type: what the model is asked for each sample, by transformers' name.
 
     Raises:
         ConfigurationError: if the configuration is inconsistent, or the checkpoint does not fit it.
     """
     labels = {"id2label": dict(enumerate(class_names)), "label2id": {n: i for i, n in enumerate(class_names)}}
+    labels = {**labels, "problem_type": problem_type}
+    model_fields = {name: value for name, value in run.model.items() if name != "problem_type"}
     if run.model_arguments.checkpoint is not None:
         with _blamed_on_model():
-            return _start_from(run.model_arguments.checkpoint, run, labels)
+            return _start_from(run.model_arguments.checkpoint, run, model_fields | labels)
     with told_as(ConfigurationError, "section 'model'"):
-        config = AutoConfig.for_model(run.kind.model_type, **run.model, **labels)
+        config = AutoConfig.for_model(run.kind.model_type, **model_fields, **labels)
         model = run.kind.auto_model.from_config(config)
     return model, task_of(run).fresh_processor(run, config)
 
 
-def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tuple[PreTrainedModel, AnyProcessor]:
+def _start_from(source: str, run: ClassifierRun, fields: dict[str, Any]) -> tuple[PreTrainedModel, AnyProcessor]:
     """The model of a checkpoint with a head for other classes: all but the head comes from the checkpoint, whole."""
     revision, kind, task = run.model_arguments.checkpoint_revision, run.kind, task_of(run)
     found = kind_of(source, revision, error_class=ConfigurationError)
@@ -205,7 +242,7 @@ def _start_from(source: str, run: ClassifierRun, labels: dict[str, Any]) -> tupl
         )
     # before memory is taken
     fitting_config(kind.auto_model, source, revision, ConfigurationError)
-    config = load_config(source, revision, ConfigurationError, **run.model, **labels)
+    config = load_config(source, revision, ConfigurationError, **fields)
     # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
     model = load_whole(
         kind.auto_model,
@@ -240,6 +277,7 @@ def _write_records(
 ) -> None:
     """Write down how the saved weights were made and what was measured on them, for their model card."""
     task, metrics = task_of(run), outcome.metrics
+    problem = problem_of(trainer.accelerator.unwrap_model(trainer.model).config)
     processor: Any = trainer.processing_class
     saved = [(run.output_dir, "eval_", weights)]
     if trainer.average is not None:
@@ -250,7 +288,7 @@ def _write_records(
             task=run.kind.task,
             dataset=task.provenance(run.data, evaluation),
             split=evaluation.name,
-            metrics={name: metrics[f"{prefix}{name}"] for name in task.recorded},
+            metrics={name: metrics[f"{prefix}{name}"] for name in task.recorded(problem)},
             samples=int(metrics[f"{prefix}{run.kind.unit}"]),
             views=task.views(processor),
             seed=run.training.seed,
@@ -265,11 +303,13 @@ def _write_charts(
 ) -> None:
     """Write which classes were taken for which, and draw it and how the run went."""
     names, folder = [each.name for each in result.per_class], run.output_dir
-    figure_name = task_of(run).recorded[0]
-    write_confusion(folder / CONFUSION_FILE, names, result.confusion)
+    figure_name = PROBLEM_METRICS[result.figures.problem_type][0]
+    if result.confusion is not None:
+        write_confusion(folder / CONFUSION_FILE, names, result.confusion)
     try:
         title = f"{public_name(run.data.dataset)}, {evaluation.name}, {result.figures.samples:,} {run.kind.unit}"
-        draw_confusion((folder / CONFUSION_FILE).with_suffix(".png"), names, result.confusion, title)
+        if result.confusion is not None:
+            draw_confusion((folder / CONFUSION_FILE).with_suffix(".png"), names, result.confusion, title)
         draw_curves(folder / CURVES_FILE, trainer.state.log_history, figure_name, folder.resolve().name)
     except ImportError:
         logger.warning(NO_MATPLOTLIB)
@@ -291,7 +331,7 @@ def build_trainer(
         ConfigurationError: if the Trainer refuses its arguments, e.g. for a tracker that is not installed, or if there
             is no whole batch and others are dropped.
     """
-    task = task_of(run)
+    task, problem = task_of(run), problem_of(model.config)
     train_dataset, eval_dataset = task.datasets(run, train, evaluation, processor)
     batch = run.training.train_batch_size
     if run.training.dataloader_drop_last and has_length(train_dataset) and len(train) < batch:
@@ -308,8 +348,9 @@ def build_trainer(
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processor,
-            compute_metrics=task.metrics,
-            compute_loss_func=None if collator is None else classification_loss,
+            compute_metrics=partial(task.metrics, problem),
+            # of several labels, the loss of the model takes soft targets as they are
+            compute_loss_func=classification_loss if collator and problem.problem_type == SINGLE_LABEL else None,
             train_collator=collator,
             train_sampler=sampler,
             average=ExponentialMovingAverage(run.training.ema_decay) if run.training.ema_decay else None,

@@ -14,17 +14,19 @@ from ..data.augmentation import TrainingAugmentation
 from ..data.clips import LabelledVideos
 from ..data.images import ImageDataset, ImageProcessor, StreamedImageDataset, image_processor, torch_dataset
 from ..data.images import output_size as image_output_size
+from ..data.problem_types import SINGLE_LABEL
 from ..data.provenance import DatasetRecord, provenance, video_provenance
 from ..data.sampling import RepeatedSampler
 from ..data.sources import LabelledImages, load_train_and_eval
 from ..data.splits import Split
 from ..data.video_sources import load_train_and_eval as load_videos
 from ..data.videos import VideoAugmentation, VideoDataset, video_processor, with_given
-from ..evaluation.figures import compute_figures
 from ..evaluation.image_classification import ClassificationResult, classification_result
+from ..evaluation.problems import Problem
 from ..kinds import IMAGE, VIDEO, Kind, load_processor
 from ..models.configuration_dna import pair
 from ..models.video_processing_dna_timesformer import DnATimesformerVideoProcessor
+from ..records.metrics import PROBLEM_METRICS
 from .arguments import ClassifierTrainingArguments
 from .config_file import ClassifierRun, RunConfig
 from .errors import ConfigurationError
@@ -48,33 +50,41 @@ VideoRun = RunConfig[VideoDataArguments, ClassifierTrainingArguments]
 class Task(ABC, Generic[Data, Samples, Processor]):
     """Classification of one kind of samples.
 
-    Its attributes are `kind`, of its models, and `recorded`, which figures are recorded for the model card.
+    Its attributes are `kind`, of its models, and `single_label_metrics`, which figures of single labels are recorded.
     """
 
     kind: Kind
-    recorded: tuple[str, ...]
+    single_label_metrics: tuple[str, ...]
 
-    def metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+    def recorded(self, problem: Problem) -> tuple[str, ...]:
+        """Which figures are recorded for the model card."""
+        if problem.problem_type == SINGLE_LABEL:
+            return self.single_label_metrics
+        return PROBLEM_METRICS[problem.problem_type]
+
+    def metrics(self, problem: Problem, prediction: EvalPrediction) -> dict[str, float]:
         """`compute_metrics` of a Trainer; its loss replaces the mean over batches.
 
         Args:
-            prediction: logits (samples, classes) and labels (samples).
+            problem: what the model is asked for each sample.
+            prediction: logits (samples, classes or outputs) and labels (samples), or (samples, classes or outputs).
 
         Raises:
             DataError: if no sample could be read.
         """
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        return compute_figures(logits, labels).by_name(self.kind)
+        return problem.figures(logits, labels).by_name(self.kind)
 
-    def result(self, prediction: EvalPrediction, names: list[str]) -> ClassificationResult:
+    def result(self, problem: Problem, prediction: EvalPrediction, names: list[str]) -> ClassificationResult:
         """All figures of an evaluation, for the tables, figures and files at the end of a run.
 
         Args:
-            prediction: logits (samples, classes) and labels (samples).
-            names: names of the classes, in the order of the labels.
+            problem: what the model is asked for each sample.
+            prediction: logits (samples, classes or outputs) and labels (samples), or (samples, classes or outputs).
+            names: names of the classes or outputs, in the order of the labels.
         """
         logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
-        return classification_result(logits, labels, names, self.kind)
+        return classification_result(logits, labels, names, self.kind, problem)
 
     @abstractmethod
     def load(self, run: Run[Data]) -> tuple[Samples, Samples]:
@@ -121,7 +131,7 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
     """Classification of images."""
 
     kind = IMAGE
-    recorded = ("top1", "top5", "loss")
+    single_label_metrics = ("top1", "top5", "loss")
 
     def load(self, run: ImageRun) -> tuple[LabelledImages, LabelledImages]:
         """The splits to train on and to evaluate on."""
@@ -182,7 +192,7 @@ class VideoTask(Task[VideoDataArguments, LabelledVideos, DnATimesformerVideoProc
     """Classification of videos."""
 
     kind = VIDEO
-    recorded = (*ImageTask.recorded, "mean_class_accuracy")
+    single_label_metrics = (*ImageTask.single_label_metrics, "mean_class_accuracy")
 
     def load(self, run: VideoRun) -> tuple[LabelledVideos, LabelledVideos]:
         """The splits to train on and to evaluate on."""

@@ -56,6 +56,16 @@ class DnATrainer(Trainer):
         with self.loader_wait.waiting():
             return super().get_batch_samples(*args, **kwargs)
 
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
+        """How many numbers the labels of a step have; transformers leaves -100 out, which a regression may aim at."""
+        counted = [
+            batch | {"labels": torch.zeros_like(batch["labels"])}
+            if torch.is_tensor(batch.get("labels")) and batch["labels"].is_floating_point()
+            else batch
+            for batch in batch_samples
+        ]
+        return super()._get_num_items_in_batch(counted, device)
+
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Names of the parameters that weight decay applies to."""
         return decay_parameter_names(model, self.args.decay_all)
