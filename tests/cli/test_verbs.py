@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,34 @@ def test_unfinished_models_are_not_published(trained, tmp_path, capsys):
     assert main([*words, "--hub_strategy", "every_save"]) == 2
     assert "hub_strategy must be end" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_data_is_summarized_before_the_first_step(trained):
+    lines = trained[1].stdout.splitlines()
+    first_step = next(number for number, line in enumerate(lines) if line.startswith("{'loss'"))
+    for start in (
+        "from  ",
+        "train  ",
+        "test  ",
+        "looked at ",
+        "duplicates across splits",
+        "model ",
+        "device",
+        "training ",
+    ):
+        assert any(line.startswith(start) for line in lines[:first_step]), start
+    summary = json.loads((trained[0] / "runs" / "tiny" / "data_summary.json").read_text())
+    assert {name: split["samples"] for name, split in summary["splits"].items()} == {"train": 40, "test": 20}
+
+
+def test_train_draws_its_curves_and_its_confusion(trained):
+    folder, printed = trained[0] / "runs" / "tiny", trained[1].stdout
+    rows = [line.split(",") for line in (folder / "confusion.csv").read_text().splitlines()]
+    # the 20 images of the evaluation split
+    assert sum(int(count) for row in rows[1:] for count in row[1:]) == 20
+    names = ["confusion.png", "curves.png"] if find_spec("matplotlib") else []
+    assert [name for name in ("confusion.png", "curves.png") if (folder / name).exists()] == names
+    assert "class, worst first" in printed and "95 % interval of top-1" in printed
 
 
 def test_train_records_what_a_card_may_say(trained):
@@ -121,8 +150,9 @@ def test_distractors_writes_and_prints(trained, tmp_path, capsys):
     words = ["--dataset", "fashion-mnist-mini", "--grid", "3", "--max-tiles", "2", "--target-position", "center"]
     output = tmp_path / "deep" / "out"
     assert main(["distractors", str(one), str(two), *words, "--batch-size", "50", "--output-dir", str(output)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["distractors", "a/tiny", "b/tiny"]
+    printed = capsys.readouterr().out.splitlines()
+    lines = printed[next(number for number, line in enumerate(printed) if line.startswith("distractors ")) :]
+    assert printed.index(lines[0]) > 5 and lines[0].split() == ["distractors", "a/tiny", "b/tiny"]
     assert [line.split()[0] for line in lines[2:5]] == ["0", "1", "2"]
     names = ["distractors.csv", "distractors.md", "distractors.png", "distractors_example.png"]
     assert sorted(path.name for path in output.iterdir()) == names

@@ -15,10 +15,12 @@ from transformers import PreTrainedModel
 from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
+from ..data.summary import Announce, summarize
 from ..errors import must_be_writable
 from ..evaluation.class_answers import Answer
 from ..kinds import load_all
 from ..models.attention_variants import TWO_MAP_VARIANTS
+from ..records.run_facts import model_facts
 from ..records.stamp import peak_memory, stamp
 from .accumulate import RunningDistribution
 from .drawing import colour_pair
@@ -26,7 +28,7 @@ from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .html_report import Illustration, ReportedModel, write_page
 from .report_figures import LABELS, histogram_figure, scale_figure, sensitivity_figure
-from .samples import Batch, Samples, samples_of
+from .samples import Batch, ClassSamples, Samples, samples_of
 from .sight import Sight, VisualizeSettings
 from .subspace_report import SubspaceReport, analyze_subspaces
 from .subspaces import check_epsilon
@@ -109,6 +111,7 @@ def analyze(
     *,
     device: str | None = None,
     revision: str | None = None,
+    announce: Announce | None = None,
 ) -> Analysis:
     """Analyse models on a split, or on questions, and write a page with everything that was found.
 
@@ -124,6 +127,8 @@ def analyze(
         settings: how the data is gone through; by default as [`AnalyzeSettings`] says.
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub, of all checkpoints.
+        announce: called before any model runs, with what the split holds and with facts about the models; not for
+            questions, which have no classes.
 
     Raises:
         AnalysisError: for settings out of range, or without matplotlib.
@@ -134,6 +139,9 @@ def analyze(
     folder = must_be_writable(output, AnalysisError)
     models = load_all(checkpoints, device=device, revision=revision, needs_head=False)
     data = [samples_of(loaded, arguments, split) for loaded in models]
+    if announce is not None and isinstance(data[0], ClassSamples):
+        facts = [(f"{one.label}: {name}", value) for one in models for name, value in model_facts(one.model)]
+        announce(summarize(arguments, [data[0].data]), facts)  # type: ignore[arg-type]
     if settings.k is None:
         settings = dataclasses.replace(settings, k=min(most_directions(each.measured.config) for each in data))
     (folder / "figures").mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from ..data.inputs import encode, inference_processor, read_question_input, user
 from ..data.multiple_choice import load_questions
 from ..data.provenance import DatasetRecord, provenance, question_provenance, video_provenance
 from ..data.sources import load_split
+from ..data.splits import Split
 from ..data.video_sources import load_split as load_video_split
 from ..data.videos import UNREADABLE, VideoDataset
 from ..evaluation.class_answers import Answer, answers_of, ranked
@@ -150,14 +151,14 @@ class ClassSamples(Samples):
         # of a model without its classifier, the configuration names classes that nothing has learned
         self.answers = class_names(loaded.model) if loaded.has_head else []
         if isinstance(arguments, VideoDataArguments):
-            videos = load_video_split(arguments, split)
+            self.data: Split = (videos := load_video_split(arguments, split))
             self.dataset: Dataset = VideoDataset(videos, loaded.processor, arguments)
             self.names = [clip.path for clip in videos.clips]
             self.class_names, self.record = videos.class_names, video_provenance(arguments, videos)
         elif arguments.streaming:
             raise DataError("an analysis needs random access to the data: leave out --streaming.")
         else:
-            images = load_split(arguments, split)
+            self.data = images = load_split(arguments, split)
             self.dataset = torch_dataset(images, loaded.processor)
             self.names = [f"{split} {row}" for row in range(len(images.rows))]
             self.class_names, self.record = images.class_names, provenance(arguments, images)

@@ -7,6 +7,7 @@ from typing import Any
 from .keys import ANALYZE
 from .options import add_batch_size, add_checkpoint, add_colours, add_compare, add_output_dir, add_place, chosen
 from .parser import add_verb
+from .summary import print_summary
 from .values import positive, positive_number, whole
 
 
@@ -81,6 +82,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             **chosen(arguments, "k", "epsilon", "against", "batch_size", "pictures", "colours"),
             untrained=not arguments.no_untrained,
         ),
+        announce=print_summary,
         **chosen(arguments, "device", "revision"),
     )
     for reason in done.left_out:

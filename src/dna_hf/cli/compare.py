@@ -9,6 +9,7 @@ from .options import add_config, add_output_dir
 from .overrides import parse_overrides
 from .parser import add_verb
 from .run_keys import check_run_keys
+from .summary import print_summary
 from .table import drawn
 from .values import numbers, words
 
@@ -68,6 +69,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         overrides=overrides,
         param_matched=arguments.param_matched,
         report=print,
+        announce=print_summary,
     )
     print("\n" + summary.summary(figures) + "\n")
     written = [output / compare.RUNS_FILE, output / compare.SUMMARY_FILE]

@@ -7,6 +7,7 @@ from typing import Any
 from .keys import DISTRACTORS
 from .options import add_batch_size, add_checkpoint, add_device, add_output_dir, add_seed, add_split, chosen
 from .parser import add_verb
+from .summary import print_summary
 from .table import drawn, table
 from .values import positive
 
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         data,
         arguments.split,
         output,
+        announce=print_summary,
         **chosen(arguments, "grid", "max_tiles", "target_position", "seed", "batch_size", "device"),
     )
     written = [

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import must_be_writable
 from .keys import EVALUATE
-from .options import add_batch_size, add_checkpoint, add_output, add_place, add_split
+from .options import add_batch_size, add_checkpoint, add_output, add_place, add_split, chosen
 from .parser import add_verb
+from .summary import print_summary
 from .table import table, write_json
 from .values import output_file
 
@@ -122,7 +123,7 @@ def _evaluate(arguments: argparse.Namespace, data: Any, kind: "Kind") -> "Classi
     from ..kinds import IMAGE
     from ..training.errors import ConfigurationError
 
-    common: dict[str, Any] = {"device": arguments.device, "revision": arguments.revision}
+    common: dict[str, Any] = {**chosen(arguments, "device", "revision"), "announce": print_summary}
     if kind is IMAGE:
         return evaluate_checkpoint(
             arguments.checkpoint,

@@ -22,9 +22,11 @@ from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
 from ..data.images import ImageProcessor, output_size, read_image
 from ..data.sources import LabelledImages, load_split
+from ..data.summary import Announce, summarize
 from ..errors import must_be_writable
 from ..kinds import IMAGE, inference_device, load
 from ..records.names import checkpoint_labels
+from ..records.run_facts import model_facts
 from ..records.stamp import command_line
 from .image_classification import class_names, logits_by_batch, match_classes
 from .intervals import wilson_interval
@@ -231,6 +233,7 @@ def distractor_test(
     seed: int = 0,
     batch_size: int = 64,
     device: str | None = None,
+    announce: Announce | None = None,
 ) -> list[DistractorAccuracy]:
     """Measure the accuracy of checkpoints among 0, 1, ... distractors; labels are matched to classes by name.
 
@@ -247,6 +250,7 @@ def distractor_test(
         seed: seed of positions and distractors.
         batch_size: pictures that go through a model together.
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
+        announce: called before any model runs, with what the split holds and with facts about the models.
 
     Returns:
         The figures, checkpoint by checkpoint, by number of distractors.
@@ -268,6 +272,14 @@ def distractor_test(
         loaded = load(checkpoint, wanted=(IMAGE,), device="cpu")
         classes = match_classes(images.class_names, class_names(loaded.model))
         runs.append((loaded.model, DistractorPictures(images, loaded.processor, layout), classes))
+    if announce is not None:
+        facts = [
+            (f"{label}: {name}", value)
+            for label, run in zip(labels, runs, strict=True)
+            for name, value in model_facts(run[0])
+            if name != "device"
+        ]
+        announce(summarize(arguments, [images]), [*facts, ("device", str(target))])
     output_dir.mkdir(parents=True, exist_ok=True)
     example(runs[0][1], row=0).save(output_dir / EXAMPLE_FILE)
     figures = []

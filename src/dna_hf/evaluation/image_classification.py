@@ -17,9 +17,11 @@ from ..data.errors import DataError
 from ..data.images import torch_dataset
 from ..data.provenance import provenance
 from ..data.sources import load_split
+from ..data.summary import Announce, summarize
 from ..kinds import IMAGE, Kind, load
 from ..records.checkpoint_records import Measurement, record_measurement
 from ..records.digest import weights_digest
+from ..records.run_facts import model_facts
 from ..records.stamp import stamp
 from .figures import Figures, PartFigure, SliceFigure, class_table, confusion_matrix, is_readable
 from .problems import Problem
@@ -83,6 +85,7 @@ def evaluate_checkpoint(
     device: str | None = None,
     revision: str | None = None,
     slices: str | None = None,
+    announce: Announce | None = None,
 ) -> ClassificationResult:
     """Evaluate a checkpoint on a split; labels are matched to the model's classes by name.
 
@@ -94,6 +97,7 @@ def evaluate_checkpoint(
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
         slices: column of the data by whose values accuracies are stated too, see [`~dna_hf.evaluation.slices`].
+        announce: called before the model runs, with what the split holds and with facts about the model.
 
     Raises:
         DataError: if the checkpoint or the data cannot be loaded, the data has a class the model does not know, or
@@ -108,6 +112,8 @@ def evaluate_checkpoint(
     rows_of_slices = None if slices is None else slice_rows(images, slices)
     known = class_names(model)
     classes = match_classes(images.class_names, known)
+    if announce is not None:
+        announce(summarize(arguments, [images]), model_facts(model))
     dataset = torch_dataset(images, processor)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
     logits, labels = predict_logits(model, loader)

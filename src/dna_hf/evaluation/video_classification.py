@@ -10,11 +10,13 @@ from transformers.data.data_collator import default_data_collator
 from ..data.arguments import VideoDataArguments
 from ..data.errors import DataError
 from ..data.provenance import video_provenance
+from ..data.summary import Announce, summarize
 from ..data.video_sources import load_split
 from ..data.videos import UNREADABLE, VideoDataset, split_views, view_processor
 from ..kinds import VIDEO, load
 from ..records.checkpoint_records import Measurement
 from ..records.digest import weights_digest
+from ..records.run_facts import model_facts
 from ..records.stamp import stamp
 from .image_classification import (
     ClassificationResult,
@@ -36,6 +38,7 @@ def evaluate_video_checkpoint(
     batch_size: int = 8,
     device: str | None = None,
     revision: str | None = None,
+    announce: Announce | None = None,
 ) -> ClassificationResult:
     """Evaluate a checkpoint on a split; labels are matched to the model's classes by name.
 
@@ -47,6 +50,7 @@ def evaluate_video_checkpoint(
         batch_size: number of videos that go through the model together, with all their views.
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
+        announce: called before the model runs, with what the split holds and with facts about the model.
 
     Raises:
         DataError: if the checkpoint or the data cannot be loaded, the data has a class the model does not know, or a
@@ -57,6 +61,8 @@ def evaluate_video_checkpoint(
     videos = load_split(arguments, split)
     known = class_names(model)
     classes = match_classes(videos.class_names, known)
+    if announce is not None:
+        announce(summarize(arguments, [videos]), model_facts(model))
     processor = view_processor(processor, arguments)
     dataset = VideoDataset(videos, processor, arguments)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)

@@ -19,6 +19,7 @@ from transformers import AutoConfig
 
 from .. import models
 from ..conversion import ConversionError, from_pretrained_softmax
+from ..data.summary import Announce, summarize
 from ..errors import must_be_empty, must_be_writable
 from ..kinds import kind_of_config
 from ..models.attention_variants import ATTENTION_VARIANTS
@@ -26,6 +27,7 @@ from ..records.checkpoint_records import read_measurements, read_training
 from ..records.complexity import count_macs, count_parameters
 from ..training.config_file import ClassifierRun, classifier_run, run_config
 from ..training.errors import ConfigurationError
+from ..training.tasks import task_of
 from ..training.yaml_file import read_record, read_sections
 from .summary import BASELINE, MATCHED, RunFigures, matched_intermediate_size, summary
 
@@ -46,6 +48,7 @@ def compare(
     overrides: dict[str, Any] | None = None,
     param_matched: bool = False,
     report: Callable[[str], object] = lambda line: None,
+    announce: Announce | None = None,
 ) -> list[RunFigures]:
     """Run a comparison, or what is left of it.
 
@@ -60,6 +63,7 @@ def compare(
         param_matched: also train softmax attention with an MLP widened to DnA's number of parameters.
         report: function that is told in a line when a run starts, continues, or was finished before; by default
             nobody is told.
+        announce: called before the first run, with what the data holds and with facts about the runs.
 
     Returns:
         The figures of all runs, variant by variant.
@@ -78,6 +82,8 @@ def compare(
     if checkpoint is not None and param_matched:
         raise ConfigurationError("param_matched widens a fresh model: it does not go with model.checkpoint.")
     names = [*variants, *([MATCHED] if param_matched else [])]
+    if announce is not None:
+        announce(summarize(run.data, task_of(run).load(run)), _facts(run, names, seeds))
     _record(output_dir, sections)
     figures = []
     for name in names:
@@ -89,6 +95,20 @@ def compare(
     _write_runs(output_dir / RUNS_FILE, figures)
     (output_dir / SUMMARY_FILE).write_text(summary(figures) + "\n", encoding="utf-8")
     return figures
+
+
+def _facts(run: ClassifierRun, names: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, str]]:
+    """Name and value of what is compared, as text for a table."""
+    args = run.training
+    length = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    facts = [
+        ("variants", ", ".join(names)),
+        ("seeds", ", ".join(map(str, seeds))),
+        ("runs", f"{len(names) * len(seeds)}, each of {length}"),
+        ("device", str(args.device)),
+    ]
+    source = run.model_arguments.checkpoint
+    return facts if source is None else [("from", source), *facts]
 
 
 def _check(variants: Sequence[str], seeds: Sequence[int], overrides: dict[str, Any], param_matched: bool) -> None:
