@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
 import transformers  # noqa: E402
 from huggingface_hub import constants  # noqa: E402
 from packaging import version  # noqa: E402
@@ -68,9 +69,24 @@ def pytest_collection_modifyitems(config, items):
         skips["slow"] = "slow: run with --run-slow"
     if version.parse(transformers.__version__) < version.parse("5.23") and not find_spec("torchvision"):
         skips["auto_image_processor"] = "before transformers 5.23, AutoImageProcessor needs torchvision"
+    if gpu_tests_run_on() is None:
+        skips["gpu"] = "needs a CUDA device"
     for item in items:
         for name in skips.keys() & set(item.keywords):
             item.add_marker(pytest.mark.skip(reason=skips[name]))
+
+
+def gpu_tests_run_on():
+    """Where the tests marked `gpu` run: on a GPU, or as far as they can on the CPU if DNA_HF_GPU_TESTS=cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "cpu" if os.environ.get("DNA_HF_GPU_TESTS") == "cpu" else None
+
+
+@pytest.fixture
+def gpu_device():
+    """The device of the tests marked `gpu`."""
+    return gpu_tests_run_on()
 
 
 @pytest.fixture(autouse=True)

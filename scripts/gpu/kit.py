@@ -55,14 +55,15 @@ class Part:
         for folder in ("data", "weights", "checkpoints"):
             parser.add_argument(f"--{folder}", type=Path)
         given = parser.parse_args(words)
-        checkpoints = given.checkpoints or given.out / "checkpoints"
-        for folder in (given.out, checkpoints):
+        out = given.out.absolute()
+        checkpoints = given.checkpoints or out / "checkpoints"
+        for folder in (out, checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
         # as an exception, so that worker processes end with the part
         signal.signal(signal.SIGTERM, _leave)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         ends = psutil.Process().create_time() + given.seconds
-        return cls(given.out, given.scale, device, given.data, given.weights, checkpoints, ends)
+        return cls(out, given.scale, device, given.data, given.weights, checkpoints, ends)
 
     @property
     def tiny(self) -> bool:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask
+from transformers.utils import is_flash_attn_2_available
 
 from dna_hf.models.attention_variants import (
     ATTENTION_VARIANTS,
@@ -255,50 +256,87 @@ def test_flex_attention_equals_the_reference(variant, tokens, head_dim, dtype):
         assert torch.equal(output[0, tokens // 2], module.o_proj.bias)
 
 
+def masks_of(variant, backend):
+    """Names of the masks that a backend takes."""
+    if backend != "flex_attention":
+        return ["none", "boolean", "additive", "empty_row"]
+    # one mask for all heads, in a form that cog attention does not read
+    return ["none"] if variant == "cog" else ["none", "boolean", "empty_row"]
+
+
+@pytest.fixture
+def fresh_compiler():
+    """Beyond a number of shapes that were compiled, a kernel would silently not be used."""
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("backend", ["eager", "sdpa", "flex_attention"])
 @pytest.mark.parametrize("tokens", [7, 64, 197])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_on_cuda_equal_the_reference(variant, tokens, backend, dtype):
+def test_on_a_gpu_equal_the_reference(gpu_device, fresh_compiler, variant, tokens, backend, dtype):
     if backend == "flex_attention" and dtype == torch.float32:
         pytest.skip("the Triton kernels of flex attention multiply float32 in lower precision")
+    if backend == "flex_attention" and gpu_device == "cpu":
+        pytest.skip("flex attention has no backward pass on CPU")
     failures = []
     for cross in (False, True):
         case = reference_case(variant, tokens, 64, cross)
-        for mask_name in case.masks:
-            if backend == "flex_attention" and mask_name == "additive":
-                continue  # differs between heads
-            errors = errors_of(case, mask_name, variant, 64, dtype, backend, device="cuda")
+        for mask_name in masks_of(variant, backend):
+            errors = errors_of(case, mask_name, variant, 64, dtype, backend, gpu_device)
             failures += too_large(errors, variant, dtype, mask_name, "cross" if cross else "self")
     assert not failures, "\n".join(failures)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kernel", ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"])
 @pytest.mark.parametrize("variant", ["dna", "dna_shared_value", "softmax"])
-def test_flash_kernel_on_cuda_equals_the_reference(variant, dtype):
+def test_kernels_of_sdpa_equal_the_reference(gpu_device, variant, kernel, dtype):
+    if dtype == torch.float32 and kernel != "EFFICIENT_ATTENTION":
+        pytest.skip("this kernel takes half precision only")
+    if gpu_device == "cpu" and kernel != "FLASH_ATTENTION":
+        pytest.skip("this kernel is one of CUDA")
     failures = []
     for tokens in (7, 64, 197):
         case = reference_case(variant, tokens, 64, False)
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # raises where the kernel cannot be used
-            errors = errors_of(case, "none", variant, 64, dtype, "sdpa", device="cuda")
+        for mask_name in case.masks if kernel != "FLASH_ATTENTION" else ["none"]:
+            with sdpa_kernel(getattr(SDPBackend, kernel)):  # raises where the kernel cannot be used
+                errors = errors_of(case, mask_name, variant, 64, dtype, "sdpa", gpu_device)
+            failures += too_large(errors, variant, dtype, tokens, mask_name)
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("variant", ["dna", "dna_shared_value", "softmax"])
+def test_flash_attention_2_equals_the_reference(gpu_device, variant, dtype):
+    if not is_flash_attn_2_available():
+        pytest.skip("flash_attn is not installed, or there is no GPU for it")
+    failures = []
+    for tokens in (7, 64, 197):
+        errors = errors_of(
+            reference_case(variant, tokens, 64, False), "none", variant, 64, dtype, "flash_attention_2", gpu_device
+        )
         failures += too_large(errors, variant, dtype, tokens)
     assert not failures, "\n".join(failures)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("variant", ["dna", "dna_shared_value", "softmax", "differential"])
-def test_flex_attention_on_cuda_takes_additive_masks(variant):
-    module = random_attention(variant, head_dim=64).to("cuda", torch.bfloat16)
-    tokens = random_tokens(module, tokens=65).to("cuda", torch.bfloat16)
+def test_flex_attention_on_a_gpu_takes_additive_masks(gpu_device, fresh_compiler, variant):
+    if gpu_device == "cpu":
+        pytest.skip("flex attention takes no additive masks on CPU")
+    module = random_attention(variant, head_dim=64).to(gpu_device, torch.bfloat16)
+    tokens = random_tokens(module, tokens=65).to(gpu_device, torch.bfloat16)
     generator = torch.Generator().manual_seed(3)
     allowed = torch.rand(BATCH, 1, 65, 65, generator=generator) > 0.3
     allowed[0, :, 4] = False
-    mask = torch.randn(allowed.shape, generator=generator).masked_fill(~allowed, -math.inf).bfloat16().cuda()
+    bias = torch.randn(allowed.shape, generator=generator).masked_fill(~allowed, -math.inf)
+    mask = bias.to(gpu_device, torch.bfloat16)
     output, *_ = run(module, tokens, mask, implementation="flex_attention")
     assert torch.equal(output[0, 4], module.o_proj.bias)
     expected, *_ = run(module.double(), tokens.double(), mask.double())
