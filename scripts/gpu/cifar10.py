@@ -1,0 +1,301 @@
+"""Does Denoising Attention help from scratch? Every variant and three seeds on all of CIFAR-10, as far as time allows.
+
+The recipe is `configs/vit_tiny_cifar10.yaml`, but images are cropped by padding, there is no stochastic depth, and
+Mixup and CutMix come in from `MIXING_EPOCHS` epochs on: they hold a short training back. The three seeds of a variant
+are trained at once; in which way is measured first, and written to `plan.json` with the number of epochs that the time
+allows, the same for all models. The variant that is behind has the next epoch, so that all are level when time is up;
+the next call goes on with the plan. A `plan.json` written by hand, `{"epochs": 30}`, plans for several calls.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from images import Images, Inputs, read_images
+from kit import DONE, Part, write
+from training import Recipe, Training, measure, now, save
+
+from dna_hf import DnAViTConfig, DnAViTForImageClassification
+from dna_hf.data.mixing import MixingCollator
+from dna_hf.experiments.summary import BASELINE, MATCHED, RunFigures, matched_intermediate_size, summary
+from dna_hf.records.complexity import count_macs, count_parameters
+from dna_hf.records.stamp import peak_memory
+from dna_hf.training.yaml_file import read_sections
+
+
+RECIPE = "vit_tiny_cifar10"
+VARIANTS = (BASELINE, "dna", "differential", "cog", "dna_shared_value", MATCHED)
+SEEDS = (0, 1, 2)
+# the variant by which ways of training are compared
+MEASURED = "dna"
+MIXING_EPOCHS = 50
+# of the time that is left, what a plan uses
+PLANNED = 0.9
+TINY_MODEL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+TINY_IMAGES, TINY_TEST, TINY_BATCH, TINY_EPOCHS = 1000, 500, 50, 2
+
+
+@dataclass(frozen=True)
+class Way:
+    """How several models are trained on one device.
+
+    Args:
+        at_once: whether all models of a stack run in one go (`vmap`), or one after the other.
+        compiled: whether their layers are compiled.
+    """
+
+    at_once: bool
+    compiled: bool = False
+
+    @property
+    def compiler(self) -> Callable | None:
+        """What compiles the layers."""
+        if not self.compiled:
+            return None
+        # every variant is one more graph of the same function, and none is a reason for graphs of any size
+        torch._dynamo.config.recompile_limit = 64
+        return partial(torch.compile, dynamic=False)
+
+
+class Comparison:
+    """All models of the comparison and where they stand.
+
+    Args:
+        part: the part of the session.
+    """
+
+    def __init__(self, part: Part):
+        self.part = part
+        sections = read_sections(RECIPE)
+        self.images = read_images(part, "train", TINY_IMAGES if part.tiny else None).to(part.device)
+        self.test_images = read_images(part, "test", TINY_TEST if part.tiny else None).to(part.device)
+        self.recipe = _recipe(sections, part.tiny)
+        self.mixing = MixingCollator(
+            num_classes=10, **{name: sections["data"][name] for name in ("mixup_alpha", "cutmix_alpha")}
+        )
+        self.configs = _configs(sections["model"], self.images, part.tiny)
+        self.most_epochs = TINY_EPOCHS if part.tiny else sections["training"]["num_train_epochs"]
+        model_class = DnAViTForImageClassification
+        self.costs = {
+            name: {"parameters": count_parameters(model_class, config), "macs": count_macs(model_class, config)}
+            for name, config in self.configs.items()
+        }
+        self.rows = part.rows("epochs.csv", key=("variant", "seed", "epoch"))
+        self.plan = self._read_plan()
+        self.trainings: dict[str, Training] = {}
+
+    def _read_plan(self) -> dict[str, Any]:
+        path = self.part.out / "plan.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def start(self, variant: str, way: Way) -> Training:
+        """The models of a variant, one for each seed, with their initial weights."""
+        models = []
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            models.append(DnAViTForImageClassification(self.configs[variant]))
+        return Training(models, SEEDS, self.images, self.recipe, at_once=way.at_once, compiler=way.compiler)
+
+    def choose_way(self) -> Way:
+        """Measure the ways, and take the one that leaves time for most epochs; put it into the plan."""
+        measured = [self._measure(Way(at_once)) for at_once in (False, True)]
+        if self.part.device.type == "cuda":
+            faster = min(measured, key=_step_seconds)
+            measured.append(self._measure(Way(faster["at_once"], compiled=True)))
+        best = max(measured, key=self._epochs_left)
+        if "error" in best:
+            raise RuntimeError(f"no way of training runs: {measured}")
+        self.plan |= {"measured": measured, "at_once": best["at_once"], "compiled": best["compiled"]}
+        return Way(best["at_once"], best["compiled"])
+
+    def _measure(self, way: Way) -> dict[str, Any]:
+        found = asdict(way)
+        try:
+            training = self.start(MEASURED, way)
+            found["first_seconds"], found["step_seconds"] = measure(training, self._measured_steps)
+        except Exception as error:  # a way that does not run here is no way; the plan says why
+            found["error"] = f"{type(error).__name__}: {error}"[:500]
+        print(found, flush=True)
+        return found
+
+    @property
+    def _measured_steps(self) -> int:
+        return 3 if self.part.tiny else 20
+
+    def _epochs_left(self, found: dict[str, Any]) -> float:
+        """How many epochs of all models a way leaves time for, if every other variant must be compiled as well."""
+        compiling = (len(VARIANTS) - 1) * found.get("first_seconds", 0.0) if found["compiled"] else 0.0
+        return (self.part.seconds_left() - compiling) / (_step_seconds(found) * len(VARIANTS) * self.steps)
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return len(self.images) // self.recipe.batch_size
+
+    def prepare(self) -> None:
+        """Make the plan, or what it lacks, and bring all models to where they stand."""
+        way = Way(self.plan["at_once"], self.plan["compiled"]) if "at_once" in self.plan else self.choose_way()
+        self.trainings = {variant: self.start(variant, way) for variant in VARIANTS}
+        if "step_seconds" not in self.plan:
+            times = {name: measure(training, self._measured_steps) for name, training in self.trainings.items()}
+            self.plan["first_seconds"] = {name: first for name, (first, _) in times.items()}
+            self.plan["step_seconds"] = {name: step for name, (_, step) in times.items()}
+            self.plan["evaluation_seconds"] = self._time_evaluation()
+        if "epochs" not in self.plan:
+            one = sum(map(self.expected_seconds, VARIANTS))
+            self.plan["epochs"] = max(1, min(self.most_epochs, int(PLANNED * self.part.seconds_left() / one)))
+        self.plan.setdefault("mixing", self.plan["epochs"] >= MIXING_EPOCHS)
+        write(self.part.out / "plan.json", json.dumps(self.plan, indent=2) + "\n")
+        print(f"{self.plan['epochs']} epochs", flush=True)
+        for variant, training in self.trainings.items():
+            if self.plan["mixing"]:
+                training.recipe = replace(self.recipe, mixing=self.mixing)
+            if self._path(variant).exists():
+                state = torch.load(self._path(variant), map_location=self.part.device, weights_only=True)
+                training.load(state)
+                self._add_rows(state["rows"])
+
+    def _time_evaluation(self) -> float:
+        """Seconds in which the models of a variant are evaluated and saved."""
+        training, path = self.trainings[MEASURED], self.part.checkpoints / "measured.pt"
+        training.test(self.test_images)
+        start = now(training)
+        training.test(self.test_images)
+        save(training.state(), path)
+        seconds = now(training) - start
+        path.unlink()
+        return seconds
+
+    def expected_seconds(self, variant: str) -> float:
+        """Seconds of an epoch of all seeds of a variant, evaluation included."""
+        return self.plan["step_seconds"][variant] * self.steps + self.plan["evaluation_seconds"]
+
+    def _path(self, variant: str) -> Path:
+        return self.part.checkpoints / f"{variant}.pt"
+
+    def next(self) -> str | None:
+        """The variant that has the next epoch: the one that is behind; none when all are finished."""
+        variant = min(VARIANTS, key=lambda name: self.trainings[name].epoch)
+        return None if self.trainings[variant].epoch == self.plan["epochs"] else variant
+
+    def run_epoch(self, variant: str) -> None:
+        """Train, evaluate and save all seeds of a variant for one epoch more."""
+        training, start = self.trainings[variant], time.perf_counter()
+        if self.part.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        losses = training.train_epoch(self.plan["epochs"])
+        test_losses, top1 = training.test(self.test_images)
+        training.seconds += time.perf_counter() - start
+        rows = [
+            {
+                "variant": variant,
+                "seed": seed,
+                "epoch": training.epoch,
+                "train_loss": losses[index].item(),
+                "test_loss": test_losses[index],
+                "top1": top1[index],
+                "seconds": training.seconds / len(SEEDS),
+                "peak_memory": peak_memory(),
+            }
+            for index, seed in enumerate(SEEDS)
+        ]
+        # rows are saved with the weights that they tell of: who is killed in between adds them when it goes on
+        save(training.state() | {"rows": rows}, self._path(variant))
+        self._add_rows(rows)
+
+    def _add_rows(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            if not self.rows.has(row["variant"], row["seed"], row["epoch"]):
+                self.rows.add(row)
+
+    def figures(self) -> list[RunFigures]:
+        """Figures of all models after the last epoch that all of those have which have begun."""
+        begun = [training.epoch for training in self.trainings.values() if training.epoch]
+        level = min(begun, default=0)
+        rows = {(row["variant"], int(row["seed"])): row for row in self.rows.all if int(row["epoch"]) == level}
+        images = level * self.steps * self.recipe.batch_size
+        return [
+            RunFigures(
+                variant=variant,
+                seed=seed,
+                top1=float(row["top1"]),
+                loss=float(row["test_loss"]),
+                seconds=float(row["seconds"]),
+                samples_per_second=images / float(row["seconds"]),
+                peak_memory=int(row["peak_memory"]),
+                resumed=False,
+                **self.costs[variant],
+            )
+            for variant in VARIANTS
+            for seed in SEEDS
+            if (row := rows.get((variant, seed)))
+        ]
+
+    def finish(self, state: str) -> None:
+        """Say how far the comparison is, with the table of all models at the same epoch."""
+        levels = [training.epoch for training in self.trainings.values()]
+        note = (
+            f"{min(levels)} of {self.plan['epochs']} epochs; {len(SEEDS)} models at once share the time and the memory"
+        )
+        if state != DONE:
+            note += "; cut off: the learning rate has not come down yet, so the accuracies are not final"
+        self.part.finish(state, summary(self.figures()), note)
+
+
+def _recipe(sections: dict[str, dict[str, Any]], tiny: bool) -> Recipe:
+    training, data = sections["training"], sections["data"]
+    return Recipe(
+        learning_rate=float(training["learning_rate"]),
+        weight_decay=training["weight_decay"],
+        warmup=training["warmup_steps"],
+        batch_size=TINY_BATCH if tiny else training["per_device_train_batch_size"],
+        inputs=Inputs(tuple(data["image_mean"]), tuple(data["image_std"])),
+        label_smoothing=training["label_smoothing_factor"],
+    )
+
+
+def _configs(model: dict[str, Any], images: Images, tiny: bool) -> dict[str, DnAViTConfig]:
+    """The configuration of each variant."""
+    fields = {name: value for name, value in model.items() if name not in ("model_type", "attention_variant")}
+    size = images.pixels.shape[-1]
+    fields |= {"image_size": size, "drop_path_rate": 0.0, "num_labels": 10}
+    if tiny:
+        fields |= TINY_MODEL | {"patch_size": size // 4}
+    wider = matched_intermediate_size(DnAViTConfig(attention_variant="dna", **fields))
+    return {
+        name: DnAViTConfig(attention_variant=BASELINE, **fields | {"intermediate_size": wider})
+        if name == MATCHED
+        else DnAViTConfig(attention_variant=name, **fields)
+        for name in VARIANTS
+    }
+
+
+def _step_seconds(found: dict[str, Any]) -> float:
+    return found.get("step_seconds", float("inf"))
+
+
+def main() -> None:
+    """Train until all is done, or time is up."""
+    part = Part.from_command_line()
+    comparison = Comparison(part)
+    comparison.prepare()
+    while (variant := comparison.next()) is not None:
+        if comparison.expected_seconds(variant) > part.seconds_left():
+            comparison.finish("cut")
+            return
+        comparison.run_epoch(variant)
+        comparison.finish("cut")
+    runs = part.rows("runs.csv", key=("variant", "seed"))
+    for figures in comparison.figures():
+        if not runs.has(figures.variant, figures.seed):
+            runs.add(asdict(figures))
+    comparison.finish(DONE)
+
+
+if __name__ == "__main__":
+    main()
