@@ -244,7 +244,8 @@ class Comparison:
         )
         if state != DONE:
             note += "; cut off: the learning rate has not come down yet, so the accuracies are not final"
-        self.part.finish(state, summary(self.figures()), note)
+        figures = self.figures()
+        self.part.finish(state, summary(figures) if figures else "", note)
 
 
 def _recipe(sections: dict[str, dict[str, Any]], tiny: bool) -> Recipe:

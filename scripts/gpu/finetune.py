@@ -224,7 +224,7 @@ class FineTuning:
         if missing:
             note += f"; cut off: {'; '.join(missing)}"
         figures = sorted(map(_figures, self.rows.all), key=lambda run: self._place(run.variant))
-        self.part.finish(CUT if missing else DONE, summary(figures), note)
+        self.part.finish(CUT if missing else DONE, summary(figures) if figures else "", note)
 
     def _place(self, name: str) -> int:
         names = [name for group in self.groups for name in group.names]
