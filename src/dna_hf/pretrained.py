@@ -31,6 +31,8 @@ from .presence import must_be_there
 
 # what training a video LLM writes beside an adapter, to say what it belongs to
 ADAPTER_FILE = "dna_adapter.json"
+# what PEFT writes beside an adapter
+PEFT_FILE = "adapter_config.json"
 # in the order in which transformers looks for them
 WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 # a configuration that describes this many times the numbers that are stored belongs to other weights
@@ -65,7 +67,7 @@ def read_config(
 
 
 def _local_config(folder: Path, error_class: type[DnaError]) -> Path:
-    if (folder / ADAPTER_FILE).exists():
+    if (folder / ADAPTER_FILE).exists() or ((folder / PEFT_FILE).exists() and not (folder / CONFIG_NAME).exists()):
         raise error_class(f"{str(folder)!r} holds an adapter, no whole model: make one of it with dna-hf merge.")
     if not (folder / CONFIG_NAME).is_file():
         raise error_class(f"{str(folder)!r} has no {CONFIG_NAME}: it is no checkpoint folder.")

@@ -27,7 +27,6 @@ from dna_hf.records.digest import weights_digest
 from dna_hf.training import video_llm
 from dna_hf.training.adapter import (
     load_adapted,
-    merge_adapter,
     read_description,
     read_tensors,
     trained_tensors,
@@ -36,6 +35,7 @@ from dna_hf.training.arguments import VideoLLMTrainingArguments
 from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
 from dna_hf.training.memory import estimate_memory
+from dna_hf.training.merge import merge_adapter
 from dna_hf.training.parameter_groups import add_lora, check_optimizer, freeze_all_but, group_of
 from dna_hf.training.video_llm import build_trainer, load_conversations, train_video_llm
 from dna_hf.training.yaml_file import read_sections

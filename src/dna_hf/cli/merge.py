@@ -16,9 +16,9 @@ def add(commands: Any) -> None:
         commands,
         "merge",
         run,
-        help="make a whole checkpoint of the adapter of a video LLM",
-        description="Put what training a video LLM has changed into the checkpoint that it started from, and write "
-        "the result to a folder that loads, chats and publishes like any other.",
+        help="make a whole checkpoint of the adapter of a video LLM or classifier",
+        description="Put what training a video LLM, or LoRA of a classifier, has changed into the checkpoint that it "
+        "started from, and write the result to a folder that loads and publishes like any other.",
         example="merge runs/video_llm_viscop --output-dir runs/merged",
         go_on="empty the output folder and repeat the command",
     )
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf merge ADAPTER --output-dir DIR`."""
     import torch
 
-    from ..training.adapter import merge_adapter
+    from ..training.merge import merge_adapter
 
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     model = merge_adapter(arguments.adapter, arguments.output_dir, arguments.base, dtype=dtype)

@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..training.options import ClassifierOptions, VideoLLMOptions
+from ..training.options import ClassifierOptions, LoraOptions, VideoLLMOptions
 from .interrupt import cleaned_up
 from .keys import TRAIN
 from .options import add_config
@@ -26,7 +26,8 @@ OPTIONS = {
     "classifiers": dataclasses.fields(ClassifierOptions),
     "video LLMs": dataclasses.fields(VideoLLMOptions),
 }
-KEYS = grouped("keys of section training", OPTIONS) | TRAIN.help()
+LORA = {"keys of section peft, of classifiers": list(dataclasses.fields(LoraOptions))}
+KEYS = grouped("keys of section training", OPTIONS) | LORA | TRAIN.help()
 
 
 def add(commands: Any) -> None:

@@ -414,6 +414,9 @@ class AdaptableScale(nn.Module):
         num_heads: number of heads.
     """
 
+    empty: torch.Tensor
+    offset: nn.Parameter | None
+
     def __init__(self, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -441,7 +444,7 @@ class _CopiedAlone(AdaptableScale):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__class__ = AdaptableScale
+        self.__class__ = AdaptableScale  # type: ignore[assignment]
         if self.offset is None:
             self.offset = nn.Parameter(torch.zeros(self.num_heads, dtype=self.empty.dtype, device=self.empty.device))
 
@@ -466,11 +469,12 @@ class DenoisingAttention(VariantAttention):
         self.adapted_negative_scale = AdaptableScale(self.num_heads)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, AdaptableScale) and value.offset is not None:
+        offset = value.offset if isinstance(value, AdaptableScale) else None
+        if offset is not None:
             # PEFT puts what it trained in place of its wrapper: an adapter is merged
             with torch.no_grad():
-                self.negative_scale += value.offset
-            value = AdaptableScale(self.num_heads).to(value.empty)
+                self.negative_scale.add_(offset)
+            value = AdaptableScale(self.num_heads).to(offset)
         super().__setattr__(name, value)
 
     def scale(self) -> torch.Tensor:

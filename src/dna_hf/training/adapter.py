@@ -12,7 +12,7 @@ An adapter folder has
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from ..errors import must_be_empty, must_be_folder, told_as
+from ..errors import must_be_folder, told_as
 from ..kinds import VIDEO_LLM, kind_of, kind_of_config, load_processor
 from ..pretrained import ADAPTER_FILE, check_size, load_config, load_whole, read_config, tensor_shapes
-from ..records.checkpoint_records import read_training, record_training
-from ..records.digest import weights_digest
 from .errors import ConfigurationError
 from .parameter_groups import LORA, ParameterGroup
 
@@ -318,30 +316,3 @@ def _lora_scale(folder: str | Path) -> float:
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(f"{str(path)!r} is missing or damaged.") from error
     raise ConfigurationError(f"{str(path)!r} describes another kind of LoRA than dna-hf trains.")
-
-
-def merge_adapter(
-    folder: str | Path, output: str | Path, base: str | None = None, *, dtype: torch.dtype | None = None
-) -> PreTrainedModel:
-    """Write the whole checkpoint that an adapter makes of its base.
-
-    Args:
-        folder: folder of the adapter.
-        output: empty folder to write to; made if it does not exist.
-        base: folder or name on the Hub of the base; by default where it was when the adapter was trained.
-        dtype: dtype of the weights; by default the one in which the base is stored.
-
-    Returns:
-        The model.
-
-    Raises:
-        ConfigurationError: see [`load_adapted`]; if `output` is not empty.
-    """
-    output = must_be_empty(output, ConfigurationError)
-    model, processor = load_adapted(folder, base, dtype=dtype)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    training = read_training(folder)
-    if training is not None:
-        record_training(output, replace(training, weights=weights_digest(model.state_dict())))
-    return model

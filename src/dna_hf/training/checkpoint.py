@@ -54,7 +54,7 @@ def find_checkpoint(run: AnyRun, resume: bool) -> str | None:
     if checkpoint is None:
         raise ConfigurationError(f"there is no checkpoint to resume from in {str(output_dir)!r}.")
     _must_be_the_same(run)
-    _check_whole(Path(checkpoint), run.training)
+    _check_whole(Path(checkpoint), checkpoint_files(run.training, has_lora=run.peft.r is not None))
     return checkpoint
 
 
@@ -71,8 +71,8 @@ def _must_be_the_same(run: AnyRun) -> None:
         earlier = read_record(record)
     except ConfigurationError as error:
         raise ConfigurationError(f"cannot resume: {error}") from error
-    for section in ("model", "data"):
-        before, now = earlier[section], run.sections[section]
+    for section in ("model", "data", "peft"):
+        before, now = earlier[section], run.sections.get(section, {})
         changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
         if changed:
             raise ConfigurationError(
@@ -114,9 +114,9 @@ def _nearest_folder(folder: Path) -> Path:
     return next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
 
 
-def _check_whole(checkpoint: Path, arguments: DnATrainingArguments) -> None:
+def _check_whole(checkpoint: Path, names: list[str]) -> None:
     """Raise an error that names the first file of a checkpoint that is missing or truncated."""
-    for name in checkpoint_files(arguments):
+    for name in names:
         path = checkpoint / name
         if path.is_file() and _is_whole(path):
             continue
@@ -126,8 +126,13 @@ def _check_whole(checkpoint: Path, arguments: DnATrainingArguments) -> None:
         )
 
 
-def checkpoint_files(arguments: DnATrainingArguments) -> list[str]:
-    """What a process reads of a checkpoint, but for the files of DeepSpeed."""
+def checkpoint_files(arguments: DnATrainingArguments, *, has_lora: bool = False) -> list[str]:
+    """What a process reads of a checkpoint, but for the files of DeepSpeed.
+
+    Args:
+        arguments: section `training` of the run.
+        has_lora: whether the run trains LoRA of a classifier.
+    """
     single = arguments.world_size == 1
     names = ["trainer_state.json", "rng_state.pth" if single else f"rng_state_{arguments.process_index}.pth"]
     if isinstance(arguments, ClassifierTrainingArguments) and arguments.ema_decay:
@@ -136,7 +141,7 @@ def checkpoint_files(arguments: DnATrainingArguments) -> list[str]:
         return names
     names.append("scheduler.pt")
     if not is_sharded(arguments):
-        return [*names, *_weights_files(arguments), "optimizer.pt"]
+        return [*names, *([LORA_WEIGHTS_FILE] if has_lora else _weights_files(arguments)), "optimizer.pt"]
     # as the Trainer makes it: from the arguments, or from what `accelerate launch` sets
     plugin = FullyShardedDataParallelPlugin(**(arguments.fsdp_plugin_args or {}))
     if plugin.state_dict_type == StateDictType.FULL_STATE_DICT:

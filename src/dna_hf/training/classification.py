@@ -46,6 +46,7 @@ from .common import (
 from .config_file import AnyRun, ClassifierRun, classifier_run
 from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError
+from .lora import add_lora, body_fingerprint, check_lora, describe_adapter, merged
 from .losses import classification_loss
 from .tasks import AnyProcessor, TorchDataset, task_of
 from .trainer import ClassificationTrainer
@@ -113,8 +114,13 @@ def train_classifier(run: AnyRun, *, resume: bool = False, announce: Announce | 
     """
     run = classifier_run(run)
     checkpoint = find_checkpoint(run, resume)
+    check_lora(run)
     check_publishing(run)
     train, evaluation, model, processor = load_run(run)
+    base_fingerprint = None
+    if run.peft.r is not None:
+        base_fingerprint = body_fingerprint(model)
+        model = add_lora(model, run)
     check_disk(run, weights_size(model), averages=1 if run.training.ema_decay else 0)
     trainer = build_trainer(run, model, processor, train, evaluation)
     if trainer.is_world_process_zero():
@@ -129,6 +135,9 @@ def train_classifier(run: AnyRun, *, resume: bool = False, announce: Announce | 
     assert trainer.prediction is not None
     result = task_of(run).result(problem_of(model.config), trainer.prediction, train.class_names)
     if trainer.is_world_process_zero():
+        if run.peft.r is not None:
+            describe_adapter(model, run, base_fingerprint)
+            weights = merged(model).state_dict()
         _write_records(run, trainer, outcome, weights, train, evaluation)
         _write_charts(run, trainer, result, evaluation)
         published = publish_result(run)

@@ -1,10 +1,11 @@
 """Read a run from a YAML file and command-line overrides, and refuse what it does not mean.
 
-A file has three sections: `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
+A file has the sections `model` (fields of the model's configuration, plus `model_type` or `checkpoint`), `data`
 ([`~dna_hf.data.arguments.ImageDataArguments`], for videos [`~dna_hf.data.arguments.VideoDataArguments`], for a video
-LLM [`~dna_hf.data.conversation_arguments.ConversationDataArguments`]) and `training` (any field of
+LLM [`~dna_hf.data.conversation_arguments.ConversationDataArguments`]), `training` (any field of
 `transformers.TrainingArguments`, and of [`~dna_hf.training.options.ClassifierOptions`], for a video LLM of
-[`~dna_hf.training.options.VideoLLMOptions`]).
+[`~dna_hf.training.options.VideoLLMOptions`]) and, for a classifier, `peft`
+([`~dna_hf.training.options.LoraOptions`]).
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from ..kinds import IMAGE, KINDS, VIDEO_LLM, Kind
 from .arguments import ClassifierTrainingArguments, DnATrainingArguments, VideoLLMTrainingArguments
 from .errors import ConfigurationError
 from .limits import check_limits
+from .options import LoraOptions
 from .sections import apply, build, fields_of
 from .yaml_file import SECTIONS, nearest
 
@@ -56,6 +58,7 @@ class RunConfig(Generic[Data, Training]):
         model: the fields of the model's configuration that were given.
         data: section `data`, of the class that belongs to the model type.
         training: section `training`, of the class that belongs to the model type.
+        peft: section `peft`.
         sections: the sections as given, to be written beside the results.
     """
 
@@ -63,6 +66,7 @@ class RunConfig(Generic[Data, Training]):
     model: dict[str, Any]
     data: Data
     training: Training
+    peft: LoraOptions
     sections: dict[str, dict[str, Any]]
 
     @property
@@ -124,7 +128,7 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
     """Check a run.
 
     Args:
-        sections: `model`, `data` and `training`, as [`~dna_hf.training.yaml_file.read_sections`] returns
+        sections: `model`, `data`, `training` and `peft`, as [`~dna_hf.training.yaml_file.read_sections`] returns
             them.
         overrides: keys of any section, or `section.key`, with new values.
 
@@ -149,8 +153,16 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
         model=model,
         data=build("data", kind.training_data, sections["data"]),
         training=build("training", training_arguments(kind), sections["training"]),
-        sections=sections,
+        peft=_lora_options(sections["peft"]),
+        sections={name: section for name, section in sections.items() if section or name != "peft"},
     )
+
+
+def _lora_options(section: dict[str, Any]) -> LoraOptions:
+    options, others = build("peft", LoraOptions, section), [key for key in section if key != "r"]
+    if others and options.r is None:
+        raise ConfigurationError(f"peft.{others[0]} has no effect without r, the rank of the updates: set r.")
+    return options
 
 
 def _known(model_type: str) -> dict[str, dict[str, Any]]:
@@ -161,6 +173,7 @@ def _known(model_type: str) -> dict[str, dict[str, Any]]:
         "model": fields_of(ModelArguments) | fields,
         "data": fields_of(kind.training_data),
         "training": fields_of(training_arguments(kind)),
+        "peft": {} if kind is VIDEO_LLM else fields_of(LoraOptions),
     }
 
 

@@ -87,3 +87,34 @@ class VideoLLMOptions(TrainingOptions):
             "hold float32"
         },
     )
+
+
+@dataclass
+class LoraOptions:
+    """Section `peft` of a classifier: low-rank updates (LoRA) are trained in place of the weights of its encoder."""
+
+    r: int | None = field(
+        default=None, metadata={"help": "rank of the updates; by default none, and all weights are trained"}
+    )
+    lora_alpha: float = field(default=16.0, metadata={"help": "the updates are multiplied by lora_alpha / r"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "dropout on the input of the updates"})
+    target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "linear layers that get updates, e.g. q_neg_proj; by default all of the attentions"},
+    )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "what is trained whole beside the updates; by default classifier and, where there is one, "
+            "negative_scale (alpha)"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.r is not None and self.r < 1:
+            raise ValueError(f"r must be at least 1, got {self.r}.")
+        if not self.lora_alpha > 0 or not 0 <= self.lora_dropout < 1:
+            raise ValueError(
+                f"lora_alpha must be positive and lora_dropout in [0, 1), got {self.lora_alpha} and "
+                f"{self.lora_dropout}."
+            )

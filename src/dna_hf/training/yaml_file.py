@@ -13,7 +13,7 @@ from ..recipes import RecipeError, find
 from .errors import ConfigurationError
 
 
-SECTIONS = ("model", "data", "training")
+SECTIONS = ("model", "data", "training", "peft")
 
 
 class _Loader(yaml.SafeLoader):
@@ -61,7 +61,7 @@ def read_sections(config: str | Path) -> dict[str, dict[str, Any]]:
         config: path of a file, or name of a recipe of this package (see [`~dna_hf.recipes.find`]).
 
     Returns:
-        The sections `model`, `data` and `training`, key -> value; a section that is left out is empty.
+        The sections `model`, `data`, `training` and `peft`, key -> value; a section that is left out is empty.
 
     Raises:
         ConfigurationError: if there is no such file and no such recipe, or it is no YAML, or it holds anything but the
