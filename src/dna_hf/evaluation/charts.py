@@ -92,7 +92,7 @@ def draw_curves(path: Path, history: Sequence[dict[str, Any]], figure_name: str,
         path: PNG file to write.
         history: what the Trainer logged (`state.log_history`).
         figure_name: name of the figure of the evaluations, without `eval_`.
-        title: which run this is, to stand above.
+        title: name of the run, drawn above the curves.
 
     Raises:
         ImportError: without matplotlib.
