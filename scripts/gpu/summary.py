@@ -29,7 +29,7 @@ def machine(scale: str) -> dict[str, str]:
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if card else NO_CARD,
         "cores": str(len(os.sched_getaffinity(0))),
         "versions": ", ".join([f"Python {sys.version.split()[0]}", *libraries]),
-        "commit": os.environ.get("COMMIT") or _commit() or "unknown",
+        "commit": os.environ.get("COMMIT") or commit() or "unknown",
         "scale": scale,
         "begun": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
@@ -81,8 +81,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit of this repository, and whether files differ from it; nothing where git does not know."""
     here = str(Path(__file__).parent)
-    commit = _output("git", "-C", here, "rev-parse", "--short=12", "HEAD")
+    number = _output("git", "-C", here, "rev-parse", "--short=12", "HEAD")
     changed = _output("git", "-C", here, "status", "--porcelain", "--untracked-files=no")
-    return f"{commit}, changed" if commit and changed else commit
+    return f"{number}, changed" if number and changed else number
