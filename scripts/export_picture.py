@@ -3,7 +3,7 @@
 import argparse
 
 from dna_hf.data.arguments import ImageDataArguments
-from dna_hf.data.images import read_image
+from dna_hf.data.image_reading import read_image
 from dna_hf.data.sources import load_split
 
 

@@ -32,6 +32,8 @@ from .data.arguments import ImageDataArguments, VideoDataArguments
 from .data.conversation_arguments import ConversationDataArguments, QuestionDataArguments
 from .data.errors import DataError
 from .data.files import image_files, media_files, video_files
+from .data.image_reading import image_mode
+from .data.images import channels_of
 from .data.images import output_size as image_output_size
 from .data.inputs import read_image_input, read_question_input, read_video_input
 from .data.problem_types import REGRESSION, SINGLE_LABEL
@@ -275,7 +277,7 @@ def load(
         dtype=dtype or "auto",
         new=() if has_head else kind.pretraining,
     )
-    check_image_size(processor, model.config, name, DataError)
+    check_images(processor, model.config, name, DataError)
     with told_as(DataError, f"{name!r} does not fit on device {target!r}"):
         model = model.to(target).eval()  # type: ignore[arg-type]
     return Loaded(checkpoint_labels([name])[0] if label is None else label, model, processor, kind, has_head)
@@ -316,7 +318,10 @@ def load_processor(
     """
     name = str(checkpoint)
     if Path(name).is_dir() and not Path(name, kind.processor_file).is_file():
-        raise error_class(f"{name!r} has no {kind.processor_file}: save the processor of the {kind.name} in it.")
+        raise error_class(
+            f"{name!r} has no {kind.processor_file}: save the processor of the {kind.name} in it, or convert its "
+            "source with --image-processor, which names one."
+        )
     where = f"{kind.processor_file} of {name!r}"
     with told_as(error_class, f"{where} cannot be used"):
         processor = kind.auto_processor.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
@@ -328,13 +333,22 @@ def load_processor(
     return processor
 
 
-def check_image_size(processor: Any, config: PreTrainedConfig, source: str, error_class: type[DnaError]) -> None:
-    """See that an image classifier takes what its processor makes; the other models take every size.
+def check_images(processor: Any, config: PreTrainedConfig, source: str, error_class: type[DnaError]) -> None:
+    """See that an image classifier takes what its processor makes, in channels and in size.
 
     Raises:
         DnaError: of class `error_class`, if it does not, or if the size depends on the image.
     """
-    if kind_of_config(config) is not IMAGE or config.interpolate_pos_encoding:
+    if kind_of_config(config) is not IMAGE:
+        return
+    for field in ("image_mean", "image_std"):
+        values = getattr(processor, field, None)
+        if isinstance(values, list | tuple) and len(values) != config.num_channels:
+            raise error_class(
+                f"{field} in {IMAGE.processor_file} of {source!r} has {len(values)} numbers, but num_channels of the "
+                f"model is {config.num_channels}: give as many."
+            )
+    if config.interpolate_pos_encoding:
         return
     try:
         made = image_output_size(processor)
@@ -374,7 +388,8 @@ def _try(processor: Any, where: str, error_class: type[DnaError]) -> None:
         if isinstance(processor, BaseVideoProcessor):
             made = processor([grey[None].repeat(TRIED_FRAMES, axis=0)], return_tensors="pt")
         else:
-            made = processor([Image.fromarray(grey)], return_tensors="pt")
+            picture = Image.fromarray(grey).convert(image_mode(channels_of(processor)))
+            made = processor([picture], return_tensors="pt")
     for name, values in made.items():
         if torch.is_tensor(values) and not values.isfinite().all():
             raise error_class(f"{where}: the {name} that it makes are not finite.")

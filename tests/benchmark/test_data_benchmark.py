@@ -40,7 +40,7 @@ def clips(tmp_path_factory):
 
 
 def video_sections(clips, **training):
-    data = {"dataset": str(clips), "on_error": "skip"}
+    data = {"dataset": str(clips), "on_error": "skip", "max_bad_fraction": 0.2}
     return {"model": MODEL | VIDEO_MODEL, "data": data, "training": TRAINING | training}
 
 

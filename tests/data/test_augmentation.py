@@ -16,8 +16,8 @@ from dna_hf.data.sampling import RepeatedSampler
 from dna_hf.data.sources import load_split
 
 
-def augmentation(size=(32, 32), **values):
-    return TrainingAugmentation(ImageDataArguments(**values), size, Image.Resampling.BICUBIC)
+def augmentation(size=(32, 32), colour=(0.5, 0.5, 0.5), **values):
+    return TrainingAugmentation(ImageDataArguments(**values), size, Image.Resampling.BICUBIC, colour)
 
 
 def picture(seed=0, size=(40, 36)):
@@ -105,7 +105,7 @@ def test_rand_augment_is_timms_with_the_same_random_numbers():
         auto_augment="rand-m9-mstd0.5-inc1",
         crop_scale=[1.0, 1.0],
         flip_probability=0.0,
-        image_mean=[0.485, 0.456, 0.406],
+        colour=[0.485, 0.456, 0.406],
     )
     reference = timm.rand_augment_transform(
         "rand-m9-mstd0.5-inc1",

@@ -12,7 +12,8 @@ from transformers import default_data_collator
 from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.augmentation import TrainingAugmentation
 from dna_hf.data.errors import DataError
-from dna_hf.data.images import image_processor, read_image, read_image_file, torch_dataset
+from dna_hf.data.image_reading import read_image, read_image_file
+from dna_hf.data.images import image_processor, torch_dataset
 from dna_hf.data.sources import load_split
 from tests.kit.paths import shared_path
 
@@ -156,12 +157,12 @@ def test_a_streamed_training_epoch_is_shuffled_anew(tmp_path, monkeypatch):
     (file,) = shared_path("data", "cifar10").glob("test*.parquet")
     # a stream is shuffled by the rows of a group at a time
     pq.write_table(pq.read_table(file).slice(0, 40), tmp_path / "test.parquet", row_group_size=10)
-    arguments = ImageDataArguments(dataset=str(tmp_path), streaming=True)
+    arguments = ImageDataArguments(dataset=str(tmp_path), streaming=True, shuffle_buffer=20)
     processor = image_processor(arguments, (32, 32))
     augment = TrainingAugmentation(arguments, (32, 32), processor.resample)
 
     def labels(number):
-        dataset = torch_dataset(load_split(arguments, "test"), processor, augment, seed=3, shuffle_buffer=20)
+        dataset = torch_dataset(load_split(arguments, "test"), processor, augment, arguments=arguments, seed=3)
         dataset.set_epoch(number)
         return [sample["labels"] for sample in dataset]
 

@@ -16,13 +16,12 @@ from dna_hf.data.arguments import VideoDataArguments
 from dna_hf.data.clips import Clip, LabelledVideos
 from dna_hf.data.errors import DataError
 from dna_hf.data.motion import NUM_POSITIONS, motion_splits
+from dna_hf.data.unreadable import UNREADABLE, read_bad_list
 from dna_hf.data.videos import (
-    UNREADABLE,
     VideoAugmentation,
     VideoDataset,
     VideoReader,
     output_size,
-    read_bad_list,
     split_views,
     video_processor,
     view_processor,
@@ -180,25 +179,38 @@ def test_unreadable_videos_end_the_run_by_default(with_bad):
 
 
 def test_evaluation_leaves_unreadable_videos_out(with_bad, tmp_path):
-    dataset = dataset_of(split_of(with_bad), on_error="skip")
-    dataset.bad_list = tmp_path / "bad.jsonl"
+    dataset = dataset_of(split_of(with_bad), on_error="skip", max_bad_fraction=0.4)
+    dataset.unreadable.path = tmp_path / "bad.jsonl"
     samples = [dataset[row] for row in range(6)]
     assert [sample["labels"] for sample in samples] == [0, UNREADABLE, 0, UNREADABLE, 0, 1]
     assert [sample["rows"] for sample in samples] == list(range(6))
     assert not samples[1]["pixel_values"].any()
-    bad = read_bad_list(dataset.bad_list)
+    bad = read_bad_list(dataset.unreadable.path)
     assert sorted(Path(path).name for path in bad) == ["1.mp4", "3.mp4"]
     assert all("cannot read video" in reason for reason in bad.values())
-    assert len(dataset.bad_list.read_text().splitlines()) == 2
+    assert len(dataset.unreadable.path.read_text().splitlines()) == 2
 
 
 def test_training_puts_the_next_video_in_place(with_bad):
-    dataset = dataset_of(split_of(with_bad), training=True, on_error="skip")
+    dataset = dataset_of(split_of(with_bad), training=True, on_error="skip", max_bad_fraction=0.4)
     assert [dataset[row]["rows"] for row in range(6)] == [0, 2, 2, 4, 4, 5]
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_too_many_unreadable_videos_end_the_run(with_bad, training):
+    dataset = dataset_of(split_of(with_bad), training=training, on_error="skip", max_bad_fraction=0.2)
+    sentence = (
+        r"2 of 6 videos of split 'x' cannot be read, more than max_bad_fraction \(0\.2\) of them; the first: cannot "
+        r"read video .*1\.mp4"
+    )
+    # twice the same one is one
+    assert [dataset[row]["rows"] for row in (1, 1)] == ([2, 2] if training else [1, 1])
+    with pytest.raises(DataError, match=sentence):
+        dataset[3]
+
+
 def test_training_stops_when_no_video_can_be_read(with_bad):
-    dataset = dataset_of(split_of(with_bad, ["1.mp4", "3.mp4"]), training=True, on_error="skip")
+    dataset = dataset_of(split_of(with_bad, ["1.mp4", "3.mp4"]), training=True, on_error="skip", max_bad_fraction=1.0)
     with pytest.raises(DataError, match="no video of split 'x' can be read"):
         dataset[0]
 

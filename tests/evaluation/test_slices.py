@@ -136,8 +136,9 @@ def test_the_labels_are_sliced_by_the_names_that_were_given(tmp_path):
 
 
 def test_figures_of_slices():
-    hits = np.array([True, False, True, True])
-    figures = slice_figures({"a": np.array([0, 1]), "b": np.array([2, 3])}, hits)
+    hits, readable = np.array([True, False, True, True, True, True]), np.array([True] * 4 + [False] * 2)
+    slices = {"a": np.array([0, 1, 4]), "b": np.array([2, 3]), "none can be read": np.array([5])}
+    figures = slice_figures(slices, hits, readable)
     low, high = wilson_interval(1, 2)
     assert figures[0] == SliceFigure("a", samples=2, accuracy=0.5, low=low, high=high)
     assert figures[1].name == "b" and figures[1].accuracy == 1 and figures[1].high == 1

@@ -18,6 +18,7 @@ CODE = {
     *("attention_variants.py", "configuration_dna.py", "layers_dna.py"),
     *("configuration_dna_video_llama3.py", "modeling_dna_video_llama3.py", "processing_dna_video_llama3.py"),
     *("image_processing_dna_video_llama3.py", "video_processing_dna_video_llama3.py", "video_decoding.py"),
+    "image_depth.py",
 }
 USE = """
 import os

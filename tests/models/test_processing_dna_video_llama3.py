@@ -27,6 +27,7 @@ from tests.kit.videos import write_video
 PROBES = 3
 IMAGE, VIDEO, IMAGE_PROBE, VIDEO_PROBE = "<|image_pad|>", "<|video_pad|>", "<|image_probe|>", "<|video_probe|>"
 CODE = {
+    "image_depth.py",
     "image_processing_dna_video_llama3.py",
     "processing_dna_video_llama3.py",
     "video_decoding.py",

@@ -37,6 +37,7 @@ TIMESFORMER_CODE = SHARED_CODE | {"configuration_dna_timesformer.py", "modeling_
 VIDEO_LLAMA3_CODE = SHARED_CODE | {"configuration_dna_video_llama3.py", "modeling_dna_video_llama3.py"}
 VIDEO_PROCESSOR_CODE = {"video_decoding.py", "video_processing_dna_timesformer.py"}
 VIDEO_LLAMA3_PROCESSOR_CODE = {
+    "image_depth.py",
     "image_processing_dna_video_llama3.py",
     "processing_dna_video_llama3.py",
     "video_decoding.py",
@@ -56,7 +57,7 @@ TIMESFORMER_AUTO_MAP = {
 }
 ALLOWED = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub"}
 # where it is missing, transformers loads a file all the same if the import stands in `try`
-OPTIONAL = {"av", "numpy"}
+OPTIONAL = {"av", "numpy", "PIL"}
 
 
 # --- the rules that the files obey

@@ -437,6 +437,7 @@ def test_saved_and_loaded(tmp_path):
     text = json.loads((tmp_path / "plain" / "video_preprocessor_config.json").read_text())
     assert (text["max_frames"], text["max_visual_tokens"], text["patch_size"], text["fps"]) == (180, 16384, 14, 1)
     assert {file.name for file in tmp_path.glob("*.py")} == {
+        "image_depth.py",
         "image_processing_dna_video_llama3.py",
         "video_decoding.py",
         "video_processing_dna_video_llama3.py",

@@ -10,7 +10,7 @@ import yaml
 from transformers import pipeline
 
 from dna_hf.cli import main
-from dna_hf.data.videos import read_bad_list
+from dna_hf.data.unreadable import read_bad_list
 from dna_hf.records.checkpoint_records import read_measurements, read_training
 
 
@@ -44,7 +44,8 @@ def config(folder, videos, **training):
             **{"model_type": "dna_timesformer", "image_size": 16, "patch_size": 8, "num_frames": 2, "hidden_size": 16},
             **{"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
         },
-        "data": {"dataset": str(videos), "eval_split": "test", "on_error": "skip", "flip_probability": 0},
+        "data": {"dataset": str(videos), "eval_split": "test", "flip_probability": 0}
+        | {"on_error": "skip", "max_bad_fraction": 0.2},
         "training": {
             **{"num_train_epochs": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-2},
             **{"eval_strategy": "epoch", "save_strategy": "epoch", "dataloader_pin_memory": False},
@@ -69,7 +70,7 @@ def test_training_learns_and_writes_down_what_it_could_not_read(finished):
     assert (measurement.task, measurement.samples, measurement.metrics["top1"]) == ("video-classification", 6, 1.0)
     assert measurement.metrics["mean_class_accuracy"] == 1.0 and measurement.views == "1 over time x 1 over space"
     assert read_training(finished).dataset.splits == {"train": 13}
-    bad = read_bad_list(finished / "unreadable_videos.jsonl")
+    bad = read_bad_list(finished / "unreadable.jsonl")
     assert {path.rpartition("/")[2] for path in bad} == {"broken.mp4"}
     assert len(bad) == 2
 
@@ -88,9 +89,10 @@ def test_a_resumed_run_continues_exactly(videos, finished, tmp_path):
 
 def test_evaluation_over_views(videos, finished, tmp_path, capsys):
     common = ["evaluate", str(finished), "--dataset", str(videos), "--num_clips", "2", "--num_crops", "3"]
+    skip = ["--on_error", "skip", "--max_bad_fraction", "0.2"]
     report, confusion = tmp_path / "report.json", tmp_path / "confusion.csv"
     files = ["--output", str(report), "--confusion", str(confusion)]
-    assert main([*common, "--on_error", "skip", *files]) == 0
+    assert main([*common, *skip, *files]) == 0
     output = capsys.readouterr()
     assert ["top-1", "100.00", "%"] in [line.split() for line in output.out.splitlines()]
     assert "broken.mp4" in output.err
@@ -101,7 +103,7 @@ def test_evaluation_over_views(videos, finished, tmp_path, capsys):
     assert confusion.read_text().splitlines() == ["true class,dark,light", "dark,3,0", "light,0,3"]
     shutil.copytree(finished, tmp_path / "recorded")
     common[1] = str(tmp_path / "recorded")
-    assert main([*common, "--on_error", "skip", "--view_average", "logit_sum", "--record"]) == 0
+    assert main([*common, *skip, "--view_average", "logit_sum", "--record"]) == 0
     assert read_measurements(tmp_path / "recorded")[-1].views == "2 over time x 3 over space, logits added"
     assert main(common) == 2
     assert "broken.mp4" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def pictures(pixel_values: torch.Tensor, processor: Any) -> np.ndarray:
         processor: an image or video processor.
 
     Returns:
-        (..., height, width, 3) in bytes: what the model saw, cut and resized.
+        (..., height, width, 3) in bytes: what the model saw, cut and resized; of images with alpha, the colours.
     """
     pixels = pixel_values.detach().float().cpu()
     if processor.do_normalize:
@@ -52,7 +52,7 @@ def pictures(pixel_values: torch.Tensor, processor: Any) -> np.ndarray:
         pixels = pixels * std + mean
     factor = processor.rescale_factor if processor.do_rescale else 1.0
     pixels = (pixels / factor).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1)
-    return pixels.expand(*pixels.shape[:-1], 3).numpy()
+    return pixels[..., :3].expand(*pixels.shape[:-1], 3).numpy()
 
 
 def overlay(

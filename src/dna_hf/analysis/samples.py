@@ -23,8 +23,9 @@ from ..data.multiple_choice import load_questions
 from ..data.provenance import DatasetRecord, provenance, question_provenance, video_provenance
 from ..data.sources import load_split
 from ..data.splits import Split
+from ..data.unreadable import UNREADABLE
 from ..data.video_sources import load_split as load_video_split
-from ..data.videos import UNREADABLE, VideoDataset
+from ..data.videos import VideoDataset
 from ..evaluation.class_answers import Answer, answers_of, ranked
 from ..evaluation.image_classification import class_names
 from ..evaluation.multiple_choice import option_scores, question_prompt
@@ -159,7 +160,7 @@ class ClassSamples(Samples):
             raise DataError("an analysis needs random access to the data: leave out --streaming.")
         else:
             self.data = images = load_split(arguments, split)
-            self.dataset = torch_dataset(images, loaded.processor)
+            self.dataset = torch_dataset(images, loaded.processor, arguments=arguments)
             self.names = [f"{split} {row}" for row in range(len(images.rows))]
             self.class_names, self.record = images.class_names, provenance(arguments, images)
         if not self.names:

@@ -20,12 +20,12 @@ from transformers import PrinterCallback, TrainerCallback
 
 from ..data.errors import DataError
 from ..data.provenance import DatasetRecord
-from ..data.videos import read_bad_list
+from ..data.unreadable import BAD_LIST, read_bad_list
 from ..records.stamp import processor_name, stamp, without_secrets
 from ..training.classification import build_trainer, load_run
 from ..training.config_file import AnyRun, classifier_run, run_config
 from ..training.errors import ConfigurationError
-from ..training.tasks import BAD_LIST, task_of
+from ..training.tasks import task_of
 from ..training.trainer import ClassificationTrainer
 
 
@@ -94,7 +94,7 @@ class DataBenchmark:
         ratio: speed of reading, relative to that of training.
         feeds: whether the loader keeps up with the model.
         workers_needed: number of workers with which the loader would keep up, by the speed on one core.
-        unreadable: path of each video that could not be read -> why.
+        unreadable: path of each sample that could not be read -> why.
     """
 
     command: str

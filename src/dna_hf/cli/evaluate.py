@@ -95,8 +95,8 @@ def _print(result: "ClassificationResult", title: str, unit: str) -> None:
     print("\n" + table((title, ""), result.rows()))
     if result.slices is not None:
         print("\n" + table(("slice", unit, "top-1", "95 % interval"), _slice_rows(result.slices)))
-    for video in result.unreadable:
-        print(f"dna-hf: left out, cannot be read: {video}", file=sys.stderr)
+    for sample in result.unreadable:
+        print(f"dna-hf: left out, cannot be read: {sample}", file=sys.stderr)
 
 
 def _check_problem(arguments: argparse.Namespace) -> None:

@@ -123,7 +123,9 @@ def _shown(unit: str, section: type, *further: str) -> Keys:
 
 EVALUATE = DataKeys("evaluate", (_shown("images", ImageDataArguments), _shown("videos", VideoDataArguments)))
 # rows are looked up by their number there, and a processor is taken as it is
-DISTRACTORS = DataKeys("distractors", (_shown("images", ImageDataArguments, "streaming"),))
+DISTRACTORS = DataKeys(
+    "distractors", (_shown("images", ImageDataArguments, "streaming", "on_error", "max_bad_fraction"),)
+)
 ANALYZE = DataKeys(
     "analyze",
     (

@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass
 class CommonDataArguments:
-    """What images and videos have in common: splits, classes, and the flips and mixing of training."""
+    """What images and videos have in common: splits, classes, unreadable samples, flips and mixing."""
 
     dataset: str = field(default="", metadata={"help": "the data set"})
     train_split: str = field(default="train", metadata={"help": "split to train on"})
@@ -26,6 +26,17 @@ class CommonDataArguments:
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "read only this many training samples"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "read only this many evaluation samples"})
+    on_error: Literal["raise", "skip"] = field(
+        default="raise",
+        metadata={
+            "help": "raise: a sample that cannot be read ends the run; skip: it is left out, counted and listed in "
+            "unreadable.jsonl, and in training the next one takes its place"
+        },
+    )
+    max_bad_fraction: float = field(
+        default=0.01,
+        metadata={"help": "with on_error skip, part of a split above which samples that cannot be read end the run"},
+    )
     flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip in training"})
     mixup_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of Mixup; 0: none"})
     cutmix_alpha: float = field(default=0.0, metadata={"help": "Beta parameter of CutMix; 0: none"})
@@ -38,14 +49,17 @@ class CommonDataArguments:
         for name in ("mixup_alpha", "cutmix_alpha"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name in ("validation_fraction", "flip_probability", "mix_probability", "mix_switch_probability"):
+        for name in (
+            *("validation_fraction", "max_bad_fraction"),
+            *("flip_probability", "mix_probability", "mix_switch_probability"),
+        ):
             self._check_probability(name)
         for name in ("max_train_samples", "max_eval_samples"):
             self._check_positive(name)
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
-            if values is not None and (len(values) != 3 or (name == "image_std" and min(values) <= 0)):
-                raise ValueError("image_mean and image_std are three numbers each, image_std positive.")
+            if values is not None and (not values or (name == "image_std" and min(values) <= 0)):
+                raise ValueError(f"{name} is a number for each channel, image_std positive, got {values}.")
 
     def _check_probability(self, name: str) -> None:
         if not 0 <= getattr(self, name) <= 1:
@@ -73,21 +87,27 @@ class ImageDataArguments(CommonDataArguments):
     image_column: str | None = field(default=None, metadata={"help": "column of the images; found if there is one"})
     streaming: bool = field(default=False, metadata={"help": "read the data as it comes, without a local copy"})
     shuffle_buffer: int = field(default=1000, metadata={"help": "images among which a streamed epoch is shuffled"})
-    interpolation: Literal["bilinear", "bicubic"] = field(
-        default="bilinear", metadata={"help": "bilinear or bicubic: how images of a fresh model are resized"}
+    interpolation: Literal["bilinear", "bicubic"] | None = field(
+        default=None,
+        metadata={"help": "bilinear or bicubic: how images are resized; by default as the checkpoint, or bilinear"},
     )
-    crop_pct: float = field(
-        default=1.0,
+    crop_pct: float | None = field(
+        default=None,
         metadata={
-            "help": "part of the resized short side that evaluation of a fresh model cuts from the centre; 1: the "
-            "whole image, resized to the wanted shape"
+            "help": "part of the resized short side that evaluation cuts from the centre; 1: the whole image, resized "
+            "to the wanted shape; by default as the checkpoint, or 1"
         },
     )
-    image_mean: list[float] = field(
-        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "mean per channel that is subtracted, in [0, 1]"}
+    image_mean: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "mean per channel that is subtracted, in [0, 1]; by default that of the checkpoint, or 0.5 for a "
+            "fresh model"
+        },
     )
-    image_std: list[float] = field(
-        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "standard deviation per channel to divide by"}
+    image_std: list[float] | None = field(
+        default=None,
+        metadata={"help": "standard deviation per channel to divide by; by default that of the checkpoint, or 0.5"},
     )
     crop_scale: list[float] = field(
         default_factory=lambda: [0.08, 1.0],
@@ -114,7 +134,9 @@ class ImageDataArguments(CommonDataArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_probability("erasing_probability")
-        if not 0 < self.crop_pct <= 1:
+        if self.streaming and self.on_error == "skip":
+            raise ValueError("on_error 'skip' needs random access to the data: leave out streaming.")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
             raise ValueError(f"crop_pct must lie in (0, 1], got {self.crop_pct}.")
         for name in ("shuffle_buffer", "repeated_augmentation"):
             self._check_positive(name)
@@ -190,13 +212,6 @@ class VideoDataArguments(CommonDataArguments):
         default="softmax",
         metadata={"help": "what is averaged over clips and crops: probabilities, or logits as the authors' code does"},
     )
-    on_error: Literal["raise", "skip"] = field(
-        default="raise",
-        metadata={
-            "help": "a video that cannot be read ends the run, or is left out and listed; in training the next one "
-            "takes its place"
-        },
-    )
     image_mean: list[float] | None = field(
         default=None,
         metadata={
@@ -214,6 +229,9 @@ class VideoDataArguments(CommonDataArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("image_mean", "image_std"):
+            if len(getattr(self, name) or [0] * 3) != 3:
+                raise ValueError(f"{name} is three numbers, one for each channel, got {getattr(self, name)}.")
         for name in ("sampling_rate", "num_clips"):
             self._check_positive(name)
         if not self.video_timeout > 0:

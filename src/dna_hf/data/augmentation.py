@@ -6,7 +6,7 @@ All of it draws from a generator that the caller seeds, and from nothing else.
 import math
 import random as python_random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -33,19 +33,26 @@ class TrainingAugmentation:
         arguments: fields of the `data` section, for the crop, the flip, RandAugment and the erasing.
         image_size: height and width of the result, in pixels.
         resample: PIL's number of the interpolation.
+        image_mean: mean per channel, in [0, 1]; RandAugment fills with this colour what it uncovers.
 
     Raises:
-        DataError: if `auto_augment` is not understood, or timm is missing.
+        DataError: if `auto_augment` is not understood, or timm is missing, or the images have not three channels.
     """
 
-    def __init__(self, arguments: ImageDataArguments, image_size: tuple[int, int], resample: int) -> None:
+    def __init__(
+        self,
+        arguments: ImageDataArguments,
+        image_size: tuple[int, int],
+        resample: int,
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> None:
         self.scale = arguments.crop_scale
         self.ratio = arguments.crop_ratio
         self.flip_probability = arguments.flip_probability
         self.erasing_probability = arguments.erasing_probability
         self.image_size = image_size
         self.resample = Image.Resampling(resample)
-        self.auto_augment = _rand_augment(arguments, self.resample)
+        self.auto_augment = _rand_augment(arguments.auto_augment, image_mean, self.resample)
 
     def __call__(self, image: Image.Image, random: np.random.Generator) -> Image.Image:
         """Augment one image to `image_size`."""
@@ -106,18 +113,23 @@ def _draw_sides(
     return round(math.sqrt(part / aspect)), round(math.sqrt(part * aspect))
 
 
-def _rand_augment(arguments: ImageDataArguments, resample: Image.Resampling) -> Callable | None:
+def _rand_augment(
+    name: str | None, image_mean: Sequence[float], resample: Image.Resampling
+) -> Callable[[Image.Image], Image.Image] | None:
     """timm's RandAugment, set up as timm's own training transforms do."""
-    name = arguments.auto_augment
     if name is None:
         return None
     if not RAND_AUGMENT.fullmatch(name):
         raise DataError(f"auto_augment is RandAugment in timm's notation, e.g. 'rand-m9-mstd0.5-inc1', not {name!r}.")
+    if len(image_mean) != 3:
+        raise DataError(
+            f"auto_augment is for images of three channels, but the model takes {len(image_mean)}: leave it out."
+        )
     try:
         from timm.data.auto_augment import rand_augment_transform
     except ImportError as error:
         raise DataError(f"auto_augment needs timm ({error}): pip install 'dna-hf[recipes]'.") from error
-    mean_colour = tuple(min(255, round(255 * mean)) for mean in arguments.image_mean)
+    mean_colour = tuple(min(255, round(255 * mean)) for mean in image_mean)
     return rand_augment_transform(name, {"img_mean": mean_colour, "interpolation": resample})
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..models.video_decoding import BASE_FRAME_RATE, FrameSampling
 from .errors import DataError
-from .images import read_image_file
+from .image_reading import read_image_file
 from .splits import Split
 
 

@@ -1,4 +1,4 @@
-"""Turn images into tensors: reading, augmentation and the torch data sets that a Trainer reads.
+"""Turn images into tensors: processing, augmentation and the torch data sets that a Trainer reads.
 
 Augmentation draws from a generator seeded by (seed, epoch, row): the same image looks the same whatever the number of
 workers or processes, and a resumed run sees what the uninterrupted one would have seen.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,37 +17,81 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from transformers.image_processing_backends import PilBackend, TorchvisionBackend
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from ..errors import first_line, needed
 from .arguments import ImageDataArguments
 from .augmentation import TrainingAugmentation
 from .errors import DataError
+from .image_reading import image_mode, read_image
 from .sampling import EpochClock
 from .sources import LabelledImages
+from .unreadable import UNREADABLE, Unreadable
 
 
 ImageProcessor = PilBackend | TorchvisionBackend
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def image_processor(arguments: ImageDataArguments, image_size: tuple[int, int]) -> PilBackend:
-    """The image processor of a new model: resize to (height, width) pixels, scale to [0, 1], normalise.
+def image_processor(
+    arguments: ImageDataArguments, image_size: tuple[int, int], num_channels: int = 3
+) -> ImageProcessor:
+    """The image processor of a new model: resize to (height, width) pixels, scale to [0, 1], normalise by 0.5.
+
+    What the arguments say goes before that, see [`with_given`].
+
+    Raises:
+        DataError: if the arguments do not fit the channels, or there is no way to read images of so many channels.
+    """
+    image_mode(num_channels)
+    height, width = image_size
+    processor = ViTImageProcessorPil(
+        size={"height": height, "width": width},
+        image_mean=[0.5] * num_channels,
+        image_std=[0.5] * num_channels,
+        # else a grey picture would come back with three channels
+        **({} if num_channels == 3 else {"do_convert_rgb": False}),
+    )
+    return with_given(processor, arguments, image_size, num_channels)
+
+
+def with_given(processor: Any, arguments: ImageDataArguments, image_size: tuple[int, int], num_channels: int) -> Any:
+    """The processor with the normalisation and the resizing that are asked for; where nothing is, with its own.
 
     With `crop_pct` below 1 the short side is resized to `min(image_size) / crop_pct` pixels, and the centre cut out.
+
+    Args:
+        processor: image processor to start from; not changed.
+        arguments: fields of the `data` section, of which those count that are not `None`.
+        image_size: height and width that the model takes, in pixels.
+        num_channels: channels that the model takes.
+
+    Raises:
+        DataError: if `image_mean` or `image_std` has not a number for each channel.
     """
-    height, width = image_size
-    common: dict[str, Any] = {
-        "resample": RESAMPLING[arguments.interpolation],
-        "image_mean": arguments.image_mean,
-        "image_std": arguments.image_std,
-    }
-    if arguments.crop_pct == 1:
-        return ViTImageProcessorPil(size={"height": height, "width": width}, **common)
-    return ViTImageProcessorPil(
-        size={"shortest_edge": int(min(image_size) / arguments.crop_pct)},
-        do_center_crop=True,
-        crop_size={"height": height, "width": width},
-        **common,
-    )
+    given: dict[str, Any] = {}
+    for name in ("image_mean", "image_std"):
+        values = getattr(arguments, name)
+        if values is not None and len(values) != num_channels:
+            raise DataError(f"{name} has {len(values)} numbers, but num_channels is {num_channels}: give as many.")
+        if values is not None:
+            given |= {name: values, "do_normalize": True}
+    if arguments.interpolation is not None:
+        given["resample"] = RESAMPLING[arguments.interpolation]
+    if arguments.crop_pct is not None:
+        given |= _resizing(arguments.crop_pct, *image_size)
+    return type(processor).from_dict(processor.to_dict() | given) if given else processor
+
+
+def _resizing(crop_pct: float, height: int, width: int) -> dict[str, Any]:
+    """Settings of a processor that cuts this part of the resized short side from the centre."""
+    whole = {"height": height, "width": width}
+    if crop_pct == 1:
+        return {"size": whole, "do_resize": True, "do_center_crop": False}
+    edge = {"shortest_edge": int(min(height, width) / crop_pct)}
+    return {"size": edge, "crop_size": whole, "do_resize": True, "do_center_crop": True}
+
+
+def channels_of(processor: Any) -> int:
+    """How many channels the images have that a processor makes: as many as it has means."""
+    return len(processor.image_mean) if isinstance(processor.image_mean, list | tuple) else 3
 
 
 def output_size(processor: Any) -> tuple[int, int]:
@@ -63,23 +107,12 @@ def output_size(processor: Any) -> tuple[int, int]:
     raise DataError(f"the image processor makes images of different sizes ({processor.size}): set do_center_crop.")
 
 
-def read_image(source: dict[str, Any], name: str) -> Image.Image:
-    """Decode an image `{"bytes", "path"}` to RGB, turned as its EXIF orientation says.
+class _Decoded(NamedTuple):
+    """An image, `None` if it cannot be read, with the number of its row and its label."""
 
-    Raises:
-        DataError: naming the image, if it cannot be decoded.
-    """
-    datasets = needed("datasets", DataError, "reading images")
-    try:
-        return datasets.Image().decode_example(source).convert("RGB")
-    # Pillow raises all of these for broken files: SyntaxError for PNG, struct errors as ValueError
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read image {source.get('path') or name}: {first_line(error)}.") from error
-
-
-def read_image_file(path: str | Path) -> Image.Image:
-    """Read an image file to RGB; see [`read_image`]."""
-    return read_image({"path": str(path), "bytes": None}, str(path))
+    picture: Image.Image | None
+    number: int
+    label: int
 
 
 class _Samples(EpochClock):
@@ -89,29 +122,68 @@ class _Samples(EpochClock):
         self,
         images: LabelledImages,
         processor: ImageProcessor,
-        augmentation: TrainingAugmentation | None = None,
-        seed: int = 0,
+        augmentation: TrainingAugmentation | None,
+        arguments: ImageDataArguments,
+        seed: int,
+        bad_list: Path | None,
     ) -> None:
         super().__init__()
         self.images = images
         self.processor = processor
         self.augmentation = augmentation
         self.seed = seed
+        self.mode = image_mode(channels_of(processor))
+        self.unreadable = Unreadable(arguments, images, self._name, bad_list)
 
     def samples(
         self, numbers: list[int], sources: list[dict], labels: list[int], copies: list[int] | None = None
     ) -> list[dict[str, Any]]:
         """Decode, augment and process rows; `numbers` and `copies` seed the augmentation, errors name the rows."""
-        names = [f"in row {number} of split {self.images.name!r}" for number in numbers]
-        pictures = [read_image(source, name) for source, name in zip(sources, names, strict=True)]
-        if self.augmentation is None:
+        decoded = [self._decoded(*row) for row in zip(numbers, sources, labels, strict=True)]
+        pictures = [each.picture for each in decoded if each.picture is not None]
+        if not pictures:
+            pixel_values = []
+        elif self.augmentation is None:
             pixel_values = self.processor(pictures, return_tensors="pt")["pixel_values"]
         else:
+            numbers = [each.number for each in decoded]
             pixel_values = self._augmented(self.augmentation, pictures, numbers, copies or [0] * len(numbers))
+        remaining = iter(pixel_values)
         return [
-            {"pixel_values": pixels, "labels": label, "rows": number}
-            for pixels, label, number in zip(pixel_values, labels, numbers, strict=True)
+            {
+                "pixel_values": self._blank() if picture is None else next(remaining),
+                "labels": label,
+                "rows": number,
+            }
+            for picture, number, label in decoded
         ]
+
+    def _decoded(self, number: int, source: dict[str, Any], label: int) -> _Decoded:
+        """A row; one that cannot be read and is left out is without a picture, in training it is the next one."""
+        try:
+            return self._read(number, source, label)
+        except DataError as error:
+            self.unreadable.add(number, error)
+        if self.augmentation is None:
+            return _Decoded(None, number, UNREADABLE)
+        return self.unreadable.stand_in(number, self._row)
+
+    def _read(self, number: int, source: dict[str, Any], label: int) -> _Decoded:
+        name = f"in row {number} of split {self.images.name!r}"
+        return _Decoded(read_image(source, name, self.mode), number, label)
+
+    def _row(self, number: int) -> _Decoded:
+        row = self.images.rows[number]
+        return self._read(number, row[self.images.image_column], row[self.images.label_column])
+
+    def _name(self, number: int) -> str:
+        """The file of a row; one within a file of many has no path of its own."""
+        source = self.images.rows[number][self.images.image_column]
+        inside = source["bytes"] is not None or not source["path"]
+        return f"row {number} of split {self.images.name!r}" if inside else source["path"]
+
+    def _blank(self) -> torch.Tensor:
+        return torch.zeros(len(self.mode), *output_size(self.processor))
 
     def _augmented(
         self, augmentation: TrainingAugmentation, pictures: list[Image.Image], numbers: list[int], copies: list[int]
@@ -149,8 +221,8 @@ class ImageDataset(_Samples, Dataset):
 class StreamedImageDataset(_Samples, IterableDataset):
     """A streamed split; an epoch is shuffled in a buffer when there is an augmentation, that is in training."""
 
-    def __init__(self, *args: Any, shuffle_buffer: int = 1000, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, shuffle_buffer: int) -> None:
+        super().__init__(*args)
         if self.augmentation is not None:
             self.images.rows = self.images.rows.shuffle(seed=self.seed, buffer_size=shuffle_buffer)
 
@@ -174,8 +246,9 @@ def torch_dataset(
     processor: ImageProcessor,
     augmentation: TrainingAugmentation | None = None,
     *,
+    arguments: ImageDataArguments | None = None,
     seed: int = 0,
-    shuffle_buffer: int = 1000,
+    bad_list: Path | None = None,
 ) -> ImageDataset | StreamedImageDataset:
     """Make the torch data set of a split: of processed images, augmented and (if streamed) shuffled for training.
 
@@ -183,9 +256,13 @@ def torch_dataset(
         images: split to read.
         processor: image processor that makes tensors; with an augmentation it does not resize.
         augmentation: augmentation for training; `None` for evaluation.
+        arguments: fields of the `data` section, for images that cannot be read and the shuffling of a stream; by
+            default those of a fresh one.
         seed: seed of the augmentation, and of the shuffling of a streamed split.
-        shuffle_buffer: images among which a streamed split is shuffled.
+        bad_list: file that gets a line for every image that could not be read.
     """
+    arguments = arguments or ImageDataArguments()
+    given = (images, processor, augmentation, arguments, seed, bad_list)
     if images.is_stream:
-        return StreamedImageDataset(images, processor, augmentation, seed, shuffle_buffer=shuffle_buffer)
-    return ImageDataset(images, processor, augmentation, seed)
+        return StreamedImageDataset(*given, shuffle_buffer=arguments.shuffle_buffer)
+    return ImageDataset(*given)

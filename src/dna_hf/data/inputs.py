@@ -10,7 +10,8 @@ import torch
 from .clips import Clip
 from .errors import DataError
 from .files import is_image
-from .images import read_image_file
+from .image_reading import image_mode, read_image_file
+from .images import channels_of
 from .videos import VideoReader
 
 
@@ -24,7 +25,8 @@ def read_image_input(path: str | Path, processor: Any) -> dict[str, torch.Tensor
     Raises:
         DataError: if it cannot be read.
     """
-    return {"pixel_values": processor([read_image_file(path)], return_tensors="pt")["pixel_values"]}
+    picture = read_image_file(path, image_mode(channels_of(processor)))
+    return {"pixel_values": processor([picture], return_tensors="pt")["pixel_values"]}
 
 
 def read_video_input(path: str | Path, processor: Any, reader: VideoReader | None = None) -> dict[str, torch.Tensor]:

@@ -1,12 +1,9 @@
 """Turn clips into tensors: reading, augmentation and the torch data set that a Trainer reads.
 
-Augmentation draws from a generator seeded by (seed, epoch, row), as for images. A clip that cannot be read ends the
-run, or is left out: in evaluation its label becomes -100, which losses and metrics pass over; in training the next
-clip that can be read takes its place. Either way it is listed in a file.
+Augmentation draws from a generator seeded by (seed, epoch, row), as for images.
 """
 
 import dataclasses
-import json
 import os
 import subprocess
 import sys
@@ -24,10 +21,9 @@ from .arguments import VideoDataArguments
 from .clips import Clip, LabelledVideos
 from .errors import DataError
 from .sampling import EpochClock
+from .unreadable import UNREADABLE, Unreadable
 
 
-# label of a clip that could not be read; torch's losses pass over it
-UNREADABLE = -100
 # seconds
 START_TIMEOUT = 120
 
@@ -171,36 +167,28 @@ class VideoDataset(EpochClock, Dataset):
         self.videos = videos
         self.processor = processor
         self.augmentation = augmentation
-        self.skips = arguments.on_error == "skip"
         self.seed = seed
-        self.bad_list = bad_list
+        self.unreadable = Unreadable(arguments, videos, self._name, bad_list)
         self.reader = VideoReader(arguments.video_timeout)
 
     def __len__(self) -> int:
         return len(self.videos.clips)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        clip = self.videos.clips[row]
         try:
-            return {"pixel_values": self._pixels(clip, row), "labels": clip.label, "rows": row}
+            return self._sample(row)
         except DataError as error:
-            if not self.skips:
-                raise
-            self._list(clip, error)
+            self.unreadable.add(row, error)
         if self.augmentation is None:
             return {"pixel_values": self._blank(), "labels": UNREADABLE, "rows": row}
-        return self._next_readable(row)
+        return self.unreadable.stand_in(row, self._sample)
 
-    def _next_readable(self, row: int) -> dict[str, Any]:
-        """The sample of the next clip that can be read."""
-        for step in range(1, len(self)):
-            other = (row + step) % len(self)
-            clip = self.videos.clips[other]
-            try:
-                return {"pixel_values": self._pixels(clip, other), "labels": clip.label, "rows": other}
-            except DataError as error:
-                self._list(clip, error)
-        raise DataError(f"no video of split {self.videos.name!r} can be read.")
+    def _sample(self, row: int) -> dict[str, Any]:
+        clip = self.videos.clips[row]
+        return {"pixel_values": self._pixels(clip, row), "labels": clip.label, "rows": row}
+
+    def _name(self, row: int) -> str:
+        return self.videos.clips[row].path
 
     def _pixels(self, clip: Clip, row: int) -> torch.Tensor:
         if self.augmentation is not None:
@@ -218,22 +206,6 @@ class VideoDataset(EpochClock, Dataset):
         shape = (self.processor.num_frames, 3, *output_size(self.processor))
         views = self.processor.num_clips * self.processor.num_crops
         return torch.zeros(shape if views == 1 else (views, *shape))
-
-    def _list(self, clip: Clip, error: DataError) -> None:
-        """Write down a clip that could not be read. Workers and processes share the file: a line is one write."""
-        if self.bad_list is None:
-            return
-        self.bad_list.parent.mkdir(parents=True, exist_ok=True)
-        with self.bad_list.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"video": clip.path, "error": str(error)}) + "\n")
-
-
-def read_bad_list(path: Path) -> dict[str, str]:
-    """Clips that could not be read, and why."""
-    if not path.exists():
-        return {}
-    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {entry["video"]: entry["error"] for entry in entries}
 
 
 def video_processor(

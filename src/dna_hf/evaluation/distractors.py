@@ -20,7 +20,8 @@ from transformers.data.data_collator import default_data_collator
 
 from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
-from ..data.images import ImageProcessor, output_size, read_image
+from ..data.image_reading import image_mode, read_image
+from ..data.images import ImageProcessor, channels_of, output_size
 from ..data.sources import LabelledImages, load_split
 from ..data.summary import Announce, summarize
 from ..errors import must_be_writable
@@ -177,12 +178,13 @@ class DistractorPictures(Dataset):
         )
 
     def full_picture(self, row: int) -> Image.Image:
-        """The picture of a row with all distractors, in RGB; every image is resized to its cell."""
+        """The picture of a row with all distractors; every image is resized to its cell."""
         tiles = self.tiles(row)
         sources = self.images.rows[[tile.row for tile in tiles]][self.images.image_column]
-        picture = Image.new("RGB", self.size[::-1])
+        mode = image_mode(channels_of(self.processor))
+        picture = Image.new(mode, self.size[::-1])
         for tile, source in zip(tiles, sources, strict=True):
-            image = read_image(source, f"in row {tile.row} of split {self.images.name!r}")
+            image = read_image(source, f"in row {tile.row} of split {self.images.name!r}", mode)
             left, top, right, bottom = self.box(tile.cell)
             resample = Image.Resampling(self.processor.resample)
             picture.paste(image.resize((right - left, bottom - top), resample), (left, top))
@@ -346,7 +348,7 @@ def example(pictures: DistractorPictures, row: int) -> Image.Image:
     width, height = full.width * scale, full.height * scale
     tiles = pictures.tiles(row)
     strip = Image.new("RGB", ((width + gap) * len(tiles) - gap, height), "white")
-    picture = Image.new("RGB", full.size, _zero_colour(pictures.processor))
+    picture = Image.new(full.mode, full.size, _zero_colour(pictures.processor))
     for number, tile in enumerate(tiles):
         box = pictures.box(tile.cell)
         picture.paste(full.crop(box), box)
@@ -356,7 +358,7 @@ def example(pictures: DistractorPictures, row: int) -> Image.Image:
 
 def _zero_colour(processor: Any) -> tuple[int, ...]:
     """The colour of 8 bits that is nearest to zero after normalising."""
-    mean = processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0)
+    mean = processor.image_mean if processor.do_normalize else [0.0] * channels_of(processor)
     factor = processor.rescale_factor if processor.do_rescale else 1.0
     return tuple(round(value / factor) for value in mean)
 

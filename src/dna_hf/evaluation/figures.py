@@ -10,9 +10,9 @@ import torch
 
 from ..data.errors import DataError
 from ..data.problem_types import SINGLE_LABEL
-from ..data.videos import UNREADABLE
+from ..data.unreadable import UNREADABLE
 from ..errors import needed
-from ..kinds import VIDEO, Kind
+from ..kinds import Kind
 from ..records.metrics import PROBLEM_METRICS, metric_rows
 from .intervals import wilson_interval
 
@@ -49,10 +49,9 @@ class Figures:
         """All figures by name, as the Trainer logs and files hold them: the samples are called by their unit.
 
         Args:
-            kind: kind of the model; only videos may be left out where they cannot be read.
+            kind: kind of the model.
         """
-        named = self.means() | {kind.unit: self.samples}
-        return named | {"unreadable": self.unreadable} if kind is VIDEO else named
+        return self.means() | {kind.unit: self.samples, "unreadable": self.unreadable}
 
     def rows(self, unit: str) -> list[tuple[str, str]]:
         """Name and value of each figure, as text for a table.

@@ -18,6 +18,7 @@ from ..data.images import torch_dataset
 from ..data.provenance import provenance
 from ..data.sources import load_split
 from ..data.summary import Announce, summarize
+from ..data.unreadable import UNREADABLE
 from ..kinds import IMAGE, Kind, load
 from ..records.checkpoint_records import Measurement, record_measurement
 from ..records.digest import weights_digest
@@ -40,7 +41,7 @@ class ClassificationResult:
             `None` where a sample has not just one class.
         slices: accuracy on each slice, where slices were asked for.
         measurement: the figures, tied to the weights they were measured on.
-        unreadable: paths of videos that could not be read, and count nowhere.
+        unreadable: names of samples that could not be read, and count nowhere.
     """
 
     kind: Kind
@@ -114,18 +115,22 @@ def evaluate_checkpoint(
     classes = match_classes(images.class_names, known)
     if announce is not None:
         announce(summarize(arguments, [images]), model_facts(model))
-    dataset = torch_dataset(images, processor)
+    dataset = torch_dataset(images, processor, arguments=arguments)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
     logits, labels = predict_logits(model, loader)
-    result = classification_result(logits, classes[labels], known, IMAGE)
+    readable = labels != UNREADABLE
+    labels = np.where(readable, classes[np.where(readable, labels, 0)], UNREADABLE)
+    result = classification_result(logits, labels, known, IMAGE)
+    result.unreadable = dataset.unreadable.names()
     if rows_of_slices is not None:
-        result.slices = slice_figures(rows_of_slices, logits.argmax(axis=1) == classes[labels])
+        result.slices = slice_figures(rows_of_slices, logits.argmax(axis=1) == labels, readable)
     result.measurement = Measurement(
         task=IMAGE.task,
         dataset=provenance(arguments, images),
         split=split,
         metrics=result.figures.means(),
         samples=result.figures.samples,
+        unreadable=result.figures.unreadable,
         **stamp(),
         seed=None,
         weights=weights_digest(model.state_dict()),

@@ -10,7 +10,8 @@ from PIL import Image
 
 from ..data.clips import Clip
 from ..data.errors import DataError
-from ..data.images import read_image_file
+from ..data.image_reading import image_mode, read_image_file
+from ..data.images import channels_of
 from ..data.inputs import TIMEOUT
 from ..data.videos import VideoReader
 from ..kinds import IMAGE, Loaded
@@ -53,13 +54,14 @@ def classify(loaded: Loaded, files: Iterable[Path], *, batch_size: int = 32) -> 
 @torch.no_grad()
 def _classify_images(loaded: Loaded, files: Iterable[Path], batch_size: int) -> Iterator[Prediction]:
     model = loaded.model
+    mode = image_mode(channels_of(loaded.processor))
     iterator = iter(files)
     while batch := list(islice(iterator, batch_size)):
         pictures: dict[Path, Image.Image] = {}
         errors: dict[Path, str] = {}
         for path in batch:
             try:
-                pictures[path] = read_image_file(path)
+                pictures[path] = read_image_file(path, mode)
             except DataError as error:
                 errors[path] = str(error)
         answers: dict[Path, Answer] = {}

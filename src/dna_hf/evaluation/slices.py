@@ -59,15 +59,19 @@ def slice_rows(images: LabelledImages, column: str) -> dict[str, np.ndarray]:
     return slices
 
 
-def slice_figures(slices: dict[str, np.ndarray], hits: np.ndarray) -> list[SliceFigure]:
-    """Accuracy on every slice.
+def slice_figures(slices: dict[str, np.ndarray], hits: np.ndarray, readable: np.ndarray) -> list[SliceFigure]:
+    """Accuracy on every slice that has an image which could be read.
 
     Args:
         slices: name of the slice -> its rows, as [`slice_rows`] returns them.
         hits: whether the class was predicted, for every row of the split (samples).
+        readable: whether the image could be read, for every row of the split (samples).
     """
     figures = []
-    for name, rows in slices.items():
+    for name, every in slices.items():
+        rows = every[readable[every]]
+        if not len(rows):
+            continue
         correct = int(hits[rows].sum())
         low, high = wilson_interval(correct, len(rows))
         figures.append(SliceFigure(name, len(rows), correct / len(rows), low, high))

@@ -11,8 +11,9 @@ from ..data.arguments import VideoDataArguments
 from ..data.errors import DataError
 from ..data.provenance import video_provenance
 from ..data.summary import Announce, summarize
+from ..data.unreadable import UNREADABLE
 from ..data.video_sources import load_split
-from ..data.videos import UNREADABLE, VideoDataset, split_views, view_processor
+from ..data.videos import VideoDataset, split_views, view_processor
 from ..kinds import VIDEO, load
 from ..records.checkpoint_records import Measurement
 from ..records.digest import weights_digest
@@ -85,6 +86,7 @@ def evaluate_video_checkpoint(
         split=split,
         metrics=found.figures.means(),
         samples=found.figures.samples,
+        unreadable=found.figures.unreadable,
         views=f"{processor.describe()['views']}, {AVERAGED[arguments.view_average]}",
         **stamp(),
         seed=None,

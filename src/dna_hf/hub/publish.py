@@ -20,7 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGH
 
 from .. import models
 from ..errors import must_be_folder, told_as
-from ..kinds import check_image_size, kind_of, kind_of_config, load_processor
+from ..kinds import check_images, kind_of, kind_of_config, load_processor
 from ..pretrained import load_whole, read_config
 from ..records.checkpoint_records import (
     MEASUREMENTS_FILE,
@@ -211,7 +211,7 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Any]:
         raise PublishError(f"{str(folder)!r} holds a {architecture or described.get('model_type')}, no DnA model.")
     processor = load_processor(folder, kind_of(folder, error_class=PublishError), error_class=PublishError)
     model = load_whole(model_class, folder, error_class=PublishError)
-    check_image_size(processor, model.config, str(folder), PublishError)
+    check_images(processor, model.config, str(folder), PublishError)
     return model.eval(), processor
 
 

@@ -5,7 +5,9 @@ The rule of the sizes and the downloads are those of its video processor, too.
 
 import math
 import os
-from base64 import b64encode
+from base64 import b64decode
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -13,8 +15,10 @@ from huggingface_hub import is_offline_mode
 
 # from its module, which is there without torchvision; the name at the top level is not
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import SizeDict, is_valid_image, load_image
+from transformers.image_utils import SizeDict, is_pil_image, is_valid_image, load_image
 from transformers.models.video_llama_3.image_processing_pil_video_llama_3 import VideoLlama3ImageProcessorPil
+
+from .image_depth import open_image, to_eight_bits
 
 
 # seconds without an answer
@@ -71,7 +75,7 @@ def read_image(image: Any) -> Any:
     """The image, read if it is a path, a URL or text in base64.
 
     Raises:
-        ValueError: if it is something else, or cannot be read.
+        ValueError: if it is something else, cannot be read, or holds numbers whose range is not known.
     """
     if not isinstance(image, str | os.PathLike):
         if not is_valid_image(image):
@@ -80,16 +84,21 @@ def read_image(image: Any) -> Any:
             raise ValueError(f"an image is (height, width, channels) or the like, got shape {tuple(image.shape)}.")
         if str(getattr(image, "dtype", "uint8")) not in ("uint8", "torch.uint8"):
             raise ValueError(f"an image has bytes from 0 to 255 (uint8), got {image.dtype}.")
-        return image
+        return to_eight_bits(image) if is_pil_image(image) else image
     name = os.fspath(image)
     try:
         if is_url(name):
-            return load_image("data:image/any;base64," + b64encode(download(name)).decode())
-        return load_image(name)
+            file: Any = BytesIO(download(name))
+        else:
+            file = name if Path(name).is_file() else BytesIO(b64decode(name.rpartition(",")[2], validate=True))
     except OSError as error:
         raise ValueError(f"cannot read image {name[:200]!r}: {error}.") from error
     except ValueError as error:
         raise ValueError(f"cannot read image {name[:200]!r}: there is no such file.") from error
+    try:
+        return load_image(open_image(file))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read image {name[:200]!r}: {error}.") from error
 
 
 def is_url(name: str) -> bool:

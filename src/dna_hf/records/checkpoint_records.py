@@ -77,6 +77,7 @@ class Measurement(WeightsRecord):
         metrics: name -> value, e.g. `top1` in [0, 1].
         samples: how many samples the figures are means of.
         views: how many views of each video were taken, and what of them was averaged; `None` for images.
+        unreadable: how many further samples could not be read, and were left out.
     """
 
     task: str
@@ -85,6 +86,7 @@ class Measurement(WeightsRecord):
     metrics: dict[str, float]
     samples: int
     views: str | None = None
+    unreadable: int = 0
 
     def what(self) -> str:
         """What this is a record of, for messages."""
@@ -161,9 +163,10 @@ def _record_digest(record: WeightsRecord) -> str:
     # as it will be read again: JSON has no numbers as keys, and no tuples
     content = json.loads(json.dumps(asdict(record)))
     del content["digest"]
-    # records of images are as they were before there were any of videos
-    if content.get("views") is None:
-        content.pop("views", None)
+    # what says nothing is left out: records that were made before these fields came keep their digests
+    for name in ("views", "unreadable"):
+        if not content.get(name):
+            content.pop(name, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from ..data.problem_types import MULTI_LABEL, SINGLE_LABEL
 from ..data.provenance import public_name
 from ..data.splits import Split
 from ..data.summary import SUMMARY_FILE, Announce, summarize, write_summary
+from ..data.unreadable import BAD_LIST, count_unreadable
 from ..errors import told_as
 from ..evaluation.charts import NO_MATPLOTLIB, draw_confusion, draw_curves, write_confusion
 from ..evaluation.image_classification import ClassificationResult
 from ..evaluation.problems import problem_of
 from ..hub.publish import Published
-from ..kinds import check_image_size, kind_of
+from ..kinds import check_images, kind_of
 from ..pretrained import fitting_config, load_config, load_whole
 from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
@@ -71,6 +72,7 @@ class TrainingResult:
         output_dir: folder in which model, processor and code were saved.
         split: name of the split that was evaluated on.
         evaluation: all figures of the last evaluation.
+        unreadable: how many samples of each split could not be read and were left out, by the name of the split.
         published: repository and commit that were published, in the first process of a run with `push_to_hub`.
     """
 
@@ -81,6 +83,7 @@ class TrainingResult:
     output_dir: Path
     split: str
     evaluation: ClassificationResult
+    unreadable: dict[str, int] = field(default_factory=dict)
     published: Published | None = None
 
     def facts(self) -> list[tuple[str, str]]:
@@ -91,6 +94,11 @@ class TrainingResult:
             ("training time", f"{self.seconds:.0f} s"),
             ("split", self.split),
             *self.evaluation.rows(),
+            *(
+                (f"left out of {split}", f"{count}, see {BAD_LIST}")
+                for split, count in self.unreadable.items()
+                if split != self.split
+            ),
             ("saved in", str(self.output_dir)),
         ]
 
@@ -149,6 +157,7 @@ def train_classifier(run: AnyRun, *, resume: bool = False, announce: Announce | 
         output_dir=run.output_dir,
         split=evaluation.name,
         evaluation=result,
+        unreadable=count_unreadable(run.output_dir / BAD_LIST),
         published=published,
     )
 
@@ -263,7 +272,7 @@ def _start_from(source: str, run: ClassifierRun, fields: dict[str, Any]) -> tupl
         error_class=ConfigurationError,
     )
     processor = task.load_processor(run, config, source, revision)
-    check_image_size(processor, config, source, ConfigurationError)
+    check_images(processor, config, source, ConfigurationError)
     return model, processor
 
 
@@ -299,6 +308,7 @@ def _write_records(
             split=evaluation.name,
             metrics={name: metrics[f"{prefix}{name}"] for name in task.recorded(problem)},
             samples=int(metrics[f"{prefix}{run.kind.unit}"]),
+            unreadable=int(metrics[f"{prefix}unreadable"]),
             views=task.views(processor),
             seed=run.training.seed,
             **facts,

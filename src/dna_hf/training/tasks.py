@@ -14,11 +14,13 @@ from ..data.augmentation import TrainingAugmentation
 from ..data.clips import LabelledVideos
 from ..data.images import ImageDataset, ImageProcessor, StreamedImageDataset, image_processor, torch_dataset
 from ..data.images import output_size as image_output_size
+from ..data.images import with_given as image_processor_with
 from ..data.problem_types import SINGLE_LABEL
 from ..data.provenance import DatasetRecord, provenance, video_provenance
 from ..data.sampling import RepeatedSampler
 from ..data.sources import LabelledImages, load_train_and_eval
 from ..data.splits import Split
+from ..data.unreadable import BAD_LIST
 from ..data.video_sources import load_train_and_eval as load_videos
 from ..data.videos import VideoAugmentation, VideoDataset, video_processor, with_given
 from ..evaluation.image_classification import ClassificationResult, classification_result
@@ -31,9 +33,6 @@ from .arguments import ClassifierTrainingArguments
 from .config_file import ClassifierRun, RunConfig
 from .errors import ConfigurationError
 
-
-# gets a line for every video that could not be read
-BAD_LIST = "unreadable_videos.jsonl"
 
 logger = logging.get_logger(__name__)
 
@@ -145,7 +144,7 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
 
     def fresh_processor(self, run: ImageRun, config: PreTrainedConfig) -> ImageProcessor:
         """The processor of a fresh model."""
-        return image_processor(run.data, _image_size(config))
+        return image_processor(run.data, _image_size(config), config.num_channels)
 
     def load_processor(
         self,
@@ -154,8 +153,9 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
         source: str,
         revision: str | None,
     ) -> ImageProcessor:
-        """The processor of a checkpoint."""
-        return load_processor(source, IMAGE, revision, ConfigurationError)
+        """The processor of a checkpoint; what the run itself says goes before what the checkpoint says."""
+        processor = load_processor(source, IMAGE, revision, ConfigurationError)
+        return image_processor_with(processor, run.data, _image_size(config), config.num_channels)
 
     def views(self, processor: ImageProcessor) -> str | None:
         """The views of a sample in evaluation: there is but one of an image."""
@@ -171,11 +171,12 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
         """The torch data sets of both splits."""
         # which transformers declares on the classes below
         resample = processor.resample  # type: ignore[union-attr]
-        augmentation = TrainingAugmentation(run.data, image_output_size(processor), resample)
-        seed, buffer = run.training.seed, run.data.shuffle_buffer
+        mean = processor.image_mean  # type: ignore[union-attr]
+        augmentation = TrainingAugmentation(run.data, image_output_size(processor), resample, mean)
+        seed, bad_list = run.training.seed, run.output_dir / BAD_LIST
         return (
-            torch_dataset(train, processor, augmentation, seed=seed, shuffle_buffer=buffer),
-            torch_dataset(evaluation, processor),
+            torch_dataset(train, processor, augmentation, arguments=run.data, seed=seed, bad_list=bad_list),
+            torch_dataset(evaluation, processor, arguments=run.data, bad_list=bad_list),
         )
 
     def sampler(self, run: ImageRun, dataset: TorchDataset) -> Sampler | None:
