@@ -120,7 +120,7 @@ from dna_hf.analysis.figures import NO_MATPLOTLIB
 from dna_hf.analysis.video_figures import write_mp4
 from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.errors import DataError
-from dna_hf.data.images import read_image_file
+from dna_hf.data.image_reading import read_image_file
 from dna_hf.data.sources import load_split
 from dna_hf.evaluation.figures import compute_figures
 

@@ -12,7 +12,7 @@ from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import image_processor
 from dna_hf.data.sources import load_split
-from dna_hf.data.videos import UNREADABLE
+from dna_hf.data.unreadable import UNREADABLE
 from dna_hf.evaluation.figures import ClassFigure, compute_figures
 from dna_hf.evaluation.image_classification import classification_result, evaluate_checkpoint, match_classes
 from dna_hf.kinds import IMAGE, VIDEO

@@ -269,13 +269,10 @@ def test_evaluation_leaves_unreadable_images_out(trained, broken, tmp_path):
     (checkpoint / "measurements.json").write_text(before)
     assert result.returncode == 0, result.stderr[-2000:]
     report = json.loads((tmp_path / "figures.json").read_text())
-    assert (report["metrics"]["images"], report["metrics"]["unreadable"], report["measurement"]["unreadable"]) == (
-        19,
-        1,
-        1,
-    )
+    counts = report["metrics"]["images"], report["metrics"]["unreadable"], report["measurement"]["unreadable"]
+    assert counts == (19, 1, 1)
     assert [name.rpartition("/")[2] for name in report["unreadable"]] == ["5.tif"]
-    assert "left out, cannot be read" in result.stdout and "5.tif" in result.stderr
+    assert "left out, unreadable" in result.stdout and "5.tif" in result.stderr
     assert sum(sum(row) for row in report["confusion"]) == 19
 
 

@@ -21,6 +21,7 @@ from .arguments import ImageDataArguments
 from .augmentation import TrainingAugmentation
 from .errors import DataError
 from .image_reading import image_mode, read_image
+from .looking import sample_name
 from .sampling import EpochClock
 from .sources import LabelledImages
 from .unreadable import UNREADABLE, Unreadable
@@ -177,10 +178,7 @@ class _Samples(EpochClock):
         return self._read(number, row[self.images.image_column], row[self.images.label_column])
 
     def _name(self, number: int) -> str:
-        """The file of a row; one within a file of many has no path of its own."""
-        source = self.images.rows[number][self.images.image_column]
-        inside = source["bytes"] is not None or not source["path"]
-        return f"row {number} of split {self.images.name!r}" if inside else source["path"]
+        return sample_name(self.images.rows[number][self.images.image_column], number, self.images.name, None)
 
     def _blank(self) -> torch.Tensor:
         return torch.zeros(len(self.mode), *output_size(self.processor))

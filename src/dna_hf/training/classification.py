@@ -94,11 +94,7 @@ class TrainingResult:
             ("training time", f"{self.seconds:.0f} s"),
             ("split", self.split),
             *self.evaluation.rows(),
-            *(
-                (f"left out of {split}", f"{count}, see {BAD_LIST}")
-                for split, count in self.unreadable.items()
-                if split != self.split
-            ),
+            *((f"left out of {split}", f"{count:,}, see {BAD_LIST}") for split, count in self.unreadable.items()),
             ("saved in", str(self.output_dir)),
         ]
 
