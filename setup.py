@@ -57,7 +57,7 @@ setup(
         "dna_hf.analysis": ["report_template.html"],
         "dna_hf.configs": ["*.yaml"],
         "dna_hf.configs.accelerate": ["*.yaml"],
-        "dna_hf.data": ["fashion_mnist_mini/*"],
+        "dna_hf.data": ["fashion_mnist_mini/*", "summary_template.html"],
         "dna_hf.docs": ["**/*.md"],
         "dna_hf.hub": ["model_card_template.md"],
     },

@@ -77,7 +77,7 @@ def test_counts_are_those_of_the_files(flowers):
     assert (rows["duplicates across splits"], rows["left out"]) == ("none", "nothing")
     assert found.class_rows()[1] == [("daisy", "1", "1"), ("rose", "8", "2"), ("tulip", "3", "2")]
     (one,) = [sentence for sentence in found.look_at() if "'train'" in sentence]
-    assert one == "one class has one of the images in 'train': daisy."
+    assert one == "one class has a single image in 'train': daisy."
 
 
 def test_duplicates_are_of_pixels_not_of_files(flowers):
@@ -89,7 +89,7 @@ def test_duplicates_are_of_pixels_not_of_files(flowers):
     almost.putpixel((3, 3), (*original.getpixel((3, 3))[:2], original.getpixel((3, 3))[2] ^ 1))
     save(almost, flowers / "test" / "rose" / "almost.png")
     found = summary_of(flowers)
-    sentences = [sentence for sentence in found.look_at() if "class has one" not in sentence]
+    sentences = [sentence for sentence in found.look_at() if "class has a single" not in sentence]
     assert sentences == [
         "1 image of 'test' is in 'train', too: test/rose/copied.bmp = train/rose/0.png.",
         "1 image of 'train' repeats another one: train/tulip/again.png = train/rose/0.png.",
@@ -114,7 +114,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_seen(flowers):
     found = summary_of(flowers)
     assert [each.path for each in found.look.unreadable] == ["train/rose/0.png"]
     assert sum(found.look.sizes.values()) == 16 and found.look.seen == 17
-    assert any(sentence.startswith("1 image cannot be read: train/rose/0.png (") for sentence in found.look_at())
+    assert "1 image cannot be read: train/rose/0.png (it is no image of a known format)." in found.look_at()
 
 
 def test_a_look_ends_in_time_and_says_how_much_it_saw(monkeypatch):
@@ -140,7 +140,7 @@ def test_of_many_classes_the_largest_and_the_smallest_are_shown():
     ]
     assert found.look_at() == [
         "one class has no images in 'train': c0.",
-        "one class has one of the images in 'train': c1.",
+        "one class has a single image in 'train': c1.",
     ]
 
 

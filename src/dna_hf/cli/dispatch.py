@@ -16,6 +16,7 @@ from . import (
     chat,
     compare,
     convert,
+    data,
     demo,
     distractors,
     evaluate,
@@ -34,7 +35,7 @@ from .parser import Parser
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # in the order of the help
 VERBS = (
-    *(train, recipes, evaluate, predict, answer, chat, distractors, compare, benchmark),
+    *(train, recipes, data, evaluate, predict, answer, chat, distractors, compare, benchmark),
     *(convert, merge, publish, visualize, analyze, demo),
 )
 

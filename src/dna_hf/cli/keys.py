@@ -78,12 +78,13 @@ class DataKeys:
             raise errors[0]
         return given
 
-    def section(self, given: dict[str, Any], section: type | None = None) -> Any:
+    def section(self, given: dict[str, Any], section: type | None = None, **values: Any) -> Any:
         """What was given, for a checkpoint of a known kind.
 
         Args:
             given: key -> value, as [`read`] returns it.
             section: dataclass of the data that the checkpoint takes; by default the only one there is.
+            values: fields that are given in another way than by a key.
 
         Returns:
             That dataclass.
@@ -96,7 +97,7 @@ class DataKeys:
         keys = next(keys for keys in self.kinds if section in (keys.section, None))
         for key in given.keys() - keys.fields.keys():
             self._refuse(key, (keys,))
-        return data_arguments(given, keys.section)
+        return data_arguments(given | values, keys.section)
 
     def _refuse(self, key: str, kinds: Sequence[Keys], names: Sequence[str] = ()) -> None:
         from ..training.errors import ConfigurationError
@@ -132,6 +133,29 @@ ANALYZE = DataKeys(
         _shown("images", ImageDataArguments, "streaming"),
         _shown("videos", VideoDataArguments, *VIEW_KEYS, "sampling", "sampling_rate", "image_mean", "image_std"),
         Keys("questions", QuestionDataArguments),
+    ),
+)
+
+
+def _looked_at(unit: str, section: type, *names: str) -> Keys:
+    """Keys about data that no model is shown: those that say what the data is."""
+    others = {field.name for field in dataclasses.fields(section)} - set(names)
+    return Keys(unit, section, dict.fromkeys(others, "verbs that run a model") | {"dataset": WHERE})
+
+
+WHERE = "other verbs; here the data set is the first word"
+_LABELS = ("train_split", "eval_split", "label_column", "class_names")
+DATA = DataKeys(
+    "data",
+    (
+        _looked_at("images", ImageDataArguments, *_LABELS, "dataset_config", "dataset_revision", "image_column"),
+        _looked_at(
+            "videos",
+            VideoDataArguments,
+            *(*_LABELS, "protocol", "clip_list", "video_column", "video_root", "label_base"),
+        ),
+        _looked_at("conversations", ConversationDataArguments, "data_folder"),
+        _looked_at("questions", QuestionDataArguments, "data_folder", "format", "views"),
     ),
 )
 

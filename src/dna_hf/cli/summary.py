@@ -6,10 +6,11 @@ from .table import table
 
 
 if TYPE_CHECKING:
+    from ..data.file_summary import FileSummary
     from ..data.summary import DataSummary, Facts
 
 
-def print_summary(summary: "DataSummary", facts: "Facts" = ()) -> None:
+def print_summary(summary: "DataSummary | FileSummary", facts: "Facts" = ()) -> None:
     """Print what a data set holds, and which model does what with it.
 
     Args:

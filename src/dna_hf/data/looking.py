@@ -1,6 +1,6 @@
-"""What the images of splits are like: sizes, modes, which cannot be read, and which are there more than once.
+"""What the samples of splits are like: sizes, modes, which cannot be read, and which are there more than once.
 
-Images are decoded in a drawn order until the time is over, so that large data sets cost no more than the time given.
+Samples are looked at in a drawn order until the time is over: large data sets cost no more than the time given.
 """
 
 import hashlib
@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from PIL import UnidentifiedImageError
+from PIL.Image import DecompressionBombError
 
-from ..errors import first_line, needed
+from ..errors import needed, sentence
 from .errors import DataError
-from .splits import LeftOut
+from .problem_types import MULTI_LABEL, SINGLE_LABEL
+from .splits import LeftOut, Split
 
 
 if TYPE_CHECKING:
+    from .clips import LabelledVideos
     from .sources import LabelledImages
 
 # images that are read from a table at a time
@@ -27,7 +31,7 @@ CHUNK = 64
 # Pillow's modes of numbers of more than 8 bits, which no other mode holds
 WIDE = ("I", "F")
 # what Pillow raises for broken files
-BROKEN = (OSError, ValueError, SyntaxError, EOFError)
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, DecompressionBombError)
 
 
 class Sample(NamedTuple):
@@ -36,7 +40,7 @@ class Sample(NamedTuple):
     Args:
         split: name of the split.
         name: path or row of the sample.
-        label: name of its class; empty where it has no single one.
+        label: its class, its classes, or its values, as text.
     """
 
     split: str
@@ -123,7 +127,7 @@ def look_at_images(splits: Sequence["LabelledImages"], seconds: float, folder: P
                 image = needed("datasets", DataError, "reading images").Image().decode_example(source)
             except BROKEN as error:
                 name = sample_name(source, row, splits[number].name, folder)
-                look.unreadable.append(LeftOut(name, first_line(error)))
+                look.unreadable.append(LeftOut(name, _reason(error)))
                 continue
             look.sizes[image.size] += 1
             look.modes[image.mode] += 1
@@ -140,6 +144,76 @@ def look_at_images(splits: Sequence["LabelledImages"], seconds: float, folder: P
         for group in sorted(groups)
     ]
     return look
+
+
+def look_at_videos(splits: Sequence["LabelledVideos"], seconds: float, folder: Path | None = None) -> Look:
+    """Read the headers of video files, and compare files of the same length, until the time is over.
+
+    Nothing is decoded: the same film in two files is not found. Clips that are drawn or are images are not looked at.
+
+    Args:
+        splits: splits of videos.
+        seconds: how long it may take.
+        folder: folder of the data set, which names of files start from.
+    """
+    end = time.monotonic() + seconds
+    files = [
+        (Sample(split.name, relative(clip.path, folder), split.class_names[clip.label]), clip)
+        for split in splits
+        for clip in split.clips
+        if clip.frames is None and Path(clip.path).is_file()
+    ]
+    look = Look(total=len(files))
+    for number in np.random.default_rng(0).permutation(len(files)).tolist():
+        if time.monotonic() > end - seconds / 2:
+            break
+        look.seen += 1
+        sample, clip = files[number]
+        try:
+            size, rate = _header(clip.path)
+        except BROKEN as error:
+            look.unreadable.append(LeftOut(sample.name, _reason(error)))
+            continue
+        look.sizes[size] += 1
+        look.modes[rate] += 1
+    look.duplicates = _same_files(files, end)
+    return look
+
+
+def _same_files(files: Sequence[tuple[Sample, Any]], end: float) -> list[list[Sample]]:
+    """Groups of clips that are the same part of files of the same bytes; only files of one length are read."""
+    lengths: dict[int, list[tuple[Sample, Any]]] = {}
+    for sample, clip in files:
+        lengths.setdefault(Path(clip.path).stat().st_size, []).append((sample, clip))
+    groups: dict[tuple, list[Sample]] = {}
+    digests: dict[str, bytes] = {}
+    for alike in lengths.values():
+        if len(alike) == 1 or time.monotonic() > end:
+            continue
+        for sample, clip in alike:
+            if clip.path not in digests:
+                digests[clip.path] = hashlib.blake2b(Path(clip.path).read_bytes()).digest()
+            groups.setdefault((digests[clip.path], clip.start, clip.end), []).append(sample)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, without its path or address in memory."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known format"
+    return sentence(error)
+
+
+def _header(path: str) -> tuple[tuple[int, int], str]:
+    """Width and height of a video in pixels, and its frame rate as text."""
+    av = needed("av", DataError, "reading videos")
+    # a title in another encoding does no harm
+    with av.open(path, metadata_errors="replace") as container:
+        if not container.streams.video:
+            raise ValueError("it has no pictures")
+        stream = container.streams.video[0]
+        rate = stream.average_rate
+        return (stream.width, stream.height), f"{float(rate):.4g} fps" if rate else "no frame rate"
 
 
 def _drawn(split: "LabelledImages", until: float) -> Iterator[tuple[int, Any]]:
@@ -166,9 +240,19 @@ def sample_name(source: Any, row: int, split: str, folder: Path | None) -> str:
     path = source.get("path") if isinstance(source, dict) else None
     if path is None or source.get("bytes") is not None:
         return f"row {row}" + (f", {path}" if path else "")
+    return relative(path, folder)
+
+
+def relative(path: str, folder: Path | None) -> str:
+    """A path from a folder on, where it lies in it."""
     inside = folder is not None and Path(path).is_relative_to(folder)
-    return Path(path).relative_to(folder).as_posix() if inside else str(path)  # type: ignore[arg-type]
+    return Path(path).relative_to(folder).as_posix() if inside else path  # type: ignore[arg-type]
 
 
-def _label(split: "LabelledImages", labels: np.ndarray, row: int) -> str:
-    return split.class_names[int(labels[row])] if labels.ndim == 1 else ""
+def _label(split: Split, labels: np.ndarray, row: int) -> str:
+    """The class of a sample, its classes, or its values."""
+    if split.problem_type == SINGLE_LABEL:
+        return split.class_names[int(labels[row])]
+    if split.problem_type == MULTI_LABEL:
+        return ", ".join(split.class_names[number] for number in np.flatnonzero(labels[row] > 0))
+    return ", ".join(f"{value:g}" for value in labels[row])

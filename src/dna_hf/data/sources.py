@@ -100,6 +100,18 @@ def load_split(arguments: ImageDataArguments, split: str) -> LabelledImages:
     return read_split(_readers(arguments), split, arguments).at_most(arguments.max_eval_samples)
 
 
+def load_all(arguments: ImageDataArguments) -> dict[str, LabelledImages]:
+    """All splits by name, whole, to look at them.
+
+    Args:
+        arguments: fields of the `data` section: which data set, columns and class names.
+
+    Raises:
+        DataError: see [`load_split`].
+    """
+    return {name: read() for name, read in _readers(arguments).items()}
+
+
 def load_train_and_eval(arguments: ImageDataArguments, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """Load the training split and the split to evaluate on.
 

@@ -6,15 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..whole_files import whole_file
 from .arguments import CommonDataArguments, ImageDataArguments
-from .looking import Look, Sample, look_at_images
+from .looking import Look, Sample, look_at_images, look_at_videos
+from .problem_types import MULTI_LABEL, REGRESSION
 from .provenance import public_name
 from .splits import LeftOut, Split
+
+
+if TYPE_CHECKING:
+    from .file_summary import FileSummary
 
 
 SUMMARY_FILE = "data_summary.json"
@@ -42,11 +47,15 @@ class SplitSummary:
         name: name of the split.
         samples: number of samples; `None` for a stream, which is not read.
         classes: class -> number of samples, in the order of the labels; empty for a stream, or without classes.
+        values: output of a regression -> its smallest value, its mean and its largest value.
+        unlabelled: number of samples of several labels that have none.
     """
 
     name: str
     samples: int | None
-    classes: dict[str, int]
+    classes: dict[str, int] = field(default_factory=dict)
+    values: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    unlabelled: int = 0
 
     def counted(self, unit: str) -> str:
         """The number of samples, and of the classes that they are of, as text."""
@@ -55,7 +64,8 @@ class SplitSummary:
         there = [count for count in self.classes.values() if count]
         text = f"{self.samples:,} {unit}"
         if not self.classes:
-            return text
+            values = [f"{n} from {low:g} to {high:g}, mean {mean:g}" for n, (low, mean, high) in self.values.items()]
+            return "; ".join([text, *values])
         text += (
             f", {len(there):,} of {len(self.classes):,} classes"
             if len(there) < len(self.classes)
@@ -119,7 +129,7 @@ class DataSummary:
         return [
             ("looked at", f"{of} {look.total:,} {self.unit}"),
             ("sizes", _sizes(look)),
-            ("modes", _listed(dict(look.modes.most_common()))),
+            ("modes" if self.unit == "images" else "frame rates", _listed(dict(look.modes.most_common()))),
             ("duplicates across splits", duplicates),
         ]
 
@@ -135,22 +145,32 @@ class DataSummary:
         if not counted:
             return header, []
         names = sorted(counted[0].classes, key=lambda name: -counted[0].classes[name])
+        if len(names) <= MANY_CLASSES:
+            return self.all_classes()
 
         def row(name: str) -> tuple[str, ...]:
             return (name, *(f"{split.classes.get(name, 0):,}" for split in counted))
 
-        if len(names) <= MANY_CLASSES:
-            return header, [row(name) for name in counted[0].classes]
         between = names[SHOWN_CLASSES:-SHOWN_CLASSES]
         rest = (f"{sum(split.classes.get(name, 0) for name in between):,}" for split in counted)
         middle = (f"{len(between):,} classes between", *rest)
         return header, [*map(row, names[:SHOWN_CLASSES]), middle, *map(row, names[-SHOWN_CLASSES:])]
 
+    def all_classes(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The header and the rows of a table of all classes, in the order of the labels."""
+        counted = [split for split in self.splits if split.classes]
+        names = list(dict.fromkeys(name for split in counted for name in split.classes))
+        rows = [(name, *(f"{split.classes.get(name, 0):,}" for split in counted)) for name in names]
+        return (f"{self.unit} of class", *(split.name for split in counted)), rows
+
     def look_at(self) -> list[str]:
         """A sentence for each thing that is worth a look before the data is used."""
         sentences = []
         for split in self.splits:
-            for count, what in ((0, f"no {self.unit}"), (1, f"one of the {self.unit}")):
+            if split.unlabelled:
+                what = self._counted(split.unlabelled, f"of {split.name!r} has", f"of {split.name!r} have")
+                sentences.append(f"{what} none of the classes.")
+            for count, what in ((0, f"no {self.unit}"), (1, f"a single {self.unit.removesuffix('s')}")):
                 names = [name for name, number in split.classes.items() if number == count]
                 if names:
                     verb = "has" if len(names) == 1 else "have"
@@ -191,7 +211,10 @@ class DataSummary:
             "dataset": public_name(self.dataset),
             "from": self.origin,
             "unit": self.unit,
-            "splits": {split.name: {"samples": split.samples, "classes": split.classes} for split in self.splits},
+            "splits": {
+                split.name: {"samples": split.samples, "classes": split.classes, "values": split.values}
+                for split in self.splits
+            },
             "left_out": [asdict(each) for each in self.left_out],
             "notes": self.notes,
             "look_at": self.look_at(),
@@ -211,17 +234,17 @@ class DataSummary:
 Announce = Callable[[DataSummary, Facts], object]
 
 
-def write_summary(path: Path, summary: DataSummary, facts: Facts = ()) -> None:
+def write_summary(path: Path, summary: "DataSummary | FileSummary", facts: Facts = ()) -> None:
     """Write a summary to a file.
 
     Args:
         path: JSON file to write.
-        summary: what the data set holds.
+        summary: what the data set, or a file, holds.
         facts: name and value of each fact about the model and the run that use it, as text.
     """
     content = summary.report() | ({"run": dict(facts)} if facts else {})
     with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def summarize(arguments: CommonDataArguments, splits: Sequence[Split], *, seconds: float = RUN_SECONDS) -> DataSummary:
@@ -232,25 +255,38 @@ def summarize(arguments: CommonDataArguments, splits: Sequence[Split], *, second
         splits: the splits, the one to train on first. Streams are not read.
         seconds: how long images may be decoded for their sizes and duplicates.
     """
-    folder = Path(arguments.dataset).expanduser()
+    folder = data_folder(arguments.dataset)
     countable: Any = [split for split in splits if not split.is_stream]
-    is_image = isinstance(arguments, ImageDataArguments)
-    look = look_at_images(countable, seconds, folder if folder.is_dir() else None) if is_image and countable else None
+    look_at = look_at_images if isinstance(arguments, ImageDataArguments) else look_at_videos
     return DataSummary(
         dataset=arguments.dataset,
         origin=_origin(arguments),
         unit=splits[0].unit,
         splits=[_split(split) for split in splits],
-        look=look,
+        look=look_at(countable, seconds, folder) if countable else None,
         left_out=list(dict.fromkeys(each for split in splits for each in _left_out(split))),
-        notes=list(dict.fromkeys(note for split in splits for note in _notes(split))),
+        notes=list(dict.fromkeys(note for split in splits for note in split.notes)),
     )
+
+
+def data_folder(dataset: str) -> Path | None:
+    """The folder of a local data set, which the names of its files start from."""
+    path = Path(dataset).expanduser()
+    return path if path.is_dir() else path.parent if path.is_file() else None
 
 
 def _split(split: Split) -> SplitSummary:
     if split.is_stream:
-        return SplitSummary(split.name, None, {})
+        return SplitSummary(split.name, None)
     labels = split.labels()
+    if split.problem_type == REGRESSION:
+        ends = zip(labels.min(axis=0), labels.mean(axis=0), labels.max(axis=0), strict=True)
+        values = dict(zip(split.class_names, [(float(a), float(b), float(c)) for a, b, c in ends], strict=True))
+        return SplitSummary(split.name, len(split), values=values)
+    if split.problem_type == MULTI_LABEL:
+        counts = (labels > 0).sum(axis=0).tolist()
+        unlabelled = int((~(labels > 0).any(axis=1)).sum())
+        return SplitSummary(split.name, len(split), _by_name(split.class_names, counts), unlabelled=unlabelled)
     counts = np.bincount(labels, minlength=len(split.class_names)).tolist()
     return SplitSummary(split.name, len(split), _by_name(split.class_names, counts))
 
@@ -264,13 +300,9 @@ def _by_name(names: Sequence[str], counts: Sequence[int]) -> dict[str, int]:
 
 
 def _left_out(split: Any) -> Sequence[LeftOut]:
-    if hasattr(split, "missing"):
-        return [LeftOut(path, "the file is missing") for path in split.missing]
-    return split.left_out
-
-
-def _notes(split: Any) -> Sequence[str]:
-    return getattr(split, "notes", ())
+    """What of the data set is in no split; of videos also the files that are listed but not there."""
+    missing = [LeftOut(path, "the file is missing") for path in getattr(split, "missing", ())]
+    return [*split.left_out, *missing]
 
 
 def _origin(arguments: Any) -> str:
@@ -325,6 +357,7 @@ def _same(pair: tuple[Sample, Sample]) -> str:
 
 
 def _examples(texts: Any) -> str:
-    """The first few of some texts."""
+    """The first few of some texts, and how many more there are."""
     texts = list(map(str, texts))
-    return ", ".join(texts[:EXAMPLES]) + (", ..." if len(texts) > EXAMPLES else "")
+    more = len(texts) - EXAMPLES
+    return ", ".join(texts[:EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,0 +1,112 @@
+"""`dna-hf data`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.kinds_of_data import CONVERSATIONS, IMAGES, KINDS, QUESTIONS, find_kind
+from .keys import DATA
+from .options import add_output, add_output_dir
+from .parser import add_verb
+from .summary import print_summary
+from .table import write_json
+from .values import name
+
+
+if TYPE_CHECKING:
+    from ..data.contact_sheets import Sheet
+    from ..data.file_summary import FileSummary
+    from ..data.splits import Split
+    from ..data.summary import DataSummary
+
+# how long images may be decoded for their sizes and duplicates, in seconds
+SECONDS = 40.0
+PAGE, SHEETS = "data.html", "sheets"
+
+
+def add(commands: Any) -> None:
+    """Declare the verb and its options."""
+    parser = add_verb(
+        commands,
+        "data",
+        run,
+        help="what a data set holds: classes, sizes, duplicates across splits, what is left out",
+        description="Say what a data set holds, without a model: where it comes from, samples of each split and "
+        "class, sizes, duplicates across splits (same pixels), what is left out and why, and what is worth a look. "
+        "Of a file of conversations or questions: samples, turns, videos and images.",
+        keys=DATA.help(),
+        example="data fashion-mnist-mini --output-dir summary",
+    )
+    parser.add_argument("dataset", metavar="DATASET", type=name, help="as key dataset of dna-hf train, or a file")
+    parser.add_argument(
+        "--kind", choices=KINDS, help="what the data set consists of (default: as its files say, which is printed)"
+    )
+    add_output_dir(
+        parser,
+        required=False,
+        help="folder that gets a page with contact sheets, these as PNG, and the summary as JSON",
+    )
+    add_output(parser, "also write the summary to this file")
+
+
+def run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    """`dna-hf data DATASET [--key value ...]`."""
+    given = DATA.read(rest, arguments.parser.options)
+    kind, reason = (arguments.kind, "") if arguments.kind is not None else find_kind(arguments.dataset)
+    section = dict(zip(KINDS, (keys.section for keys in DATA.kinds), strict=True))[kind]
+    data = DATA.section(given, section, dataset=arguments.dataset)
+    is_file = kind in (CONVERSATIONS, QUESTIONS)
+    summary: DataSummary | FileSummary
+    summary, sheets = _of_file(data, kind) if is_file else _of_splits(data, kind, arguments.output_dir)
+    if reason:
+        print(f"{kind.removesuffix('s')}s, for {reason}\n")
+    print_summary(summary)
+    if arguments.output is not None:
+        write_json(arguments.output, summary.report())
+    if arguments.output_dir is not None:
+        _write(arguments.output_dir, summary, sheets)
+    return 0
+
+
+def _of_file(data: Any, kind: str) -> "tuple[FileSummary, list[Sheet]]":
+    from ..data.file_summary import summarize_conversations, summarize_questions
+
+    return summarize_conversations(data) if kind == CONVERSATIONS else summarize_questions(data), []
+
+
+def _of_splits(data: Any, kind: str, output_dir: Path | None) -> "tuple[DataSummary, list[Sheet]]":
+    """What the splits hold, and contact sheets where there is a folder for them."""
+    from ..data.summary import summarize
+
+    splits = _load(data, kind)
+    summary = summarize(data, splits, seconds=SECONDS)
+    if output_dir is None:
+        return summary, []
+    from ..data.contact_sheets import write_class_sheets
+
+    return summary, write_class_sheets(output_dir / SHEETS, splits, summary)
+
+
+def _load(data: Any, kind: str) -> list["Split"]:
+    """All splits, the one to train on first."""
+    if kind == IMAGES:
+        from ..data.sources import load_all
+    else:
+        from ..data.video_sources import load_all  # type: ignore[assignment]
+    from ..data.splits import find_split
+
+    splits: dict[str, Any] = load_all(data)
+    first = find_split(splits, data.train_split)
+    return sorted(splits.values(), key=lambda split: split.name != first)
+
+
+def _write(folder: Path, summary: "DataSummary | FileSummary", sheets: "list[Sheet]") -> None:
+    from ..data.summary import SUMMARY_FILE, write_summary
+    from ..data.summary_page import write_page
+
+    write_summary(folder / SUMMARY_FILE, summary)
+    write_page(folder / PAGE, summary, sheets)
+    written = [str(folder / PAGE), str(folder / SUMMARY_FILE)]
+    if sheets:
+        written.append(f"{len(sheets)} contact sheets in {folder / SHEETS}")
+    print("written: " + ", ".join(written))

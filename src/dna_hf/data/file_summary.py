@@ -1,0 +1,126 @@
+"""What a file of conversations or of questions holds: samples, turns, videos and images, and what is left out."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .conversation_arguments import ConversationDataArguments, QuestionDataArguments
+from .conversations import Conversations, read_conversations
+from .multiple_choice import QuestionFile, load_questions
+
+
+# sentences about what is left out that are shown
+EXAMPLES = 5
+
+
+@dataclass
+class FileSummary:
+    """What a file holds.
+
+    Args:
+        dataset: path of the file, as it was given.
+        facts: name and value of each count.
+        left_out: a sentence for every entry that cannot be used.
+        groups: what each group of questions is called -> group -> how many.
+    """
+
+    dataset: str
+    facts: dict[str, int | str]
+    left_out: list[str]
+    groups: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value of each fact, as text for a table."""
+        rows = [(name, f"{value:,}" if isinstance(value, int) else value) for name, value in self.facts.items()]
+        rows.append(("left out", f"{len(self.left_out):,}" if self.left_out else "nothing"))
+        for name, counts in self.groups.items():
+            shown = ", ".join(f"{group} ({count:,})" for group, count in counts.items())
+            rows.append((name, textwrap.shorten(shown, 100, placeholder=" ...")))
+        return rows
+
+    def class_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """The header and the rows of a table of classes: there are none."""
+        return (), []
+
+    def look_at(self) -> list[str]:
+        """A sentence for each entry that cannot be used, the first few of many."""
+        more = len(self.left_out) - EXAMPLES
+        return self.left_out[:EXAMPLES] + ([f"{more:,} more entries cannot be used."] if more > 0 else [])
+
+    def report(self) -> dict[str, Any]:
+        """The summary in the layout of `data_summary.json`."""
+        content = {"dataset": Path(self.dataset).name, **self.facts, "left_out": self.left_out, **self.groups}
+        return {name.replace(" ", "_"): value for name, value in content.items()}
+
+
+def summarize_conversations(arguments: ConversationDataArguments) -> FileSummary:
+    """Say what a file of conversations holds.
+
+    Raises:
+        DataError: if it cannot be read, or no sample can be used.
+    """
+    found = read_conversations(arguments.dataset, arguments.data_folder, on_error="skip")
+    return FileSummary(arguments.dataset, _conversation_facts(found), found.bad)
+
+
+def _conversation_facts(found: Conversations) -> dict[str, int | str]:
+    turns: Counter[str] = Counter()
+    media: dict[str, list[str]] = {"video": [], "image": []}
+    for message in (message for sample in found.samples for message in sample.messages):
+        turns[message["role"]] += 1
+        for part in message["content"]:
+            if part["type"] in media:
+                media[part["type"]].append(part[part["type"]])
+    return {
+        "samples": len(found.samples),
+        "questions": turns["user"],
+        "answers": turns["assistant"],
+        "system turns": turns["system"],
+        **_media_facts(media),
+        "samples without video or image": sum(not sample.visuals for sample in found.samples),
+    }
+
+
+def summarize_questions(arguments: QuestionDataArguments) -> FileSummary:
+    """Say what a file of multiple-choice questions holds.
+
+    Raises:
+        DataError: if it cannot be read, or no question is left.
+    """
+    found = load_questions(
+        arguments.dataset, arguments.data_folder, format=arguments.format, views=arguments.views, on_error="skip"
+    )
+    groups = {
+        name: dict(
+            Counter(value for each in found.questions if (value := getattr(each, key)) is not None).most_common()
+        )
+        for name, key in (("categories", "category"), ("views", "view"), ("right answers", "answer"))
+    }
+    left_out = [each["error"] for each in found.skipped]
+    return FileSummary(arguments.dataset, _question_facts(found), left_out, {k: v for k, v in groups.items() if v})
+
+
+def _question_facts(found: QuestionFile) -> dict[str, int | str]:
+    questions = found.questions
+    media = {kind: [each.media for each in questions if each.kind == kind] for kind in ("video", "image")}
+    options = sorted({len(each.options) for each in questions})
+    return {
+        "format": found.format,
+        "questions": len(questions),
+        "options": str(options[0]) if len(options) == 1 else f"{options[0]} to {options[-1]}",
+        "without the right answer": sum(each.answer is None for each in questions),
+        **_media_facts(media),
+    }
+
+
+def _media_facts(media: dict[str, Sequence[str]] | dict[str, list[str]]) -> dict[str, int | str]:
+    """How many videos and images are named, and how many files that are."""
+    facts: dict[str, int | str] = {}
+    for kind, paths in media.items():
+        facts[f"{kind}s"] = len(paths)
+        if len(set(paths)) < len(paths):
+            facts[f"{kind} files"] = len(set(paths))
+    return facts
