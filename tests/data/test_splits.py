@@ -11,7 +11,7 @@ from dna_hf.data.clips import Clip, LabelledVideos
 from dna_hf.data.errors import DataError
 from dna_hf.data.motion import motion_splits
 from dna_hf.data.sources import LabelledImages
-from dna_hf.data.splits import already, read_split, read_train_and_eval
+from dna_hf.data.splits import already, read_split, read_train_and_eval, stratified_parts
 from dna_hf.models.video_decoding import FrameSampling
 
 
@@ -56,11 +56,77 @@ def test_both_hold_out_the_same_samples_of_the_same_labels():
     assert set(numbers(other)) != set(range(30)) - found[0]
 
 
-def test_images_whose_labels_have_no_names_in_the_data_are_held_out_at_random():
-    make = images(label=datasets.Value("int64"))
-    _, held = read_train_and_eval({"train": already(make)}, ImageDataArguments(validation_fraction=0.2), 0)
-    expected = np.random.default_rng(0).permutation(30)[:6].tolist()
-    assert numbers(held) == expected
+def test_images_whose_labels_have_no_names_in_the_data_are_stratified_too():
+    parts = []
+    for label in (datasets.Value("int64"), datasets.ClassLabel(names=NAMES)):
+        _, held = read_train_and_eval({"train": already(images(label=label))}, ImageDataArguments(), 0)
+        assert Counter(held.labels().tolist()) == {0: 1, 1: 1, 2: 1}
+        parts.append(numbers(held))
+    assert parts[0] == parts[1]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_stratified_part_is_that_of_datasets(seed):
+    random = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(7), np.arange(7), random.geometric(0.3, 93).clip(1, 7) - 1])
+    labels = random.permutation(labels)
+    count = int(random.integers(7, 60))
+    features = datasets.Features({"label": datasets.ClassLabel(num_classes=7), "number": datasets.Value("int64")})
+    rows = datasets.Dataset.from_dict({"label": labels, "number": range(len(labels))}, features=features)
+    expected = rows.train_test_split(count, seed=seed, stratify_by_column="label")
+    kept, held = stratified_parts(labels, count, np.random.default_rng(seed))
+    assert kept.tolist() == expected["train"]["number"][:]
+    assert held.tolist() == expected["test"]["number"][:]
+
+
+def test_what_is_held_out_is_a_split_of_its_own(kind):
+    make, arguments = kind
+    readers = {"train": already(make())}
+    _, held = read_train_and_eval(readers, arguments(validation_fraction=0.2), 3)
+    for name in ("held-out", "held out"):
+        again = read_split(readers, name, arguments(validation_fraction=0.2), 3)
+        assert numbers(again) == numbers(held) and again.name == "held out"
+        assert "6 of 30" in again.notes[-1] and "seed 3" in again.notes[-1]
+    with pytest.raises(DataError, match="give --seed"):
+        read_split(readers, "held-out", arguments())
+    with pytest.raises(DataError, match="'test'.* has train; held-out is the part"):
+        read_split(readers, "test", arguments())
+    with pytest.raises(DataError, match="nothing of data set .* is held out, for it has split 'val'"):
+        read_split(readers | {"val": already(make(name="val"))}, "held-out", arguments(), 3)
+
+
+def test_nothing_is_held_out_where_nothing_is_evaluated(kind):
+    make, arguments = kind
+    train, evaluation = read_train_and_eval({"train": already(make())}, arguments(), 0, hold_out=False)
+    assert len(train) == 30 and evaluation is None
+    readers = {"train": already(make()), "test": already(make(name="test"))}
+    assert read_train_and_eval(readers, arguments(), 0, hold_out=False)[1].name == "test"
+
+
+@pytest.mark.parametrize(
+    ("labels", "fraction", "message"),
+    [
+        ([0, 0, 1, 2, 2], 0.4, "class 'dog' has only one: add more.*eval_strategy: no"),
+        ([0, 1], 0.4, "each of 'cat', 'dog' has only one"),
+        (
+            [0, 0, 1, 1, 2, 2, 2, 2, 2, 2],
+            0.2,
+            "is 2, so that fewer are held out than .* (3: cat, dog, bird).*at least 0.3",
+        ),
+        ([0, 0, 1, 1, 2, 2], 0.9, "fewer are left to train on .* set it to at most 0.5"),
+    ],
+)
+def test_what_cannot_be_held_out_names_class_and_remedy(kind, labels, fraction, message):
+    make, arguments = kind
+    with pytest.raises(DataError, match=message.replace("(3:", r"\(3:").replace("bird)", r"bird\)")):
+        read_train_and_eval({"train": already(make(labels))}, arguments(validation_fraction=fraction), 0)
+
+
+def test_classes_in_another_order_or_fewer_are_brought_in_line(kind):
+    make, arguments = kind
+    other = make([0, 1, 1], name="test", names=["bird", "cat"])
+    train, test = read_train_and_eval({"train": already(make()), "test": already(other)}, arguments(), 0)
+    assert test.class_names == train.class_names and test.labels().tolist() == [2, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -576,7 +576,7 @@ def test_folders_that_are_no_data_set_are_refused(class_folders, tmp_path):
 
 def test_too_few_videos_to_hold_some_out(videos):
     write(videos / "train.csv", "a.mp4,x", "b.mp4,y")
-    with pytest.raises(DataError, match="no part can be held out"):
+    with pytest.raises(DataError, match="no part of split .train. can be held out"):
         load_train_and_eval(arguments(videos), seed=0)
     with pytest.raises(DataError, match="has no evaluation split: set eval_split"):
         load_train_and_eval(arguments(videos, validation_fraction=0), seed=0)

@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     cleaned_up()
     result = train_classifier(run, resume=arguments.resume, announce=print_summary)
     if run.training.process_index == 0:
-        print("\n" + table(*result.evaluation.class_table()))
+        if result.evaluation is not None:
+            print("\n" + table(*result.evaluation.class_table()))
         print("\n" + table(("evaluation", run.data.dataset), result.facts()))
         if result.published is not None:
             print()

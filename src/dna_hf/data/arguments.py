@@ -24,6 +24,9 @@ class CommonDataArguments:
             "file with a name a line"
         },
     )
+    label_base: Literal[0, 1] = field(
+        default=0, metadata={"help": "number of the first class, where labels are whole numbers: 0 or 1"}
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "read only this many training samples"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "read only this many evaluation samples"})
     on_error: Literal["raise", "skip"] = field(
@@ -174,7 +177,6 @@ class VideoDataArguments(CommonDataArguments):
         default=None,
         metadata={"help": "folder that paths in a table start from; by default that of the table, or the data set's"},
     )
-    label_base: Literal[0, 1] = field(default=0, metadata={"help": "number of the first class in a table: 0 or 1"})
     train_sampling: Literal["uniform", "centered", "random", "released"] = field(
         default="random",
         metadata={

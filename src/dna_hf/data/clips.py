@@ -74,12 +74,14 @@ class LabelledVideos(Split):
         class_names: names that the labels index.
         name: name of the split.
         missing: files that the split lists and that are not there.
+        notes: sentences about what was decided for the user.
     """
 
     clips: list[Clip]
     class_names: list[str]
     name: str
     missing: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
 
     unit = "videos"
 
@@ -94,3 +96,8 @@ class LabelledVideos(Split):
         """The clips of these numbers, in the order of the split."""
         clips = [self.clips[number] for number in sorted(numbers)]
         return replace(self, clips=clips) if name is None else replace(self, clips=clips, name=name, missing=[])
+
+    def with_classes(self, names: list[str]) -> "LabelledVideos":
+        """The same clips, their labels numbered by other names, among which those of the data are."""
+        clips = [replace(clip, label=names.index(self.class_names[clip.label])) for clip in self.clips]
+        return replace(self, clips=clips, class_names=names)

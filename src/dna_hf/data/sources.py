@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,9 +17,9 @@ from ..errors import first_line, needed
 from . import embedded
 from .arguments import ImageDataArguments
 from .errors import DataError
-from .image_folders import load_folder
-from .labels import IMAGE_COLUMNS, LABEL_COLUMNS, check_labels, class_names, find_column
-from .splits import LeftOut, Readers, Split, read_split, read_train_and_eval
+from .labels import IMAGE_COLUMNS, LABEL_COLUMNS, check_labels, check_rows, find_column, name_classes, relabelled
+from .local_files import ListedImages, Splits, has_configs, open_path
+from .splits import LeftOut, Readers, Split, find_split, read_split, read_train_and_eval
 
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 
 EMBEDDED = "fashion-mnist-mini"
+# parts of a local data set that workers share where it is read as a stream
+SHARDS = 16
 
 
 @dataclass
@@ -62,13 +65,6 @@ class LabelledImages(Split):
 
         return isinstance(self.rows, datasets.IterableDataset)
 
-    @property
-    def is_stratified(self) -> bool:
-        """Whether a part that is held out has its share of every class: where the data set names its classes."""
-        import datasets
-
-        return isinstance(self.rows.features[self.label_column], datasets.ClassLabel)
-
     def labels(self) -> np.ndarray:
         """Label of each row, in order."""
         return self.rows.with_format("numpy", columns=[self.label_column])[:][self.label_column]
@@ -77,6 +73,11 @@ class LabelledImages(Split):
         """The rows of these numbers, in the order of the numbers."""
         return replace(self, rows=self.rows.select(numbers), name=name or self.name)
 
+    def with_classes(self, names: list[str]) -> LabelledImages:
+        """The same rows, their labels numbered by other names, among which those of the data are."""
+        rows = relabelled(self.rows, self.label_column, [names.index(name) for name in self.class_names])
+        return replace(self, rows=rows, class_names=names)
+
     def at_most(self, count: int | None) -> LabelledImages:
         """At most `count` rows: spread over the split, or the first ones of a stream."""
         if count is not None and self.is_stream:
@@ -84,12 +85,13 @@ class LabelledImages(Split):
         return super().at_most(count)
 
 
-def load_split(arguments: ImageDataArguments, split: str) -> LabelledImages:
+def load_split(arguments: ImageDataArguments, split: str, seed: int | None = None) -> LabelledImages:
     """Load one split, `max_eval_samples` of it at most.
 
     Args:
         arguments: fields of the `data` section: which data set, columns and class names.
-        split: name of the split.
+        split: name of the split; `held-out`: the part of the training split that training evaluates on.
+        seed: seed of that training.
 
     Returns:
         The rows, the names of their columns and the class names, which the labels index.
@@ -97,7 +99,7 @@ def load_split(arguments: ImageDataArguments, split: str) -> LabelledImages:
     Raises:
         DataError: if the data set, the split or a column is missing, or a label is outside the classes.
     """
-    return read_split(_readers(arguments), split, arguments).at_most(arguments.max_eval_samples)
+    return read_split(_readers(arguments, split), split, arguments, seed).at_most(arguments.max_eval_samples)
 
 
 def load_all(arguments: ImageDataArguments) -> dict[str, LabelledImages]:
@@ -112,50 +114,72 @@ def load_all(arguments: ImageDataArguments) -> dict[str, LabelledImages]:
     return {name: read() for name, read in _readers(arguments).items()}
 
 
-def load_train_and_eval(arguments: ImageDataArguments, seed: int) -> tuple[LabelledImages, LabelledImages]:
+def load_train_and_eval(
+    arguments: ImageDataArguments, seed: int, hold_out: bool = True
+) -> tuple[LabelledImages, LabelledImages | None]:
     """Load the training split and the split to evaluate on.
 
-    Where the data set has no evaluation split, a part of the training split is held out, stratified by class where
-    the data set names its classes.
+    Where the data set has no evaluation split, a part of the training split is held out, stratified by class.
 
     Args:
         arguments: fields of the `data` section: which data set, splits, columns and class names.
         seed: says which rows are held out.
+        hold_out: whether a part is held out where there is no evaluation split; otherwise there is none.
 
     Raises:
         DataError: see [`load_split`]; also if the two splits name different classes.
     """
-    train, evaluation = read_train_and_eval(_readers(arguments), arguments, seed)
-    return train.at_most(arguments.max_train_samples), evaluation.at_most(arguments.max_eval_samples)
+    train, evaluation = read_train_and_eval(_readers(arguments), arguments, seed, hold_out)
+    if evaluation is not None:
+        evaluation = evaluation.at_most(arguments.max_eval_samples)
+    return train.at_most(arguments.max_train_samples), evaluation
 
 
-def _readers(arguments: ImageDataArguments) -> Readers[LabelledImages]:
-    """What reads each split of a data set, by name."""
-    return {name: partial(_label, rows, arguments, name) for name, rows in _load_all(arguments).items()}
-
-
-def _load_all(arguments: ImageDataArguments) -> Any:
-    """All splits of a data set, by name."""
+def _readers(arguments: ImageDataArguments, *wanted: str) -> Readers[LabelledImages]:
+    """What reads each split of a data set, by name. Splits of other than the usual names are found where wanted."""
     datasets = needed("datasets", DataError, "reading a data set")
     source = arguments.dataset
-    if source == EMBEDDED:
-        return _embedded()
     path = Path(source).expanduser()
-    try:
-        if path.is_file():
-            if path.suffix != ".parquet":
-                raise DataError(f"{source!r} is a file but no parquet file: give a parquet file or a folder.")
-            return datasets.load_dataset("parquet", data_files=str(path), streaming=arguments.streaming)
-        if path.is_dir():
-            return load_folder(path, arguments)
-        if path.is_absolute() or source.startswith(".") or source.count("/") > 1:
+    local = source == EMBEDDED or path.exists()
+    for name in ("dataset_config", "dataset_revision"):
+        if getattr(arguments, name) is not None and local and not (name == "dataset_config" and has_configs(path)):
+            raise DataError(f"{name} is for data sets that have such, and {source!r} has none: leave it out.")
+    asked = {*wanted, arguments.train_split, *([arguments.eval_split] if arguments.eval_split else [])}
+    with _told(source):
+        if source == EMBEDDED:
+            splits: Splits = {name: partial(ListedImages, rows) for name, rows in _embedded().items()}
+        elif path.exists():
+            splits = open_path(path, arguments, asked)
+        elif path.is_absolute() or source.startswith(".") or source.count("/") > 1:
             raise DataError(f"data set {source!r} does not exist: it is no folder or file here.")
-        return datasets.load_dataset(
-            source,
-            arguments.dataset_config,
-            revision=arguments.dataset_revision,
-            streaming=arguments.streaming,
-        )
+        else:
+            loaded = datasets.load_dataset(
+                source,
+                arguments.dataset_config,
+                revision=arguments.dataset_revision,
+                streaming=arguments.streaming,
+            )
+            splits = {name: partial(ListedImages, rows) for name, rows in loaded.items()}
+    reference = find_split(splits, arguments.train_split)
+    return {name: partial(_read, read, arguments, name, reference in (name, None)) for name, read in splits.items()}
+
+
+def _read(
+    read: Callable[[], ListedImages], arguments: ImageDataArguments, split: str, complete: bool
+) -> LabelledImages:
+    """Read a split, and find its columns and classes; `complete`: all classes of the data are in it."""
+    with _told(arguments.dataset):
+        listed = read()
+    return _label(listed, arguments, split, complete)
+
+
+@contextmanager
+def _told(source: str) -> Iterator[None]:
+    """Around the opening of a data set: what `datasets` raises is told with the cause that it hides."""
+    import datasets
+
+    try:
+        yield
     except DataError:
         raise
     except (
@@ -166,7 +190,10 @@ def _load_all(arguments: ImageDataArguments) -> Any:
         OSError,
         ValueError,
     ) as error:
-        raise DataError(f"data set {source!r} cannot be loaded: {first_line(error)}.") from error
+        cause: BaseException = error
+        while isinstance(cause, datasets.exceptions.DatasetGenerationError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise DataError(f"data set {source!r} cannot be loaded: {first_line(cause)}.") from error
 
 
 @cache
@@ -188,10 +215,11 @@ def _embedded() -> datasets.DatasetDict:
     return splits
 
 
-def _label(rows: Any, arguments: ImageDataArguments, split: str) -> LabelledImages:
+def _label(listed: ListedImages, arguments: ImageDataArguments, split: str, complete: bool) -> LabelledImages:
     """Find the columns and class names of a split, and make its labels indices of them."""
     import datasets
 
+    rows: Any = listed.rows
     if rows.features is None:
         rows = rows._resolve_features()
     image_column = find_column(rows, arguments.image_column, "image_column", datasets.Image, IMAGE_COLUMNS)
@@ -200,8 +228,11 @@ def _label(rows: Any, arguments: ImageDataArguments, split: str) -> LabelledImag
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(f"column {image_column!r} holds no images: {first_line(error)}.") from error
-    rows, names = class_names(rows, label_column, arguments)
-    images = LabelledImages(rows, image_column, label_column, names, split)
-    if not arguments.streaming:
+    check_rows(rows, image_column, label_column, split)
+    rows, names, notes = name_classes(rows, label_column, arguments, complete)
+    if arguments.streaming and isinstance(rows, datasets.Dataset):
+        rows = rows.to_iterable_dataset(num_shards=min(len(rows), SHARDS))
+    images = LabelledImages(rows, image_column, label_column, names, split, listed.left_out, (*listed.notes, *notes))
+    if not images.is_stream:
         check_labels(images)
     return images

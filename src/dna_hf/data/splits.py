@@ -1,16 +1,17 @@
 """What the splits of images and of videos have in common: names, classes, and which part of them is read."""
 
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import first_line, needed
 from .arguments import CommonDataArguments
 from .errors import DataError
+from .files import LeftOut
 from .problem_types import SINGLE_LABEL
 
 
@@ -18,24 +19,13 @@ from .problem_types import SINGLE_LABEL
 SPLIT_ALIASES = (("train", "training"), ("validation", "valid", "val", "validate"), ("dev",), ("test", "testing"))
 # the first of them that is there is evaluated on
 EVAL_SPLITS = ("validation", "dev", "test")
+# the part of the training split that is held out: as a word of --split, and as the name of a split in records
+HELD_OUT, HELD_OUT_NAME = "held-out", "held out"
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Split")
 # what reads each split of a data set, by name
 Readers = Mapping[str, Callable[[], S]]
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A file or a row that is no sample of any split.
-
-    Args:
-        path: path of the file, or name of the row.
-        reason: why it is left out, the same words for the same reason.
-    """
-
-    path: str
-    reason: str
 
 
 class Split(ABC):
@@ -65,15 +55,14 @@ class Split(ABC):
     def part(self: S, numbers: Sequence[int], name: str | None = None) -> S:
         """The samples of these numbers; under a name of its own where one is given."""
 
+    @abstractmethod
+    def with_classes(self: S, names: list[str]) -> S:
+        """The same samples, their labels numbered by other names, among which those of the data are."""
+
     @property
     def is_stream(self) -> bool:
         """Whether the samples can only be read one after the other: then they cannot be counted."""
         return False
-
-    @property
-    def is_stratified(self) -> bool:
-        """Whether a part that is held out has its share of every class."""
-        return True
 
     def at_most(self: S, count: int | None) -> S:
         """At most `count` samples, spread over the split, which may be sorted by class."""
@@ -99,19 +88,60 @@ def find_split(splits: Iterable[str], wanted: str) -> str | None:
     return next((name for alias in aliases(wanted) for name in splits if name.lower() == alias), None)
 
 
-def read_split(readers: Readers[S], wanted: str, arguments: CommonDataArguments) -> S:
+def read_split(readers: Readers[S], wanted: str, arguments: CommonDataArguments, seed: int | None = None) -> S:
     """Read one split.
 
+    Args:
+        readers: function that reads each split, by name.
+        wanted: name of the split; `held-out`: the part of the training split that training evaluates on.
+        arguments: fields of the `data` section: names of the splits, and how much is held out.
+        seed: seed of the training, which says which samples are held out.
+
     Raises:
-        DataError: if there is none of this name.
+        DataError: if there is none of this name, or nothing is held out.
     """
     found = find_split(readers, wanted)
-    if found is None:
-        raise DataError(f"data set {arguments.dataset!r} has no split {wanted!r}: it has {', '.join(readers)}.")
-    return readers[found]()
+    if found is not None:
+        return readers[found]()
+    if is_held_out(wanted):
+        return held_out_part(readers, arguments, seed)
+    hint = "" if _usual_evaluation(readers) else f"; {HELD_OUT} is the part of it that training evaluates on"
+    raise DataError(f"data set {arguments.dataset!r} has no split {wanted!r}: it has {', '.join(readers)}{hint}.")
 
 
-def read_train_and_eval(readers: Readers[S], arguments: CommonDataArguments, seed: int) -> tuple[S, S]:
+def is_held_out(split: str) -> bool:
+    """Whether a split is called the part that training holds out, as a word or as records spell it."""
+    return split.lower().replace("-", " ").replace("_", " ") == HELD_OUT_NAME
+
+
+def held_out_part(readers: Readers[S], arguments: CommonDataArguments, seed: int | None) -> S:
+    """Read the part of the training split that training with the same arguments and seed evaluates on.
+
+    Args:
+        readers: function that reads each split, by name.
+        arguments: fields of the `data` section: the training split, and how much is held out.
+        seed: seed of the training.
+
+    Raises:
+        DataError: if training evaluates on a split of its own, or the seed is not known.
+    """
+    own = arguments.eval_split or _usual_evaluation(readers)
+    if own is not None:
+        raise DataError(f"nothing of data set {arguments.dataset!r} is held out, for it has split {own!r}: take that.")
+    if seed is None:
+        raise DataError("which part was held out is a matter of the seed of the training: give --seed.")
+    return _hold_out(read_split(readers, arguments.train_split, arguments), arguments, seed)[1]
+
+
+def _usual_evaluation(splits: Iterable[str]) -> str | None:
+    """The split that is evaluated on where nothing is said."""
+    names = list(splits)
+    return next(filter(None, (find_split(names, name) for name in EVAL_SPLITS)), None)
+
+
+def read_train_and_eval(
+    readers: Readers[S], arguments: CommonDataArguments, seed: int, hold_out: bool = True
+) -> tuple[S, S | None]:
     """Read the split to train on and the one to evaluate on, whole.
 
     Where there is no evaluation split, a part of the training split is held out.
@@ -120,16 +150,19 @@ def read_train_and_eval(readers: Readers[S], arguments: CommonDataArguments, see
         readers: function that reads each split, by name.
         arguments: fields of the `data` section: names of the splits, and how much is held out.
         seed: says which samples are held out.
+        hold_out: whether a part is held out where there is no evaluation split; otherwise there is none.
 
     Raises:
         DataError: if a split is missing, none can be held out, or the two have different classes.
     """
     train = read_split(readers, arguments.train_split, arguments)
-    usual = next(filter(None, (find_split(readers, name) for name in EVAL_SPLITS)), None)
-    name = arguments.eval_split or usual
+    name = arguments.eval_split or _usual_evaluation(readers)
     if name is None:
-        return _hold_out(train, arguments, seed)
+        return _hold_out(train, arguments, seed) if hold_out else (train, None)
     evaluation = read_split(readers, name, arguments)
+    if train.class_names != evaluation.class_names and set(evaluation.class_names) <= set(train.class_names):
+        # files may name their classes in any order, and one to evaluate on may lack some
+        evaluation = evaluation.with_classes(train.class_names)
     _check_classes(train, evaluation)
     return train, evaluation
 
@@ -143,6 +176,8 @@ def _check_classes(train: Split, evaluation: Split) -> None:
         )
     if train.is_stream:
         return
+    if not (_has_classes(train.labels()) and _has_classes(evaluation.labels())):
+        return
     unseen = np.setdiff1d(evaluation.labels(), train.labels())
     if len(unseen):
         raise DataError(
@@ -151,42 +186,126 @@ def _check_classes(train: Split, evaluation: Split) -> None:
         )
 
 
+def _has_classes(labels: np.ndarray) -> bool:
+    """Whether labels are one class for each sample, and not several, or numbers to predict."""
+    return labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+
+
 def _hold_out(train: S, arguments: CommonDataArguments, seed: int) -> tuple[S, S]:
-    if train.is_stream or not 0 < arguments.validation_fraction < 1:
+    fraction = arguments.validation_fraction
+    if train.is_stream or not 0 < fraction < 1:
         raise DataError(
             f"data set {arguments.dataset!r} has no evaluation split: set eval_split"
             + ("." if train.is_stream else ", or validation_fraction to a part between 0 and 1.")
         )
-    datasets = needed("datasets", DataError, "holding out a part for evaluation")
-    label = datasets.ClassLabel(num_classes=len(train.class_names))
-    numbered = datasets.Dataset.from_dict(
-        {"number": list(range(len(train))), "label": train.labels()},
-        features=datasets.Features({"number": datasets.Value("int64"), "label": label}),
-    )
-    try:
-        parts = numbered.train_test_split(
-            arguments.validation_fraction,
-            seed=seed,
-            stratify_by_column="label" if train.is_stratified else None,
-            load_from_cache_file=False,
+    labels, random = train.labels(), np.random.default_rng(seed)
+    count = math.ceil(fraction * len(train))
+    note = f"{count} of {len(train)} {train.unit} of {train.name!r} are held out (validation_fraction {fraction}, "
+    if _has_classes(labels):
+        _check_stratified(train, labels, fraction)
+        kept, held = stratified_parts(labels, count, random)
+        note += f"seed {seed}, each class in proportion)."
+        absent = [train.class_names[label] for label in np.setdiff1d(labels, labels[held])]
+        if absent:
+            note += f" None of them are of class {', '.join(map(repr, absent[:5]))}{', ...' * (len(absent) > 5)}."
+    else:
+        order = random.permutation(len(train))
+        kept, held = order[count:], order[:count]
+        note += f"seed {seed}, at random)."
+    if not len(kept):
+        raise DataError(f"validation_fraction {fraction} leaves none of {len(train)} {train.unit} to train on.")
+    parts = train.part(kept.tolist()), train.part(held.tolist(), HELD_OUT_NAME)
+    for part in parts:
+        part.notes = (*part.notes, note)
+    return parts
+
+
+def _check_stratified(train: Split, labels: np.ndarray, fraction: float) -> None:
+    """See that every class can have samples on both sides."""
+    numbers, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2:
+        alone = [repr(train.class_names[number]) for number in numbers[counts < 2]]
+        which = f"class {alone[0]} has only one" if len(alone) == 1 else f"each of {', '.join(alone[:5])} has only one"
+        raise DataError(
+            f"no part of split {train.name!r} can be held out for evaluation, for of its {train.unit} {which}: add "
+            "more, take the class out, set eval_split, or turn evaluation off (eval_strategy: no)."
         )
-    except ValueError as error:
-        raise DataError(f"no part can be held out for evaluation: {first_line(error)}.") from error
-    return train.part(parts["train"]["number"][:]), train.part(parts["test"]["number"][:], "held out")
+    held = math.ceil(fraction * len(train))
+    if not len(numbers) <= held <= len(train) - len(numbers):
+        smallest, largest = len(numbers) / len(train), 1 - len(numbers) / len(train)
+        side, fix = ("held out", f"at least {math.ceil(100 * smallest) / 100}")
+        if held > len(train) - len(numbers):
+            side, fix = "left to train on", f"at most {math.floor(100 * largest) / 100}"
+        raise DataError(
+            f"validation_fraction {fraction} of {len(train)} {train.unit} is {held}, so that fewer are {side} than "
+            f"there are classes ({len(numbers)}: {', '.join(train.class_names[number] for number in numbers[:5])}"
+            f"{', ...' * (len(numbers) > 5)}): set it to {fix}, set eval_split, or turn evaluation off "
+            "(eval_strategy: no)."
+        )
+
+
+def stratified_parts(labels: np.ndarray, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Divide samples in two, each class in proportion.
+
+    The parts are those of `Dataset.train_test_split` with `stratify_by_column`, in the same order.
+
+    Args:
+        labels: label of each sample (samples).
+        count: samples of the second part.
+        random: generator of what is drawn.
+
+    Returns:
+        Numbers of the samples of the first and of the second part, shuffled.
+    """
+    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    kept = _shares(sizes, len(labels) - count, random)
+    held = _shares(sizes - kept, count, random)
+    members = np.split(np.argsort(classes, kind="stable"), np.cumsum(sizes)[:-1])
+    shuffled = [some[random.permutation(len(some))] for some in members]
+    first = [some[:end] for some, end in zip(shuffled, kept, strict=True)]
+    second = [some[end : end + more] for some, end, more in zip(shuffled, kept, held, strict=True)]
+    return random.permutation(np.concatenate(first)), random.permutation(np.concatenate(second))
+
+
+def _shares(sizes: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """How many of `count` samples come from each class: in proportion to the sizes, the largest remainders first."""
+    exact = count * sizes / sizes.sum()
+    shares = np.floor(exact)
+    remainders = exact - shares
+    missing = int(count - shares.sum())
+    for remainder in np.unique(remainders)[::-1]:
+        if missing <= 0:
+            break
+        (equal,) = np.where(remainders == remainder)
+        some = min(len(equal), missing)
+        shares[random.choice(equal, size=some, replace=False)] += 1
+        missing -= some
+    return shares.astype(int)
 
 
 def given_names(arguments: CommonDataArguments) -> list[str] | None:
-    """The class names that were given, as a list or in a file.
+    """The class names that were given, as a list or in a file, whose empty lines do not count.
 
     Raises:
-        DataError: if the file cannot be read.
+        DataError: if the file cannot be read, there are no names, or one is there twice.
     """
     given: Any = arguments.class_names
-    if not isinstance(given, str):
-        return given
-    try:
-        return Path(given).expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"cannot read class_names from {given!r}: it is a list, or a text file with a name a line."
-        ) from error
+    if given is None:
+        return None
+    where = ""
+    if isinstance(given, str):
+        where = f" {given!r}"
+        try:
+            lines = Path(given).expanduser().read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"cannot read class_names from {given!r}: it is a list, or a text file with a name a line."
+            ) from error
+        names = [line.strip() for line in lines if line.strip()]
+    else:
+        names = list(given)
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or not names:
+        what = f"two classes are called {twice[0]!r}" if twice else "there are no names"
+        raise DataError(f"{what} in class_names{where}: give every class a name of its own.")
+    return names

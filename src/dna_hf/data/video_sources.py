@@ -47,12 +47,13 @@ class _Classes:
         self.index = {name: number for number, name in enumerate(self.names)}
 
 
-def load_split(arguments: VideoDataArguments, split: str) -> LabelledVideos:
+def load_split(arguments: VideoDataArguments, split: str, seed: int | None = None) -> LabelledVideos:
     """Load one split, `max_eval_samples` of it at most.
 
     Args:
         arguments: fields of the `data` section: which videos, columns and class names.
-        split: name of the split.
+        split: name of the split; `held-out`: the part of the training split that training evaluates on.
+        seed: seed of that training.
 
     Returns:
         The clips and the class names, which their labels index.
@@ -61,10 +62,13 @@ def load_split(arguments: VideoDataArguments, split: str) -> LabelledVideos:
         DataError: if the data, the split, a column or (unless `on_error` is `"skip"`) a file is missing, or a label
             does not fit.
     """
-    return read_split(_checked_readers(arguments, split), split, arguments).at_most(arguments.max_eval_samples)
+    videos = read_split(_checked_readers(arguments, split), split, arguments, seed)
+    return videos.at_most(arguments.max_eval_samples)
 
 
-def load_train_and_eval(arguments: VideoDataArguments, seed: int) -> tuple[LabelledVideos, LabelledVideos]:
+def load_train_and_eval(
+    arguments: VideoDataArguments, seed: int, hold_out: bool = True
+) -> tuple[LabelledVideos, LabelledVideos | None]:
     """Load the training split and the split to evaluate on.
 
     Where there is no evaluation split, a part of the training split is held out, stratified by class.
@@ -72,13 +76,16 @@ def load_train_and_eval(arguments: VideoDataArguments, seed: int) -> tuple[Label
     Args:
         arguments: fields of the `data` section: which videos, splits, columns and class names.
         seed: says which videos are held out.
+        hold_out: whether a part is held out where there is no evaluation split; otherwise there is none.
 
     Raises:
         DataError: see [`load_split`]; also if the two splits have different classes.
     """
-    train, evaluation = read_train_and_eval(_checked_readers(arguments), arguments, seed)
-    _warn_of_shared(train, evaluation)
-    return train.at_most(arguments.max_train_samples), evaluation.at_most(arguments.max_eval_samples)
+    train, evaluation = read_train_and_eval(_checked_readers(arguments), arguments, seed, hold_out)
+    if evaluation is not None:
+        _warn_of_shared(train, evaluation)
+        evaluation = evaluation.at_most(arguments.max_eval_samples)
+    return train.at_most(arguments.max_train_samples), evaluation
 
 
 def load_all(arguments: VideoDataArguments) -> dict[str, LabelledVideos]:

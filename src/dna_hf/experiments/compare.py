@@ -82,8 +82,13 @@ def compare(
     if checkpoint is not None and param_matched:
         raise ConfigurationError("param_matched widens a fresh model: it does not go with model.checkpoint.")
     names = [*variants, *([MATCHED] if param_matched else [])]
+    train, evaluation = task_of(run).load(run)
+    if evaluation is None:
+        raise ConfigurationError(
+            "a comparison needs a split to evaluate on: set data.eval_split, or training.eval_strategy to epoch."
+        )
     if announce is not None:
-        announce(summarize(run.data, task_of(run).load(run)), _facts(run, names, seeds))
+        announce(summarize(run.data, [train, evaluation]), _facts(run, names, seeds))
     _record(output_dir, sections)
     figures = []
     for name in names:

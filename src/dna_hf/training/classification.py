@@ -32,7 +32,6 @@ from ..records.metrics import PROBLEM_METRICS
 from ..records.stamp import stamp
 from .callbacks import AugmentationEpoch, DataRecord
 from .checkpoint import check_disk, find_checkpoint, weights_size
-from .class_weights import WeightedLoss, class_weights
 from .common import (
     Outcome,
     blamed_on_training,
@@ -58,6 +57,7 @@ from .trainer import ClassificationTrainer
 AVERAGE_FOLDER = "ema"
 CONFUSION_FILE = "confusion.csv"
 CURVES_FILE = "curves.png"
+NOT_EVALUATED = "none: eval_strategy is no, and the data has no split to evaluate on"
 logger = logging.get_logger(__name__)
 
 
@@ -66,13 +66,14 @@ class TrainingResult:
     """What a finished run has to say.
 
     Args:
-        metrics: figures of the last evaluation, as the Trainer names them (`eval_loss`, `eval_top1`, ...).
+        metrics: figures of the last evaluation, as the Trainer names them (`eval_loss`, `eval_top1`, ...); empty where
+            nothing was evaluated.
         attention_variant: attention variant of the model.
         parameters: number of parameters of the model.
         seconds: wall time of training, evaluations included.
         output_dir: folder in which model, processor and code were saved.
-        split: name of the split that was evaluated on.
-        evaluation: all figures of the last evaluation.
+        split: name of the split that was evaluated on; `None`: of none.
+        evaluation: all figures of the last evaluation, `None` where nothing was evaluated.
         unreadable: how many samples of each split could not be read and were left out, by the name of the split.
         published: repository and commit that were published, in the first process of a run with `push_to_hub`.
     """
@@ -82,19 +83,21 @@ class TrainingResult:
     parameters: int
     seconds: float
     output_dir: Path
-    split: str
-    evaluation: ClassificationResult
+    split: str | None
+    evaluation: ClassificationResult | None
     unreadable: dict[str, int] = field(default_factory=dict)
     published: Published | None = None
 
     def facts(self) -> list[tuple[str, str]]:
         """What there is to say: name and value, as text."""
+        evaluated = [("split", NOT_EVALUATED)]
+        if self.split is not None and self.evaluation is not None:
+            evaluated = [("split", self.split), *self.evaluation.rows()]
         return [
             ("attention variant", self.attention_variant),
             ("parameters", f"{self.parameters:,}"),
             ("training time", f"{self.seconds:.0f} s"),
-            ("split", self.split),
-            *self.evaluation.rows(),
+            *evaluated,
             *((f"left out of {split}", f"{count:,}, see {BAD_LIST}") for split, count in self.unreadable.items()),
             ("saved in", str(self.output_dir)),
         ]
@@ -137,14 +140,16 @@ def train_classifier(run: AnyRun, *, resume: bool = False, announce: Announce | 
     # sharded weights (FSDP) are gathered by all processes together
     weights = trainer.accelerator.get_state_dict(trainer.model)
     published = None
-    assert trainer.prediction is not None
-    result = task_of(run).result(problem_of(model.config), trainer.prediction, train.class_names)
+    split = None if evaluation is None else evaluation.name
+    result = None
+    if trainer.prediction is not None:
+        result = task_of(run).result(problem_of(model.config), trainer.prediction, train.class_names)
     if trainer.is_world_process_zero():
         if run.peft.r is not None:
             describe_adapter(model, run, base_fingerprint)
             weights = merged(model).state_dict()
         _write_records(run, trainer, outcome, weights, train, evaluation)
-        _write_charts(run, trainer, result, evaluation)
+        _write_charts(run, trainer, result, split)
         published = publish_result(run)
     return TrainingResult(
         metrics=outcome.metrics,
@@ -152,7 +157,7 @@ def train_classifier(run: AnyRun, *, resume: bool = False, announce: Announce | 
         parameters=model.num_parameters(),
         seconds=outcome.seconds,
         output_dir=run.output_dir,
-        split=evaluation.name,
+        split=split,
         evaluation=result,
         unreadable=count_unreadable(run.output_dir / BAD_LIST),
         published=published,
@@ -163,19 +168,22 @@ def _summarize(
     run: ClassifierRun,
     trainer: ClassificationTrainer,
     train: Split,
-    evaluation: Split,
+    evaluation: Split | None,
     checkpoint: str | None,
     announce: Announce | None,
 ) -> None:
     """Say what the run begins with, and see that it is written beside its checkpoints."""
-    summary, facts = summarize(run.data, [train, evaluation]), run_facts(trainer, checkpoint)
+    splits = [train] if evaluation is None else [train, evaluation]
+    summary, facts = summarize(run.data, splits), run_facts(trainer, checkpoint)
+    if evaluation is None:
+        facts.append(("evaluated on", NOT_EVALUATED))
     if announce is not None:
         announce(summary, facts)
     trainer.add_callback(DataRecord(lambda: write_summary(run.output_dir / SUMMARY_FILE, summary, facts)))
 
 
-def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, AnyProcessor]:
-    """What a run begins with: the splits to train on and to evaluate on, the model and its processor.
+def load_run(run: ClassifierRun) -> tuple[Split, Split | None, PreTrainedModel, AnyProcessor]:
+    """What a run begins with: the splits to train on and to evaluate on (if any), the model and its processor.
 
     Raises:
         ConfigurationError: if the run cannot work.
@@ -184,11 +192,6 @@ def load_run(run: ClassifierRun) -> tuple[Split, Split, PreTrainedModel, AnyProc
     if is_deepspeed_zero3_enabled():
         raise ConfigurationError("ZeRO stage 3 is for video LLMs: train a classifier with stage 1 or 2, DDP or FSDP.")
     check_run(run)
-    if run.training.freeze and run.model_arguments.checkpoint is None:
-        raise ConfigurationError(
-            f"training.freeze is {run.training.freeze}, but the encoder of a fresh model would stay random: give a "
-            "model.checkpoint to start from, or leave freeze out."
-        )
     set_seed(run.training.seed)
     train, evaluation = task_of(run).load(run)
     check_problem(run, train.problem_type)
@@ -216,7 +219,6 @@ def check_problem(run: ClassifierRun, problem_type: str) -> None:
     refused = {
         "model.threshold": (run.model.get("threshold"), (MULTI_LABEL,)),
         "training.label_smoothing_factor": (training.label_smoothing_factor, (SINGLE_LABEL,)),
-        "training.class_weights": (training.class_weights, (SINGLE_LABEL, MULTI_LABEL)),
         "data.mixup_alpha": (data.mixup_alpha, (SINGLE_LABEL, MULTI_LABEL)),
         "data.cutmix_alpha": (data.cutmix_alpha, (SINGLE_LABEL, MULTI_LABEL)),
     }
@@ -294,7 +296,7 @@ def _write_records(
     outcome: Outcome,
     weights: dict[str, torch.Tensor],
     train: Split,
-    evaluation: Split,
+    evaluation: Split | None,
 ) -> None:
     """Write down how the saved weights were made and what was measured on them, for their model card."""
     task, metrics = task_of(run), outcome.metrics
@@ -305,6 +307,9 @@ def _write_records(
         saved.append((run.output_dir / AVERAGE_FOLDER, "eval_ema_", trainer.average.model.state_dict()))
     for folder, prefix, tensors in saved:
         facts: dict[str, Any] = {**stamp(), "weights": weights_digest(tensors)}
+        record_training(folder, training_record(run, outcome, task.provenance(run.data, train), **facts))
+        if evaluation is None:
+            continue
         measurement = Measurement(
             task=run.kind.task,
             dataset=task.provenance(run.data, evaluation),
@@ -316,29 +321,28 @@ def _write_records(
             seed=run.training.seed,
             **facts,
         )
-        record_training(folder, training_record(run, outcome, task.provenance(run.data, train), **facts))
         record_measurement(folder, measurement)
 
 
 def _write_charts(
-    run: ClassifierRun, trainer: ClassificationTrainer, result: ClassificationResult, evaluation: Split
+    run: ClassifierRun, trainer: ClassificationTrainer, result: ClassificationResult | None, split: str | None
 ) -> None:
-    """Write which classes were taken for which, and draw it and how the run went."""
-    names, folder = [each.name for each in result.per_class], run.output_dir
-    figure_name = PROBLEM_METRICS[result.figures.problem_type][0]
-    if result.confusion is not None:
-        write_confusion(folder / CONFUSION_FILE, names, result.confusion)
+    """Write which classes were taken for which, where something was evaluated, and draw it and how the run went."""
+    folder, problem = run.output_dir, problem_of(trainer.accelerator.unwrap_model(trainer.model).config)
     try:
-        title = f"{public_name(run.data.dataset)}, {evaluation.name}, {result.figures.samples:,} {run.kind.unit}"
-        if result.confusion is not None:
+        if result is not None and result.confusion is not None:
+            names = [each.name for each in result.per_class]
+            write_confusion(folder / CONFUSION_FILE, names, result.confusion)
+            title = f"{public_name(run.data.dataset)}, {split}, {result.figures.samples:,} {run.kind.unit}"
             draw_confusion((folder / CONFUSION_FILE).with_suffix(".png"), names, result.confusion, title)
+        figure_name = PROBLEM_METRICS[problem.problem_type][0]
         draw_curves(folder / CURVES_FILE, trainer.state.log_history, figure_name, folder.resolve().name)
     except ImportError:
         logger.warning(NO_MATPLOTLIB)
 
 
 def build_trainer(
-    run: ClassifierRun, model: PreTrainedModel, processor: AnyProcessor, train: Split, evaluation: Split
+    run: ClassifierRun, model: PreTrainedModel, processor: AnyProcessor, train: Split, evaluation: Split | None
 ) -> ClassificationTrainer:
     """The Trainer of a run, with its data sets, metrics and callbacks.
 
@@ -347,7 +351,7 @@ def build_trainer(
         model: the model to train.
         processor: makes tensors of images or videos.
         train: split to train on.
-        evaluation: split to evaluate on.
+        evaluation: split to evaluate on; `None`: nothing is evaluated.
 
     Raises:
         ConfigurationError: if the Trainer refuses its arguments, e.g. for a tracker that is not installed, or if there
@@ -363,8 +367,6 @@ def build_trainer(
         )
     collator = _mixing_collator(run, train_dataset, len(train.class_names))
     sampler = task.sampler(run, train_dataset)
-    if run.training.freeze:
-        model.base_model.requires_grad_(False)
     with blamed_on_training():
         return ClassificationTrainer(
             model=model,
@@ -373,21 +375,13 @@ def build_trainer(
             eval_dataset=eval_dataset,
             processing_class=processor,
             compute_metrics=partial(task.metrics, problem),
-            compute_loss_func=_loss(run, train, problem.problem_type, soft_targets=collator is not None),
+            # of several labels, the loss of the model takes soft targets as they are
+            compute_loss_func=classification_loss if collator and problem.problem_type == SINGLE_LABEL else None,
             train_collator=collator,
             train_sampler=sampler,
             average=ExponentialMovingAverage(run.training.ema_decay) if run.training.ema_decay else None,
             callbacks=[AugmentationEpoch(train_dataset), *run_callbacks(run)],
         )
-
-
-def _loss(run: ClassifierRun, train: Split, problem_type: str, *, soft_targets: bool) -> Any:
-    """The loss of training, `None` for that of the model."""
-    if run.training.class_weights is not None:
-        weights = class_weights(run.training.class_weights, train, problem_type)
-        return WeightedLoss(weights, problem_type == MULTI_LABEL, run.training.label_smoothing_factor)
-    # of several labels, the loss of the model takes soft targets as they are
-    return classification_loss if soft_targets and problem_type == SINGLE_LABEL else None
 
 
 def _mixing_collator(run: ClassifierRun, dataset: TorchDataset, num_classes: int) -> MixingCollator | None:

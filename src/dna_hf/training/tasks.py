@@ -86,8 +86,8 @@ class Task(ABC, Generic[Data, Samples, Processor]):
         return classification_result(logits, labels, names, self.kind, problem)
 
     @abstractmethod
-    def load(self, run: Run[Data]) -> tuple[Samples, Samples]:
-        """The splits to train on and to evaluate on."""
+    def load(self, run: Run[Data]) -> tuple[Samples, Samples | None]:
+        """The splits to train on and to evaluate on; there is none where a part would be held out, unused."""
 
     @abstractmethod
     def provenance(self, data: Data, split: Samples) -> DatasetRecord:
@@ -116,9 +116,9 @@ class Task(ABC, Generic[Data, Samples, Processor]):
         self,
         run: Run[Data],
         train: Samples,
-        evaluation: Samples,
+        evaluation: Samples | None,
         processor: Processor,
-    ) -> tuple[TorchDataset, TorchDataset]:
+    ) -> tuple[TorchDataset, TorchDataset | None]:
         """The torch data sets of both splits."""
 
     def sampler(self, run: Run[Data], dataset: TorchDataset) -> Sampler | None:
@@ -132,11 +132,11 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
     kind = IMAGE
     single_label_metrics = ("top1", "top5", "loss")
 
-    def load(self, run: ImageRun) -> tuple[LabelledImages, LabelledImages]:
+    def load(self, run: ImageRun) -> tuple[LabelledImages, LabelledImages | None]:
         """The splits to train on and to evaluate on."""
         if run.data.streaming and run.training.max_steps < 1:
             raise ConfigurationError("a streamed data set has no length: set training.max_steps.")
-        return load_train_and_eval(run.data, run.training.seed)
+        return load_train_and_eval(run.data, run.training.seed, _evaluates(run))
 
     def provenance(self, data: ImageDataArguments, split: LabelledImages) -> DatasetRecord:
         """Where a split came from."""
@@ -165,9 +165,9 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
         self,
         run: ImageRun,
         train: LabelledImages,
-        evaluation: LabelledImages,
+        evaluation: LabelledImages | None,
         processor: ImageProcessor,
-    ) -> tuple[TorchDataset, TorchDataset]:
+    ) -> tuple[TorchDataset, TorchDataset | None]:
         """The torch data sets of both splits."""
         # which transformers declares on the classes below
         resample = processor.resample  # type: ignore[union-attr]
@@ -176,7 +176,9 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
         seed, bad_list = run.training.seed, run.output_dir / BAD_LIST
         return (
             torch_dataset(train, processor, augmentation, arguments=run.data, seed=seed, bad_list=bad_list),
-            torch_dataset(evaluation, processor, arguments=run.data, bad_list=bad_list),
+            None
+            if evaluation is None
+            else torch_dataset(evaluation, processor, arguments=run.data, bad_list=bad_list),
         )
 
     def sampler(self, run: ImageRun, dataset: TorchDataset) -> Sampler | None:
@@ -195,9 +197,9 @@ class VideoTask(Task[VideoDataArguments, LabelledVideos, DnATimesformerVideoProc
     kind = VIDEO
     single_label_metrics = (*ImageTask.single_label_metrics, "mean_class_accuracy")
 
-    def load(self, run: VideoRun) -> tuple[LabelledVideos, LabelledVideos]:
+    def load(self, run: VideoRun) -> tuple[LabelledVideos, LabelledVideos | None]:
         """The splits to train on and to evaluate on."""
-        return load_videos(run.data, run.training.seed)
+        return load_videos(run.data, run.training.seed, _evaluates(run))
 
     def provenance(self, data: VideoDataArguments, split: LabelledVideos) -> DatasetRecord:
         """Where a split came from."""
@@ -237,15 +239,15 @@ class VideoTask(Task[VideoDataArguments, LabelledVideos, DnATimesformerVideoProc
         self,
         run: VideoRun,
         train: LabelledVideos,
-        evaluation: LabelledVideos,
+        evaluation: LabelledVideos | None,
         processor: DnATimesformerVideoProcessor,
-    ) -> tuple[TorchDataset, TorchDataset]:
+    ) -> tuple[TorchDataset, TorchDataset | None]:
         """The torch data sets of both splits."""
         bad_list, seed = run.output_dir / BAD_LIST, run.training.seed
         augmentation = VideoAugmentation(run.data, processor)
         return (
             VideoDataset(train, processor, run.data, augmentation, seed=seed, bad_list=bad_list),
-            VideoDataset(evaluation, processor, run.data, bad_list=bad_list),
+            None if evaluation is None else VideoDataset(evaluation, processor, run.data, bad_list=bad_list),
         )
 
 
@@ -256,6 +258,11 @@ TASKS: dict[Kind, Task] = {task.kind: task for task in (ImageTask(), VideoTask()
 def task_of(run: ClassifierRun) -> AnyTask:
     """The task of the model of a run. Its methods take the data, splits and processor of this run alone."""
     return cast(AnyTask, TASKS[run.kind])
+
+
+def _evaluates(run: ClassifierRun) -> bool:
+    """Whether figures are asked for while training; a split that the data has is evaluated on in any case."""
+    return run.training.eval_strategy != "no"
 
 
 def _image_size(config: PreTrainedConfig) -> tuple[int, int]:
