@@ -257,7 +257,7 @@ def test_the_options_of_a_run_are_listed_without_heavy_imports():
     )
     done = subprocess.run([sys.executable, "-c", code, options.__file__], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("['decay_all', ") and "'base_learning_rate'] True []" in done.stdout
+    assert done.stdout.startswith("['decay_all', ") and "'freeze'] True []" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,7 @@ REFUSED = {
     "unknown module": ({"modules_to_save": ["classifier", "norm"]}, "no module 'norm': it has classifier"),
     "no head": ({"modules_to_save": ["negative_scale"]}, "the head, 'classifier', is new"),
     "average": ({"ema_decay": 0.9}, "does not go with training.ema_decay"),
+    "frozen encoder": ({"freeze": "encoder"}, "does not go with training.freeze"),
     "publishing": ({"push_to_hub": True}, "publish what dna-hf merge makes"),
 }
 

@@ -6,7 +6,9 @@ import shutil
 import av
 import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import pipeline
 
 from dna_hf.cli import main
@@ -85,6 +87,17 @@ def test_a_resumed_run_continues_exactly(videos, finished, tmp_path):
         (tmp_path / "out" / name).unlink()
     assert main(["train", path, "--output_dir", str(tmp_path / "out"), "--resume"]) == 0
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (finished / "model.safetensors").read_bytes()
+
+
+def test_a_linear_probe_with_class_weights(videos, finished, tmp_path):
+    """The head alone learns, from videos of which one cannot be read."""
+    words = ["--checkpoint", str(finished), "--freeze", "encoder", "--class_weights", "{dark: 3}"]
+    words += ["--num_train_epochs", "1", "--output_dir", str(tmp_path / "probe")]
+    assert main(["train", config(tmp_path, videos), *words]) == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (finished, tmp_path / "probe"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    assert read_training(tmp_path / "probe").settings["training"]["class_weights"] == {"dark": 3.0}
 
 
 def test_evaluation_over_views(videos, finished, tmp_path, capsys):

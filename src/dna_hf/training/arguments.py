@@ -12,6 +12,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.training_args import OptimizerNames
 
 from ..records.metrics import METRICS
+from .class_weights import check_class_weights
 from .options import ClassifierOptions, TrainingOptions, VideoLLMOptions
 from .parameter_groups import LORA, check_rates
 
@@ -114,6 +115,10 @@ class ClassifierTrainingArguments(ClassifierOptions, DnATrainingArguments):
             raise ValueError(f"layer_decay must lie in (0, 1], got {self.layer_decay}.")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
+        if self.class_weights is not None:
+            check_class_weights(self.class_weights)
+        if self.freeze and self.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing does nothing for a frozen encoder: leave it out.")
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ValueError("hub_strategy must be end: a finished model alone is published, in one commit.")
         if self.base_learning_rate is not None:

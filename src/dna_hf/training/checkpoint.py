@@ -23,6 +23,8 @@ from .yaml_file import read_record
 
 
 RUN_FILE = "run.yaml"
+# keys of section `training` that say what is learned
+KEPT = ("class_weights", "freeze")
 # of a folder that torch.distributed.checkpoint writes
 METADATA = ".metadata"
 
@@ -59,7 +61,7 @@ def find_checkpoint(run: AnyRun, resume: bool) -> str | None:
 
 
 def _must_be_the_same(run: AnyRun) -> None:
-    """See that the run in the output folder has the same model and data.
+    """See that the run in the output folder has the same model and data, and trains the same with the same loss.
 
     Raises:
         ConfigurationError: naming the first key that differs, or if the record is missing or damaged.
@@ -71,13 +73,14 @@ def _must_be_the_same(run: AnyRun) -> None:
         earlier = read_record(record)
     except ConfigurationError as error:
         raise ConfigurationError(f"cannot resume: {error}") from error
-    for section in ("model", "data", "peft"):
+    for section in ("model", "data", "peft", "training"):
         before, now = earlier[section], run.sections.get(section, {})
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        keys = KEPT if section == "training" else before.keys() | now.keys()
+        changed = sorted(key for key in keys if before.get(key) != now.get(key))
         if changed:
             raise ConfigurationError(
                 f"the run in {folder!r} has {section}.{changed[0]} = {before.get(changed[0])!r}, not "
-                f"{now.get(changed[0])!r}: a resumed run keeps its model and data."
+                f"{now.get(changed[0])!r}: a resumed run keeps it."
             )
 
 

@@ -32,6 +32,7 @@ from ..records.metrics import PROBLEM_METRICS
 from ..records.stamp import stamp
 from .callbacks import AugmentationEpoch, DataRecord
 from .checkpoint import check_disk, find_checkpoint, weights_size
+from .class_weights import WeightedLoss, class_weights
 from .common import (
     Outcome,
     blamed_on_training,
@@ -192,6 +193,11 @@ def load_run(run: ClassifierRun) -> tuple[Split, Split | None, PreTrainedModel, 
     if is_deepspeed_zero3_enabled():
         raise ConfigurationError("ZeRO stage 3 is for video LLMs: train a classifier with stage 1 or 2, DDP or FSDP.")
     check_run(run)
+    if run.training.freeze and run.model_arguments.checkpoint is None:
+        raise ConfigurationError(
+            f"training.freeze is {run.training.freeze}, but the encoder of a fresh model would stay random: give a "
+            "model.checkpoint to start from, or leave freeze out."
+        )
     set_seed(run.training.seed)
     train, evaluation = task_of(run).load(run)
     check_problem(run, train.problem_type)
@@ -219,6 +225,7 @@ def check_problem(run: ClassifierRun, problem_type: str) -> None:
     refused = {
         "model.threshold": (run.model.get("threshold"), (MULTI_LABEL,)),
         "training.label_smoothing_factor": (training.label_smoothing_factor, (SINGLE_LABEL,)),
+        "training.class_weights": (training.class_weights, (SINGLE_LABEL, MULTI_LABEL)),
         "data.mixup_alpha": (data.mixup_alpha, (SINGLE_LABEL, MULTI_LABEL)),
         "data.cutmix_alpha": (data.cutmix_alpha, (SINGLE_LABEL, MULTI_LABEL)),
     }
@@ -367,6 +374,8 @@ def build_trainer(
         )
     collator = _mixing_collator(run, train_dataset, len(train.class_names))
     sampler = task.sampler(run, train_dataset)
+    if run.training.freeze:
+        model.base_model.requires_grad_(False)
     with blamed_on_training():
         return ClassificationTrainer(
             model=model,
@@ -375,13 +384,21 @@ def build_trainer(
             eval_dataset=eval_dataset,
             processing_class=processor,
             compute_metrics=partial(task.metrics, problem),
-            # of several labels, the loss of the model takes soft targets as they are
-            compute_loss_func=classification_loss if collator and problem.problem_type == SINGLE_LABEL else None,
+            compute_loss_func=_loss(run, train, problem.problem_type, soft_targets=collator is not None),
             train_collator=collator,
             train_sampler=sampler,
             average=ExponentialMovingAverage(run.training.ema_decay) if run.training.ema_decay else None,
             callbacks=[AugmentationEpoch(train_dataset), *run_callbacks(run)],
         )
+
+
+def _loss(run: ClassifierRun, train: Split, problem_type: str, *, soft_targets: bool) -> Any:
+    """The loss of training, `None` for that of the model."""
+    if run.training.class_weights is not None:
+        weights = class_weights(run.training.class_weights, train, problem_type)
+        return WeightedLoss(weights, problem_type == MULTI_LABEL, run.training.label_smoothing_factor)
+    # of several labels, the loss of the model takes soft targets as they are
+    return classification_loss if soft_targets and problem_type == SINGLE_LABEL else None
 
 
 def _mixing_collator(run: ClassifierRun, dataset: TorchDataset, num_classes: int) -> MixingCollator | None:

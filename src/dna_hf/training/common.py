@@ -13,6 +13,7 @@ from transformers.trainer_utils import has_length
 
 from ..data.provenance import DatasetRecord
 from ..errors import one_line
+from ..evaluation.image_classification import class_names
 from ..hub.publish import Published, check_request, publish
 from ..hub.upload import sign_in
 from ..records.checkpoint_records import TrainingRun
@@ -21,6 +22,7 @@ from ..records.run_facts import model_facts
 from ..records.stamp import peak_memory, without_secrets
 from .arguments import DnATrainingArguments
 from .callbacks import EarlyStopping, NegativeScaleLog, RunRecord
+from .class_weights import WeightedLoss
 from .config_file import AnyRun
 from .errors import ConfigurationError
 from .trainer import DnATrainer
@@ -119,12 +121,15 @@ def run_facts(trainer: DnATrainer, checkpoint: str | None) -> list[tuple[str, st
     """
     args: Any = trainer.args
     half = "bfloat16, mixed" if args.bf16 else "float16, mixed" if args.fp16 else None
-    facts = dict(model_facts(trainer.model))  # type: ignore[arg-type]
+    model: Any = trainer.model
+    facts = dict(model_facts(model))
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
     facts |= {"device": f"{args.device}{processes}", "precision": half or facts["precision"]}
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps, epochs = _length(trainer)
     facts["training"] = f"{steps:,} steps of {batch:,}" + (f", {epochs:.3g} epochs" if epochs else "")
+    if isinstance(trainer.compute_loss_func, WeightedLoss):
+        facts["class weights"] = trainer.compute_loss_func.summary(class_names(model))
     if checkpoint is not None:
         facts["goes on from"] = checkpoint
     return list(facts.items())

@@ -43,6 +43,7 @@ def check_lora(run: ClassifierRun) -> None:
     training = run.training
     refused = {
         "ema_decay": bool(training.ema_decay),
+        "freeze": training.freeze is not None,
         "push_to_hub": training.push_to_hub,
         "fsdp": bool(training.fsdp),
         "deepspeed": training.deepspeed_plugin is not None,

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+ClassWeights = str | list[float] | dict[str | int, float]
+
+
 @dataclass
 class TrainingOptions:
     """What classifiers and video LLMs both take."""
@@ -58,6 +61,21 @@ class ClassifierOptions(TrainingOptions):
         default=None,
         metadata={
             "help": "learning rate for a batch of 512 images; learning_rate becomes this x batch of a step / 512"
+        },
+    )
+
+    class_weights: ClassWeights | None = field(
+        default=None,
+        metadata={
+            "help": "how much each class counts in the training loss (evaluation counts all alike): balanced: samples "
+            "/ (classes x samples of the class); [0.5, 2, ...]: in the order of the classes; {class: weight}: 1 for "
+            "the others. Of several labels per sample: how much a label that holds counts (pos_weight)"
+        },
+    )
+    freeze: Literal["encoder"] | None = field(
+        default=None,
+        metadata={
+            "help": "encoder: train the head alone on the features of the checkpoint (a linear probe), without dropout"
         },
     )
 

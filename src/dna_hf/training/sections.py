@@ -96,7 +96,7 @@ def _checked(section: str, key: str, value: Any, expected: Any) -> Any:
         value = _as_float(value)
     if list[float] in options and isinstance(value, list):
         value = [_as_float(item) for item in value]
-    if dict[str, float] in options and isinstance(value, dict):
+    if isinstance(value, dict) and any(typing.get_args(option)[1:] == (float,) for option in options):
         value = {name: _as_float(item) for name, item in value.items()}
     if not is_finite(value):
         raise ConfigurationError(f"{section}.{key} must be finite, got {value!r}.")

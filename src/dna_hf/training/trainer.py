@@ -14,6 +14,7 @@ from transformers import EvalPrediction, Trainer
 from ..errors import one_line
 from .arguments import ClassifierTrainingArguments, DnATrainingArguments
 from .callbacks import BestCheckpoint, LoaderWait
+from .class_weights import WeightedLoss
 from .diagnostics import check_finite_loss, negative_scale_statistics
 from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError
@@ -176,6 +177,21 @@ class ClassificationTrainer(DnATrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         return self.train_sampler or super()._get_train_sampler(train_dataset)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Any:
+        """What the losses of a step are divided by: with class weights, their sum over its samples."""
+        loss = self.compute_loss_func
+        if not isinstance(loss, WeightedLoss) or not batch_samples:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = torch.stack([loss.count(batch["labels"]) for batch in batch_samples]).sum().to(device)
+        everywhere = self.args.average_tokens_across_devices and self.args.world_size > 1
+        return self.accelerator.gather(total).sum() if everywhere else total
+
+    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """The loss; see `transformers.Trainer.compute_loss`, which is called after the model was set to train."""
+        if self.args.freeze:
+            self.accelerator.unwrap_model(model).base_model.eval()
+        return super().compute_loss(model, *args, **kwargs)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer; see `transformers.Trainer.create_optimizer`."""
