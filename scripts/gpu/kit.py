@@ -12,11 +12,11 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
-import torch
 from states import CUT, DONE, STATUS, TABLE, write
 
 
@@ -30,7 +30,6 @@ class Part:
     Args:
         out: folder of its results.
         scale: `"full"`, or `"tiny"` for two cores.
-        device: the CUDA device if there is one, else the CPU.
         data: folder of CIFAR-10 in parquet files, if one was given.
         weights: folder of DINOv2-small, if one was given.
         checkpoints: folder of what a later call goes on from; it exists.
@@ -39,7 +38,6 @@ class Part:
 
     out: Path
     scale: str
-    device: torch.device
     data: Path | None
     weights: Path | None
     checkpoints: Path
@@ -61,9 +59,15 @@ class Part:
             folder.mkdir(parents=True, exist_ok=True)
         # as an exception, so that worker processes end with the part
         signal.signal(signal.SIGTERM, _leave)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         ends = psutil.Process().create_time() + given.seconds
-        return cls(out, given.scale, device, given.data, given.weights, checkpoints, ends)
+        return cls(out, given.scale, given.data, given.weights, checkpoints, ends)
+
+    @cached_property
+    def device(self) -> Any:
+        """The CUDA device if there is one, else the CPU."""
+        import torch
+
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def tiny(self) -> bool:

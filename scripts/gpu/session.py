@@ -199,7 +199,7 @@ def main() -> int:
             options += [f"--{name.lower()}", str(folder)]
     machine = summary.machine(scale)
     if scale == "full" and machine["card"] == summary.NO_CARD:
-        parser.error("there is no CUDA device: set SCALE=tiny.")
+        parser.error("nvidia-smi names no card: set SCALE=tiny.")
     out = given.out.absolute()
     with _locked(out, parser) as lock, _environment(parser) as environment:
         return Session(out, given.parts or list(PARTS), scale, options, environment, lock, machine, signals).run()

@@ -17,16 +17,15 @@ NO_CARD = "none"
 LIBRARIES = ("torch", "transformers", "accelerate", "timm", "triton")
 # what goes into results.tar.gz: no checkpoints
 RESULTS = (".csv", ".json", ".md", ".txt")
-CARD = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
 
 
 def machine(scale: str) -> dict[str, str]:
     """What the session runs on, in words, by what is described."""
-    card = _output(sys.executable, "-c", CARD)
+    card, _, driver = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").partition(", ")
     libraries = [f"{name} {found}" for name in LIBRARIES if (found := _version(name))]
     return {
         "card": card or NO_CARD,
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if card else NO_CARD,
+        "driver": driver or NO_CARD,
         "cores": str(len(os.sched_getaffinity(0))),
         "versions": ", ".join([f"Python {sys.version.split()[0]}", *libraries]),
         "commit": os.environ.get("COMMIT") or commit() or "unknown",
