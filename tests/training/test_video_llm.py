@@ -477,7 +477,7 @@ def test_a_sharded_run_needs_something_to_see_in_every_sample(base, mixed, tmp_p
 
 def test_room_for_the_whole_model_in_the_checkpoints_of_deepspeed(base, dataset, tmp_path, monkeypatch):
     run = tiny_run(base, dataset, tmp_path / "run", save_strategy="steps", save_total_limit=1)
-    plan = video_llm.make_plan(run, load_conversations(run)[0])
+    plan = video_llm.make_plan(run, [load_conversations(run)[0]])
     usage = shutil.disk_usage(tmp_path)
     # the adapter, and two checkpoints of it with Adam's moments
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7 * 4 * plan.trained))
@@ -610,7 +610,9 @@ def test_a_run_lists_what_it_leaves_out(base, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     assert main(["train", str(config), "--on_error", "skip"]) == 0
     captured = capsys.readouterr()
-    assert "3 conversations, 1 left out" in captured.out
+    printed = " ".join(captured.out.split())
+    assert json.loads((tmp_path / "out" / "data_summary.json").read_text())["samples"] == 3
+    assert "samples 3 " in printed and "left out 1 " in printed
     lines = [line.split() for line in captured.out.splitlines()]
     assert ["visual_probes", "1", "128", "0.02"] in lines and ["vision_encoder", "36", "36,000", "frozen"] in lines
     assert "memory of a process, estimated" in captured.out

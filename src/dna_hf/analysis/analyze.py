@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
-from ..data.summary import Announce, summarize
+from ..data.summary import Announce
 from ..errors import must_be_writable
 from ..evaluation.class_answers import Answer
 from ..kinds import load_all
@@ -28,7 +28,7 @@ from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .html_report import Illustration, ReportedModel, write_page
 from .report_figures import LABELS, histogram_figure, scale_figure, sensitivity_figure
-from .samples import Batch, ClassSamples, Samples, samples_of
+from .samples import Batch, Samples, samples_of
 from .sight import Sight, VisualizeSettings
 from .subspace_report import SubspaceReport, analyze_subspaces
 from .subspaces import check_epsilon
@@ -127,8 +127,7 @@ def analyze(
         settings: how the data is gone through; by default as [`AnalyzeSettings`] says.
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub, of all checkpoints.
-        announce: called before any model runs, with what the split holds and with facts about the models; not for
-            questions, which have no classes.
+        announce: called before any model runs, with what the data holds and with facts about the models.
 
     Raises:
         AnalysisError: for settings out of range, or without matplotlib.
@@ -139,9 +138,9 @@ def analyze(
     folder = must_be_writable(output, AnalysisError)
     models = load_all(checkpoints, device=device, revision=revision, needs_head=False)
     data = [samples_of(loaded, arguments, split) for loaded in models]
-    if announce is not None and isinstance(data[0], ClassSamples):
+    if announce is not None:
         facts = [(f"{one.label}: {name}", value) for one in models for name, value in model_facts(one.model)]
-        announce(summarize(arguments, [data[0].data]), facts)  # type: ignore[arg-type]
+        announce(data[0].summary(), facts)
     if settings.k is None:
         settings = dataclasses.replace(settings, k=min(most_directions(each.measured.config) for each in data))
     (folder / "figures").mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ from transformers.data.data_collator import default_data_collator
 from ..data.arguments import ImageDataArguments, VideoDataArguments
 from ..data.conversation_arguments import QuestionDataArguments
 from ..data.errors import DataError
+from ..data.file_summary import FileSummary, question_summary
 from ..data.images import torch_dataset
 from ..data.inputs import encode, inference_processor, read_question_input, user_turn
 from ..data.multiple_choice import load_questions
 from ..data.provenance import DatasetRecord, provenance, question_provenance, video_provenance
 from ..data.sources import load_split
 from ..data.splits import Split
+from ..data.summary import DataSummary, summarize
 from ..data.unreadable import UNREADABLE
 from ..data.video_sources import load_split as load_video_split
 from ..data.videos import VideoDataset
@@ -84,6 +86,10 @@ class Samples(ABC):
     def measured(self) -> PreTrainedModel:
         """The model whose attention is measured."""
         return self.loaded.model
+
+    @abstractmethod
+    def summary(self) -> DataSummary | FileSummary:
+        """What the data holds."""
 
     @abstractmethod
     def untrained(self) -> PreTrainedModel:
@@ -148,7 +154,7 @@ class ClassSamples(Samples):
     looks = "Attention of the class token in the last layer, mean over heads."
 
     def __init__(self, loaded: Loaded, arguments: ImageDataArguments | VideoDataArguments, split: str) -> None:
-        self.loaded, self.split, self.unread = loaded, split, {}
+        self.loaded, self.split, self.unread, self.arguments = loaded, split, {}, arguments
         # of a model without its classifier, the configuration names classes that nothing has learned
         self.answers = class_names(loaded.model) if loaded.has_head else []
         if isinstance(arguments, VideoDataArguments):
@@ -167,6 +173,10 @@ class ClassSamples(Samples):
             raise DataError(f"split {split!r} of {arguments.dataset!r} is empty.")
         # a row is asked for its class and drawn, which should not decode a video twice
         self._sample = lru_cache(1)(self.dataset.__getitem__)
+
+    def summary(self) -> DataSummary:
+        """What the split holds."""
+        return summarize(self.arguments, [self.data])
 
     def untrained(self) -> PreTrainedModel:
         """A model of the same configuration."""
@@ -255,6 +265,7 @@ class QuestionSamples(Samples):
             views=arguments.views,
             on_error=arguments.on_error,
         )
+        self.path, self.file = arguments.dataset, file
         self.questions = file.questions[: arguments.max_eval_samples]
         self.skipped = [each["error"] for each in file.skipped]
         self.record = question_provenance(file, len(self.questions))
@@ -267,6 +278,10 @@ class QuestionSamples(Samples):
         """The vision encoder, with the modules through which its probes look at it."""
         model: Any = self.loaded.model
         return model.model.vision_model
+
+    def summary(self) -> FileSummary:
+        """What the file of questions holds."""
+        return question_summary(self.path, replace(self.file, questions=self.questions))
 
     def untrained(self) -> PreTrainedModel:
         """The vision encoder with fresh probes and modules."""

@@ -100,7 +100,11 @@ def _train_video_llm(run: "AnyRun", resume: bool) -> int:
 
 def _print_plan(plan: "TrainingPlan") -> None:
     """What a run of a video LLM will train, and the memory that it is estimated to take."""
+    for summary in plan.data:
+        print_summary(summary)
     print(table(*plan.group_rows()))
     print("\n" + table(("memory of a process, estimated", "GiB"), plan.memory_rows()))
-    print(f"\nactivations roughly, for {plan.memory.tokens:,} tokens a batch; ZeRO and FSDP divide the others")
-    print(f"{plan.samples:,} conversations" + (f", {plan.bad:,} left out" if plan.bad else ""), flush=True)
+    print(
+        f"\nactivations roughly, for {plan.memory.tokens:,} tokens a batch; ZeRO and FSDP divide the others",
+        flush=True,
+    )

@@ -58,7 +58,7 @@ def write_class_sheets(folder: Path, splits: Sequence[Any], summary: DataSummary
     """
     root = data_folder(summary.dataset)
     if summary.unit == "images":
-        from .images import read_image
+        from .image_reading import read_image
 
         def source(split: Any, row: int) -> Any:
             return split.rows[row][split.image_column]

@@ -62,8 +62,12 @@ def summarize_conversations(arguments: ConversationDataArguments) -> FileSummary
     Raises:
         DataError: if it cannot be read, or no sample can be used.
     """
-    found = read_conversations(arguments.dataset, arguments.data_folder, on_error="skip")
-    return FileSummary(arguments.dataset, _conversation_facts(found), found.bad)
+    return conversation_summary(read_conversations(arguments.dataset, arguments.data_folder, on_error="skip"))
+
+
+def conversation_summary(found: Conversations) -> FileSummary:
+    """What conversations hold that were read."""
+    return FileSummary(found.path, _conversation_facts(found), found.bad)
 
 
 def _conversation_facts(found: Conversations) -> dict[str, int | str]:
@@ -93,6 +97,11 @@ def summarize_questions(arguments: QuestionDataArguments) -> FileSummary:
     found = load_questions(
         arguments.dataset, arguments.data_folder, format=arguments.format, views=arguments.views, on_error="skip"
     )
+    return question_summary(arguments.dataset, found)
+
+
+def question_summary(path: str, found: QuestionFile) -> FileSummary:
+    """What questions hold that were read from a file."""
     groups = {
         name: dict(
             Counter(value for each in found.questions if (value := getattr(each, key)) is not None).most_common()
@@ -100,7 +109,7 @@ def summarize_questions(arguments: QuestionDataArguments) -> FileSummary:
         for name, key in (("categories", "category"), ("views", "view"), ("right answers", "answer"))
     }
     left_out = [each["error"] for each in found.skipped]
-    return FileSummary(arguments.dataset, _question_facts(found), left_out, {k: v for k, v in groups.items() if v})
+    return FileSummary(path, _question_facts(found), left_out, {k: v for k, v in groups.items() if v})
 
 
 def _question_facts(found: QuestionFile) -> dict[str, int | str]:

@@ -156,45 +156,58 @@ def look_at_videos(splits: Sequence["LabelledVideos"], seconds: float, folder: P
         seconds: how long it may take.
         folder: folder of the data set, which names of files start from.
     """
+    from .motion import MotionClip
+
     end = time.monotonic() + seconds
-    files = [
-        (Sample(split.name, relative(clip.path, folder), split.class_names[clip.label]), clip)
+    clips = [
+        (split, clip)
         for split in splits
         for clip in split.clips
-        if clip.frames is None and Path(clip.path).is_file()
+        if clip.frames is None and not isinstance(clip, MotionClip)
     ]
-    look = Look(total=len(files))
-    for number in np.random.default_rng(0).permutation(len(files)).tolist():
+    look = Look(total=len(clips))
+    drawn = np.random.default_rng(0).permutation(len(clips)).tolist()
+    for number in drawn:
         if time.monotonic() > end - seconds / 2:
             break
         look.seen += 1
-        sample, clip = files[number]
+        path = clips[number][1].path
         try:
-            size, rate = _header(clip.path)
+            size, rate = _header(path)
         except BROKEN as error:
-            look.unreadable.append(LeftOut(sample.name, _reason(error)))
+            look.unreadable.append(LeftOut(relative(path, folder), _reason(error)))
             continue
         look.sizes[size] += 1
         look.modes[rate] += 1
-    look.duplicates = _same_files(files, end)
+    look.duplicates = [
+        [Sample(split.name, relative(clip.path, folder), split.class_names[clip.label]) for split, clip in group]
+        for group in _same_files([clips[number] for number in sorted(drawn[: look.seen])], end)
+    ]
     return look
 
 
-def _same_files(files: Sequence[tuple[Sample, Any]], end: float) -> list[list[Sample]]:
+def _same_files(clips: Sequence[tuple[Any, Any]], end: float) -> list[list[tuple[Any, Any]]]:
     """Groups of clips that are the same part of files of the same bytes; only files of one length are read."""
-    lengths: dict[int, list[tuple[Sample, Any]]] = {}
-    for sample, clip in files:
-        lengths.setdefault(Path(clip.path).stat().st_size, []).append((sample, clip))
-    groups: dict[tuple, list[Sample]] = {}
+    lengths: dict[int, list[tuple[Any, Any]]] = {}
+    for split, clip in clips:
+        lengths.setdefault(Path(clip.path).stat().st_size, []).append((split, clip))
+    groups: dict[tuple, list[tuple[Any, Any]]] = {}
     digests: dict[str, bytes] = {}
     for alike in lengths.values():
-        if len(alike) == 1 or time.monotonic() > end:
-            continue
-        for sample, clip in alike:
-            if clip.path not in digests:
-                digests[clip.path] = hashlib.blake2b(Path(clip.path).read_bytes()).digest()
-            groups.setdefault((digests[clip.path], clip.start, clip.end), []).append(sample)
+        for split, clip in alike if len(alike) > 1 else ():
+            if clip.path not in digests and time.monotonic() < end:
+                digests[clip.path] = _file_digest(clip.path)
+            if clip.path in digests:
+                groups.setdefault((digests[clip.path], clip.start, clip.end), []).append((split, clip))
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _file_digest(path: str) -> bytes:
+    digest = hashlib.blake2b()
+    with Path(path).open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.digest()
 
 
 def _reason(error: Exception) -> str:

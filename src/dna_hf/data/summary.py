@@ -231,18 +231,26 @@ class DataSummary:
 
 
 # is told what the data of a run holds, and which model does what with it, before the first step
-Announce = Callable[[DataSummary, Facts], object]
+Announce = Callable[["DataSummary | FileSummary", Facts], object]
 
 
-def write_summary(path: Path, summary: "DataSummary | FileSummary", facts: Facts = ()) -> None:
+def write_summary(
+    path: Path,
+    summary: "DataSummary | FileSummary",
+    facts: Facts = (),
+    evaluation: "FileSummary | None" = None,
+) -> None:
     """Write a summary to a file.
 
     Args:
         path: JSON file to write.
         summary: what the data set, or a file, holds.
         facts: name and value of each fact about the model and the run that use it, as text.
+        evaluation: what the file to evaluate on holds, where that is another one.
     """
     content = summary.report() | ({"run": dict(facts)} if facts else {})
+    if evaluation is not None:
+        content["evaluation"] = evaluation.report()
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

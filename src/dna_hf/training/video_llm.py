@@ -1,6 +1,6 @@
 """Fine-tune a video LLM on conversations: the checkpoint stays as it is, what is trained is saved as an adapter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from ..data.conversations import (
     list_bad_samples,
     read_conversations,
 )
+from ..data.file_summary import FileSummary, conversation_summary
+from ..data.summary import SUMMARY_FILE, write_summary
 from ..errors import one_line
 from ..records.checkpoint_records import record_training
 from ..records.digest import weights_digest
 from ..records.stamp import stamp
 from .adapter import base_config, describe, fingerprint, load_base, read_tensors
+from .callbacks import DataRecord
 from .checkpoint import check_disk, find_checkpoint, is_sharded
 from .common import (
     blamed_on_training,
@@ -49,14 +52,12 @@ class TrainingPlan:
     Args:
         groups: groups of parameters, trained or frozen.
         memory: estimated memory of each process.
-        samples: number of conversations to train on.
-        bad: number of conversations that are left out.
+        data: what the files of conversations hold, that to train on first.
     """
 
     groups: list[ParameterGroup]
     memory: MemoryEstimate
-    samples: int
-    bad: int
+    data: list[FileSummary]
 
     @property
     def trained(self) -> int:
@@ -132,7 +133,7 @@ def train_video_llm(
     checkpoint = find_checkpoint(run, resume)
     _check(run)
     train, evaluation = load_conversations(run)
-    plan = make_plan(run, train)
+    plan = make_plan(run, [train, *([evaluation] if evaluation else [])])
     if announce is not None:
         announce(plan)
     check_disk(run, 4 * plan.trained, besides=_whole_model_in_checkpoints(run, plan))
@@ -141,6 +142,7 @@ def train_video_llm(
     bad = run.output_dir / BAD_LIST
     if trainer.is_world_process_zero():
         list_bad_samples(bad, [*train.bad, *(evaluation.bad if evaluation else ())])
+        trainer.add_callback(DataRecord(lambda: _write_summary(run, plan)))
     outcome = train_and_evaluate(trainer, checkpoint)
     if trainer.is_world_process_zero():
         weights = weights_digest(read_tensors(run.output_dir))
@@ -154,6 +156,11 @@ def train_video_llm(
         output_dir=run.output_dir,
         bad=bad if bad.exists() else None,
     )
+
+
+def _write_summary(run: VideoLLMRun, plan: TrainingPlan) -> None:
+    data, *evaluation = plan.data
+    write_summary(run.output_dir / SUMMARY_FILE, data, evaluation=evaluation[0] if evaluation else None)
 
 
 def _check(run: VideoLLMRun) -> None:
@@ -202,8 +209,8 @@ def load_conversations(run: VideoLLMRun) -> tuple[Conversations, Conversations |
     return train, evaluation
 
 
-def make_plan(run: VideoLLMRun, train: Conversations) -> TrainingPlan:
-    """Say what will be trained and how much memory it takes, from the configuration alone.
+def make_plan(run: VideoLLMRun, data: Sequence[Conversations]) -> TrainingPlan:
+    """Say what will be trained and how much memory it takes, from the configuration alone, and what the data holds.
 
     Raises:
         ConfigurationError: if the configuration is missing or does not have what is to be trained.
@@ -217,7 +224,7 @@ def make_plan(run: VideoLLMRun, train: Conversations) -> TrainingPlan:
         raise ConfigurationError(f"section 'model': {one_line(error)}") from error
     _, groups = prepare(model, run)
     memory = estimate_memory(groups, config, run.data, run.training)
-    return TrainingPlan(groups, memory, len(train.samples), len(train.bad))
+    return TrainingPlan(groups, memory, [conversation_summary(each) for each in data])
 
 
 def prepare(model: PreTrainedModel, run: VideoLLMRun) -> tuple[Any, list[ParameterGroup]]:
