@@ -7,7 +7,7 @@ from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.images import image_processor
 
 
-def save_classifier(folder, names, seed=0):
+def save_classifier(folder, names, seed=0, **fields):
     """Write an untrained classifier of images of 28x28 pixels whose classes have these names."""
     torch.manual_seed(seed)
     sizes = {"image_size": 28, "patch_size": 14, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -17,6 +17,7 @@ def save_classifier(folder, names, seed=0):
         initializer_range=0.5,
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
+        **fields,
     )
     DnAViTForImageClassification(config).save_pretrained(folder)
     image_processor(ImageDataArguments(), (28, 28)).save_pretrained(folder)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import must_be_writable
-from .keys import EVALUATE
+from .keys import EVALUATE, KNN
 from .options import add_batch_size, add_checkpoint, add_output, add_place, add_split, chosen
 from .parser import add_verb
 from .summary import print_summary
 from .table import table, write_json
-from .values import output_file
+from .values import output_file, positive
 
 
 if TYPE_CHECKING:
@@ -53,13 +53,25 @@ def add(commands: Any) -> None:
         metavar="COLUMN",
         help="also state the accuracy by the values of this column (numbers by quartile, lists by length); of images",
     )
+    parser.add_argument(
+        "--knn",
+        metavar="K",
+        type=positive,
+        nargs="?",
+        const=20,
+        help="evaluate the features instead of the head, by the K nearest neighbours in the training split (20 "
+        "without a number), each with the weight exp(cosine / 0.07); keys train_split and max_train_samples say which",
+    )
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
     from ..training.errors import ConfigurationError
 
-    given = EVALUATE.read(rest, arguments.parser.options)
+    keys = EVALUATE if arguments.knn is None else KNN
+    given = keys.read(rest, arguments.parser.options)
+    if arguments.knn is not None:
+        _check_knn(arguments)
     if arguments.record and not Path(arguments.checkpoint).is_dir():
         raise ConfigurationError(f"--record writes into the checkpoint folder, but {arguments.checkpoint!r} is none.")
     from ..presence import must_be_there
@@ -76,17 +88,18 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         read_measurements(arguments.checkpoint)
     kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
     _check_problem(arguments)
-    data = EVALUATE.section(given, kind.data)
+    data = keys.section(given, kind.data)
     result = _evaluate(arguments, data, kind)
     if arguments.confusion is not None and result.confusion is not None:
         write_confusion(arguments.confusion, [each.name for each in result.per_class], result.confusion)
     if arguments.output is not None:
         report = {"checkpoint": arguments.checkpoint, "data": dataclasses.asdict(data), "split": arguments.split}
-        report |= result.report()
+        report |= result.report() | ({} if arguments.knn is None else {"knn": arguments.knn})
         write_json(arguments.output, report)
     if arguments.record:
         record_evaluation(arguments.checkpoint, result)
-    _print(result, f"{data.dataset}, {arguments.split}", kind.unit)
+    neighbours = "" if arguments.knn is None else f", {arguments.knn} nearest neighbours in {data.train_split}"
+    _print(result, f"{data.dataset}, {arguments.split}{neighbours}", kind.unit)
     return 0
 
 
@@ -99,6 +112,15 @@ def _print(result: "ClassificationResult", title: str, unit: str) -> None:
         print(f"dna-hf: left out, cannot be read: {sample}", file=sys.stderr)
 
 
+def _check_knn(arguments: argparse.Namespace) -> None:
+    """Refuse what the figures of a classifier alone can have."""
+    from ..training.errors import ConfigurationError
+
+    for option in ("record", "slices"):
+        if getattr(arguments, option):
+            raise ConfigurationError(f"--{option} is for figures of a classifier, and --knn asks none: leave it out.")
+
+
 def _check_problem(arguments: argparse.Namespace) -> None:
     """Refuse what only classes of which each sample has one can have."""
     from ..data.problem_types import SINGLE_LABEL
@@ -107,7 +129,7 @@ def _check_problem(arguments: argparse.Namespace) -> None:
     from ..training.errors import ConfigurationError
 
     for option in ("confusion", "slices"):
-        if getattr(arguments, option) is None:
+        if getattr(arguments, option) is None or arguments.knn is not None:
             continue
         problem_type = problem_type_of(load_config(arguments.checkpoint, arguments.revision, ConfigurationError))
         if problem_type != SINGLE_LABEL:
@@ -124,6 +146,12 @@ def _evaluate(arguments: argparse.Namespace, data: Any, kind: "Kind") -> "Classi
     from ..training.errors import ConfigurationError
 
     common: dict[str, Any] = {**chosen(arguments, "device", "revision"), "announce": print_summary}
+    if arguments.knn is not None:
+        from ..evaluation.neighbours import evaluate_by_neighbours
+
+        return evaluate_by_neighbours(
+            arguments.checkpoint, data, arguments.split, k=arguments.knn, batch_size=arguments.batch_size, **common
+        )
     if kind is IMAGE:
         return evaluate_checkpoint(
             arguments.checkpoint,

@@ -114,14 +114,25 @@ class DataKeys:
         raise ConfigurationError(f"unknown key --{key}: {hint}")
 
 
-def _shown(unit: str, section: type, *further: str) -> Keys:
-    """Keys about data that a trained model is shown."""
+# of the training split, in which an evaluation may look for neighbours
+KNN_KEYS = ("train_split", "max_train_samples")
+
+
+def _shown(unit: str, section: type, *further: str, neighbours: bool = False) -> Keys:
+    """Keys about data that a trained model is shown, and if it looks for neighbours, those about the training data."""
     without = dict.fromkeys(further, "training and dna-hf evaluate") | dict.fromkeys(
         TRAINING_KEYS[section], "training"
     )
-    return Keys(unit, section, without)
+    if neighbours:
+        return Keys(unit, section, {key: where for key, where in without.items() if key not in KNN_KEYS})
+    knn = dict.fromkeys(without.keys() & set(KNN_KEYS), "training and dna-hf evaluate --knn")
+    return Keys(unit, section, without | knn)
 
 
+KNN = DataKeys(
+    "evaluate --knn",
+    (_shown("images", ImageDataArguments, neighbours=True), _shown("videos", VideoDataArguments, neighbours=True)),
+)
 EVALUATE = DataKeys("evaluate", (_shown("images", ImageDataArguments), _shown("videos", VideoDataArguments)))
 # rows are looked up by their number there, and a processor is taken as it is
 DISTRACTORS = DataKeys(

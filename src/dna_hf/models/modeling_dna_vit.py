@@ -200,6 +200,15 @@ class DnAViTPreTrainedModel(PreTrainedModel):
         """Maps that come back with `attentions`."""
         return ["negative_attentions"] if self.config.attention_variant in TWO_MAP_VARIANTS else []
 
+    def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the classifier reads, (batch, width) or (batch, 2 width), of the normalised tokens."""
+        class_token = hidden_states[:, 0]
+        if self.config.classifier_pooling == "cls":
+            return class_token
+        if self.config.classifier_pooling == "cls_dist":
+            return torch.cat((class_token, hidden_states[:, 1]), dim=1)
+        return torch.cat((class_token, hidden_states[:, self.config.num_prefix_tokens :].mean(dim=1)), dim=1)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise as the paper does; torch's own initialisation of convolutions is kept."""
@@ -295,15 +304,6 @@ class DnAViTForImageClassification(DnAViTPreTrainedModel):
         width = config.hidden_size * (1 if config.classifier_pooling == "cls" else 2)
         self.classifier = nn.Linear(width, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()
-
-    def pool(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What the classifier reads, (batch, width) or (batch, 2 width), of the normalised tokens."""
-        class_token = hidden_states[:, 0]
-        if self.config.classifier_pooling == "cls":
-            return class_token
-        if self.config.classifier_pooling == "cls_dist":
-            return torch.cat((class_token, hidden_states[:, 1]), dim=1)
-        return torch.cat((class_token, hidden_states[:, self.config.num_prefix_tokens :].mean(dim=1)), dim=1)
 
     @can_return_tuple
     @auto_docstring
