@@ -25,7 +25,7 @@ IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png", "webp")
 SHOWN = 5
 
 
-def find_column(rows: Any, named: str | None, option: str, feature: type, usual: tuple[str, ...]) -> str:
+def find_column(rows: Any, named: str | None, option: str, feature: type, usual: tuple[str, ...], split: str) -> str:
     """The column that is named, or the only one of the wanted feature, or one of the usual names, in any case."""
     import datasets
 
@@ -39,8 +39,8 @@ def find_column(rows: Any, named: str | None, option: str, feature: type, usual:
         found = [name for other in usual for name in columns if name.lower() == other][:1]
     if not found and feature is datasets.ClassLabel and len(columns) == 1:
         raise DataError(
-            "the images have no labels: put the images of each class, at least two, in a folder of its own, or set "
-            "label_column."
+            f"the images of split {split!r} have no labels: put the images of each class, at least two, in a folder "
+            "of its own, set label_column, or take the split out of the data set."
         )
     if not found:
         raise DataError(f"no column is clearly the {feature.__name__}: set {option} to one of {', '.join(columns)}.")

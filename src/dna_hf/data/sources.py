@@ -222,8 +222,8 @@ def _label(listed: ListedImages, arguments: ImageDataArguments, split: str, comp
     rows: Any = listed.rows
     if rows.features is None:
         rows = rows._resolve_features()
-    image_column = find_column(rows, arguments.image_column, "image_column", datasets.Image, IMAGE_COLUMNS)
-    label_column = find_column(rows, arguments.label_column, "label_column", datasets.ClassLabel, LABEL_COLUMNS)
+    image_column = find_column(rows, arguments.image_column, "image_column", datasets.Image, IMAGE_COLUMNS, split)
+    label_column = find_column(rows, arguments.label_column, "label_column", datasets.ClassLabel, LABEL_COLUMNS, split)
     try:
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
