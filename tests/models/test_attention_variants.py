@@ -273,21 +273,34 @@ def fresh_compiler():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("backend", ["eager", "sdpa", "flex_attention"])
 @pytest.mark.parametrize("tokens", [7, 64, 197])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_on_a_gpu_equal_the_reference(gpu_device, fresh_compiler, variant, tokens, backend, dtype):
+def test_on_a_gpu_equal_the_reference(gpu_device, fresh_compiler, variant, tokens, backend, dtype, cross):
     if backend == "flex_attention" and dtype == torch.float32:
         pytest.skip("the Triton kernels of flex attention multiply float32 in lower precision")
     if backend == "flex_attention" and gpu_device == "cpu":
         pytest.skip("flex attention has no backward pass on CPU")
+    case, failures = reference_case(variant, tokens, 64, cross), []
+    for mask_name in masks_of(variant, backend):
+        errors = errors_of(case, mask_name, variant, 64, dtype, backend, gpu_device)
+        failures += too_large(errors, variant, dtype, mask_name)
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mask_name", ["none", "boolean"])
+def test_flex_attention_on_a_gpu_takes_one_size_after_another(gpu_device, fresh_compiler, mask_name):
+    if gpu_device == "cpu":
+        pytest.skip("flex attention has no backward pass on CPU")
     failures = []
-    for cross in (False, True):
-        case = reference_case(variant, tokens, 64, cross)
-        for mask_name in masks_of(variant, backend):
-            errors = errors_of(case, mask_name, variant, 64, dtype, backend, gpu_device)
-            failures += too_large(errors, variant, dtype, mask_name, "cross" if cross else "self")
+    # the kernel of the first size is compiled for that size, the next one for any
+    for tokens in (64, 197, 7):
+        case = reference_case("dna", tokens, 64, False)
+        errors = errors_of(case, mask_name, "dna", 64, torch.bfloat16, "flex_attention", gpu_device)
+        failures += too_large(errors, "dna", torch.bfloat16, tokens, mask_name)
     assert not failures, "\n".join(failures)
 
 
