@@ -414,7 +414,7 @@ def test_card_of_a_video_model_without_weights():
 def test_records_of_before_there_were_views_still_hold(tmp_path, model):
     record = measurement(model)
     content = dataclasses.asdict(record)
-    del content["views"]
+    del content["views"], content["unreadable"]
     (tmp_path / "measurements.json").write_text(json.dumps([content]))
     (found,) = read_measurements(tmp_path)
     assert found == record
@@ -536,7 +536,8 @@ def test_editing_any_single_field_of_a_stored_record_is_noticed(tmp_path, model)
         target = entries[0]
         for key in leaf[:-1]:
             target = target[key]
-        if target[leaf[-1]] is not None and generator.random() < 0.2:
+        # a count of none says as little as its absence
+        if target[leaf[-1]] not in (None, 0) and generator.random() < 0.2:
             del target[leaf[-1]]
         else:
             target[leaf[-1]] = edited(target[leaf[-1]], generator)
@@ -556,3 +557,40 @@ def test_a_metric_without_a_name_on_the_hub_is_a_record_error_or_stated_under_it
         assert "f1" in str(error)
     else:
         assert "f1" in section(card, "Measured")
+
+
+def test_a_card_of_several_labels(model):
+    several = build(problem_type="multi_label_classification", threshold=0.35)
+    metrics = {"map": 0.9125, "f1_macro": 0.85, "f1_micro": 0.875, "loss": 0.21875}
+    card = model_card(several, REPO, measurements=[measurement(several, metrics=metrics)])
+    assert_well_formed(card)
+    measured = section(card, "Measured")
+    for cells in ("Mean average precision | 91.25 %", "Binary cross entropy | 0.2188", "mean over classes | 85.00 %"):
+        assert cells in measured
+    assert "op-1" not in str(card) and "accuracy" not in str(card)
+    use = section(card, "Intended use and limits")
+    assert "which of its 3 classes hold" in use and "above 0.35 (`threshold` in `config.json`)" in use
+    kinds = {(result.metric_type, result.metric_name): result.metric_value for result in card.data.eval_results}
+    assert kinds["mean_average_precision", "Mean average precision"] == 0.9125
+    assert kinds["loss", "Binary cross entropy"] == 0.21875
+    assert "one of these classes" in section(model_card(model, REPO), "Intended use and limits")
+
+
+def test_a_card_of_a_regression():
+    names = {"id2label": {0: "angle", 1: "height"}, "label2id": {"angle": 0, "height": 1}}
+    numbers = build(problem_type="regression", num_labels=2, **names)
+    metrics = {"r2": 0.8125, "mae": 3.5, "rmse": 4.25, "loss": 18.0625}
+    card = model_card(numbers, REPO, measurements=[measurement(numbers, metrics=metrics)])
+    assert_well_formed(card)
+    for cells in ("R² | 0.8125", "Mean absolute error | 3.5000", "Mean square error | 18.0625"):
+        assert cells in section(card, "Measured")
+    use = section(card, "Intended use and limits")
+    assert "numbers (`angle`, `height`) of images" in use and "classes" not in use and "op-1" not in str(card)
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "scores"),
+    [("multi_label_classification", ".logits.sigmoid().mean(0)"), ("regression", ".logits.mean(0)")],
+)
+def test_the_views_of_a_video_are_averaged_as_its_problem_says(problem_type, scores):
+    assert scores in str(model_card(build_video(problem_type=problem_type), REPO))

@@ -14,12 +14,14 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..kinds import IMAGE, VIDEO, VIDEO_LLM, Kind, kind_of_config
+from ..data.problem_types import MULTI_LABEL, REGRESSION
+from ..kinds import CLASSIFIERS, IMAGE, VIDEO, VIDEO_LLM, Kind, kind_of_config, problem_type_of
 from ..models import DnATimesformerConfig, DnAVideoLlama3Config
 from ..models.configuration_dna import pair
 from ..records.checkpoint_records import Measurement, RecordError, TrainingRun
 from ..records.complexity import count_macs
 from ..records.digest import weights_digest
+from ..records.metrics import METRICS
 from .errors import PublishError
 
 
@@ -39,8 +41,16 @@ METRIC_NAMES = {
     "top1": ("accuracy", "Top-1 accuracy"),
     "top5": ("accuracy", "Top-5 accuracy"),
     "mean_class_accuracy": ("accuracy", "Mean class accuracy"),
+    "map": ("mean_average_precision", "Mean average precision"),
+    "f1_macro": ("f1", "F1 above the threshold, mean over classes"),
+    "f1_micro": ("f1", "F1 above the threshold, all labels together"),
+    "r2": ("r_squared", "R²"),
+    "mae": ("mae", "Mean absolute error"),
+    "rmse": ("rmse", "Root mean square error"),
     "loss": ("loss", "Cross entropy"),
 }
+# what the loss is where another figure stands beside it
+LOSSES = {"map": "Binary cross entropy", "r2": "Mean square error"}
 FORMULAS = {
     "dna": "softmax(q⁺kᵀ/√d) v⁺ + α · softmin(q⁻kᵀ/√d) v⁻",
     "dna_shared_value": "(softmax(q⁺kᵀ/√d) + α · softmin(q⁻kᵀ/√d)) v",
@@ -135,6 +145,7 @@ def model_card(
         reported=reported,
         licence=licence,
         shapes=_sizes(model.config),
+        **_problem(kind, model.config),
         **_attention(config.attention_variant),
     )
 
@@ -144,6 +155,20 @@ def _kind(model: PreTrainedModel) -> Kind:
     if kind is None:
         raise PublishError(f"there is no card for a {type(model).__name__}: it is no whole DnA model.")
     return kind
+
+
+def _problem(kind: Kind, config: PreTrainedConfig) -> dict[str, Any]:
+    """What the template says of the answers of a classifier."""
+    problem_type = problem_type_of(config) if kind in CLASSIFIERS else None
+    names: dict = config.id2label or {}
+    return {
+        "several_labels": problem_type == MULTI_LABEL,
+        "is_regression": problem_type == REGRESSION,
+        "outputs": ", ".join(f"`{names[number]}`" for number in sorted(names)),
+        "threshold": getattr(config, "threshold", 0.5),
+        # of the views of a video, what is averaged
+        "scores": {MULTI_LABEL: ".sigmoid()", REGRESSION: ""}.get(problem_type or "", ".softmax(-1)"),
+    }
 
 
 def _attention(variant: str) -> dict[str, Any]:
@@ -229,22 +254,25 @@ def eval_results(measurement: Measurement) -> list[EvalResult]:
             dataset_config=data.config,
             dataset_revision=data.revision,
             dataset_split=measurement.split,
-            metric_type=_metric(name)[0],
-            metric_name=_metric(name)[1],
+            metric_type=_metric(name, measurement)[0],
+            metric_name=_metric(name, measurement)[1],
             metric_value=value,
         )
         for name, value in measurement.metrics.items()
     ]
 
 
-def _metric(name: str) -> tuple[str, str]:
+def _metric(name: str, measurement: Measurement) -> tuple[str, str]:
     """Type and title of a metric."""
+    if name == "loss":
+        beside = next((title for other, title in LOSSES.items() if other in measurement.metrics), None)
+        return "loss", beside or METRIC_NAMES["loss"][1]
     return METRIC_NAMES.get(name, (name, name))
 
 
 def _metric_rows(measurement: Measurement) -> list[tuple[str, str]]:
     return [
-        (_metric(name)[1], f"{100 * value:.2f} %" if _metric(name)[0] == "accuracy" else f"{value:.4f}")
+        (_metric(name, measurement)[1], METRICS[name].text(value) if name in METRICS else f"{value:.4f}")
         for name, value in measurement.metrics.items()
     ]
 
