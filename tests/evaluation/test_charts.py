@@ -22,7 +22,7 @@ def test_the_confusion_file_has_a_row_for_every_true_class(tmp_path):
 def test_a_confusion_matrix_is_drawn(classes, tmp_path):
     pytest.importorskip("matplotlib")
     # what looks like a formula, and is none
-    names = [f"$x_{number}^{{ & <b>" for number in range(classes)]
+    names = [f"$x_{number}^{{ & <b> 花" for number in range(classes)]
     draw_confusion(tmp_path / "c.png", names, (np.eye(classes, dtype=int) + 1).tolist(), "test")
     with Image.open(tmp_path / "c.png") as picture:
         assert min(picture.size) > 250

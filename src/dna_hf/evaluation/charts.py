@@ -4,11 +4,13 @@ The functions that draw raise `ImportError` without matplotlib (`pip install 'dn
 """
 
 import csv
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers.utils import logging
 
 from ..records.metrics import METRICS
 from ..whole_files import whole_file
@@ -25,6 +27,7 @@ DRAWN_CLASSES, NUMBERED_CLASSES = 30, 16
 # values up to which each of them gets a mark
 MARKED_POINTS = 40
 RESOLUTION = 150
+logger = logging.get_logger(__name__)
 
 
 def write_confusion(path: Path, names: Sequence[str], confusion: Sequence[Sequence[int]]) -> None:
@@ -155,5 +158,18 @@ def _save(figure: "Figure", path: Path) -> None:
     from matplotlib import rc_context
 
     # what stands between dollars in a class name is no formula
-    with rc_context({"text.parse_math": False}), whole_file(path) as unfinished:
+    with (
+        rc_context({"text.parse_math": False}),
+        whole_file(path) as unfinished,
+        warnings.catch_warnings(record=True) as raised,
+    ):
+        warnings.simplefilter("always")
         figure.savefig(unfinished, dpi=RESOLUTION, format="png")
+    # a warning for each letter would bury what else is said
+    others = [each for each in raised if "missing from font" not in str(each.message)]
+    for each in others:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    if len(others) < len(raised):
+        logger.warning(
+            f"{path.name} has boxes for letters that the fonts of matplotlib lack; names are in the tables."
+        )
