@@ -61,7 +61,7 @@ def test_unfinished_models_are_not_published(trained, tmp_path, capsys):
 
 def test_the_data_is_summarized_before_the_first_step(trained):
     lines = trained[1].stdout.splitlines()
-    first_step = next(number for number, line in enumerate(lines) if line.startswith("{'loss'"))
+    first_step = next(number for number, line in enumerate(lines) if line.startswith("{'"))
     for start in (
         "from  ",
         "train  ",
@@ -122,6 +122,7 @@ def test_evaluate_prints_and_writes(trained, tmp_path, capsys):
     assert main(["evaluate", str(checkpoint), "--dataset", "fashion-mnist-mini", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "Ankle boot" in printed and "mean class accuracy" in printed
+    assert "looked at " in printed and "duplicates across splits" in printed and "dna_vit, dna attention" in printed
     report = json.loads(output.read_text())
     assert report["metrics"]["images"] == 500 and report["data"]["dataset"] == "fashion-mnist-mini"
     assert f"{100 * report['metrics']['top1']:.2f} %" in printed

@@ -15,7 +15,7 @@ from PIL import Image
 from dna_hf.data import looking
 from dna_hf.data.arguments import ImageDataArguments, VideoDataArguments
 from dna_hf.data.looking import content_digest
-from dna_hf.data.sources import load_train_and_eval
+from dna_hf.data.sources import load_all, load_train_and_eval
 from dna_hf.data.summary import DataSummary, SplitSummary, summarize, write_summary
 from dna_hf.data.video_sources import load_train_and_eval as load_videos
 from dna_hf.training.classification import train_classifier
@@ -192,6 +192,20 @@ def test_steps_are_those_that_the_trainer_counts(tmp_path, options):
     train_classifier(run, announce=lambda summary, facts: told.update(facts))
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert told["training"].startswith(f"{state['max_steps']} steps of 16, ")
+
+
+def test_a_split_that_cannot_be_read_is_named_and_the_others_are_summarized(tmp_path):
+    """As the hidden test split of a competition, whose labels are -1."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    for split, labels in (("train", [0, 1, 1]), ("test", [-1, -1])):
+        columns = {"image": [picture() for _ in labels], "label": labels}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "set" / f"{split}.parquet")
+    arguments = ImageDataArguments(dataset=str(tmp_path / "set"))
+    splits = load_all(arguments)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 3}
+    found = summarize(arguments, list(splits.values()))
+    assert any("'test'" in note and "-1" in note for note in found.notes)
 
 
 def test_two_summaries_of_the_same_data_are_the_same(flowers, tmp_path):

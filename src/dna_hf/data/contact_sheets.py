@@ -112,7 +112,7 @@ def write_sheets(
         rows: dict[str, int] = {}
         for split, own in zip(splits, labels, strict=True):
             pictures = []
-            for row in _members(split, own, number, FIRST if split is splits[0] else OTHER):
+            for row in _members(split, own, _number(split, splits[0], number), FIRST if split is splits[0] else OTHER):
                 try:
                     pictures.append(read(split, row))
                 except DataError as error:
@@ -140,12 +140,22 @@ def _chosen(splits: Sequence[Split], labels: Sequence[np.ndarray]) -> list[tuple
     return [(number, names[number]) for number in sorted(ends)]
 
 
+def _number(split: Split, first: Split, number: int) -> int:
+    """What number a class of the first split has in another one, which may know other classes; -1 if none."""
+    if split.class_names == first.class_names:
+        return number
+    name = first.class_names[number]
+    return split.class_names.index(name) if name in split.class_names else -1
+
+
 def _count(labels: np.ndarray, number: int) -> int:
     return int((labels == number).sum() if labels.ndim == 1 else (labels[:, number] > 0).sum())
 
 
 def _members(split: Split, labels: np.ndarray, number: int, count: int) -> list[int]:
     """Rows of a class, spread over the split; of a regression, rows in the order of their first value."""
+    if number < 0:
+        return []
     if split.problem_type == SINGLE_LABEL:
         rows = np.flatnonzero(labels == number)
     elif split.problem_type == MULTI_LABEL:

@@ -19,7 +19,7 @@ from .arguments import ImageDataArguments
 from .errors import DataError
 from .labels import IMAGE_COLUMNS, LABEL_COLUMNS, check_labels, check_rows, find_column, name_classes, relabelled
 from .local_files import ListedImages, Splits, has_configs, open_path
-from .splits import LeftOut, Readers, Split, find_split, read_split, read_train_and_eval
+from .splits import LeftOut, Readers, Split, find_split, read_all, read_split, read_train_and_eval
 
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def load_all(arguments: ImageDataArguments) -> dict[str, LabelledImages]:
     Raises:
         DataError: see [`load_split`].
     """
-    return {name: read() for name, read in _readers(arguments).items()}
+    return read_all(_readers(arguments))
 
 
 def load_train_and_eval(

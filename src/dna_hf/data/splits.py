@@ -139,6 +139,29 @@ def _usual_evaluation(splits: Iterable[str]) -> str | None:
     return next(filter(None, (find_split(names, name) for name in EVAL_SPLITS)), None)
 
 
+def read_all(readers: Readers[S]) -> dict[str, S]:
+    """Read all splits, to look at them; a note on the first one says why others cannot be read.
+
+    Args:
+        readers: function that reads each split, by name.
+
+    Raises:
+        DataError: if none can be read.
+    """
+    splits: dict[str, S] = {}
+    errors = []
+    for name, read in readers.items():
+        try:
+            splits[name] = read()
+        except DataError as error:
+            errors.append(error)
+    if not splits:
+        raise errors[0]
+    first = next(iter(splits.values()))
+    first.notes = (*first.notes, *map(str, errors))
+    return splits
+
+
 def read_train_and_eval(
     readers: Readers[S], arguments: CommonDataArguments, seed: int, hold_out: bool = True
 ) -> tuple[S, S | None]:

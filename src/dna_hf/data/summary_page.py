@@ -9,7 +9,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from ..whole_files import whole_file
-from .contact_sheets import Sheet
+from .contact_sheets import MAX_SHEETS, Sheet
 from .file_summary import FileSummary
 from .summary import DataSummary
 
@@ -38,6 +38,9 @@ def write_page(path: Path, summary: DataSummary | FileSummary, sheets: Sequence[
         sentences=summary.look_at(),
         header=header,
         classes=rows,
+        heading="Pictures of each class"
+        if len(sheets) < MAX_SHEETS
+        else "Pictures of the largest and smallest classes",
         sheets=[(sheet, _embedded(sheet), _caption(sheet)) for sheet in sheets],
         left_out=left_out[:LISTED],
         more=max(0, len(left_out) - LISTED),

@@ -23,7 +23,7 @@ from .arguments import VideoDataArguments
 from .clips import Clip, LabelledVideos
 from .errors import DataError
 from .motion import EMBEDDED, motion_splits
-from .splits import Readers, already, find_split, given_names, read_split, read_train_and_eval
+from .splits import Readers, already, find_split, given_names, read_all, read_split, read_train_and_eval
 from .video_listings import Listing, frames_in, list_splits
 from .video_protocols import VIDEO_SUFFIXES
 from .video_tables import Row
@@ -90,7 +90,7 @@ def load_train_and_eval(
 
 def load_all(arguments: VideoDataArguments) -> dict[str, LabelledVideos]:
     """All splits by name, whole and without a complaint about missing files, to look at them."""
-    return {name: read() for name, read in _readers(arguments).items()}
+    return read_all(_readers(arguments))
 
 
 def describe(splits: Iterable[LabelledVideos]) -> str:

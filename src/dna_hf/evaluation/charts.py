@@ -58,6 +58,8 @@ def draw_confusion(path: Path, names: Sequence[str], confusion: Sequence[Sequenc
     Raises:
         ImportError: without matplotlib.
     """
+    from matplotlib.colors import PowerNorm
+
     counts = np.array(confusion)
     if len(counts) > DRAWN_CLASSES:
         wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
@@ -71,7 +73,8 @@ def draw_confusion(path: Path, names: Sequence[str], confusion: Sequence[Sequenc
     side = 1.6 + (0.42 if len(shown) <= NUMBERED_CLASSES else 0.24) * len(shown)
     figure = _figure(side + 0.9 + 0.05 * max(map(len, labels)), side + 0.05 * max(map(len, labels)))
     axes = figure.add_subplot()
-    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    # a mistake in a hundred can be seen
+    image = axes.imshow(100 * shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=100))
     axes.set_xticks(range(len(shown)), labels, rotation=90, fontsize=7)
     axes.set_yticks(range(len(shown)), labels, fontsize=7)
     axes.set_xlabel("taken for", fontsize=8)
@@ -80,7 +83,7 @@ def draw_confusion(path: Path, names: Sequence[str], confusion: Sequence[Sequenc
     if len(shown) <= NUMBERED_CLASSES:
         for (row, column), count in np.ndenumerate(counts):
             if count:
-                colour = "w" if shares[row, column] > 0.5 else "k"
+                colour = "w" if shares[row, column] > 0.3 else "k"
                 axes.text(column, row, f"{count}", ha="center", va="center", fontsize=6, color=colour)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.02)
     bar.set_label("share of the true class (%)", fontsize=8)
