@@ -1,8 +1,11 @@
 """Reading the chosen option out of an answer: a table of answers, read by a person."""
 
+import re
+
 import pytest
 
 from dna_hf.evaluation.answers import parse_answer
+from tests.kit.paths import ROOT
 
 
 OPTIONS = {"A": "Peeling an onion", "B": "Washing a plate.", "C": "Cutting a carrot", "D": "Opening a jar"}
@@ -143,6 +146,193 @@ def test_answers_that_cannot_be_read(answer, rule):
     assert (parsed.letter, parsed.rule) == (None, rule)
 
 
+# what a model wrote while it reasoned is no answer
+REASONING = [
+    ("<think>A is correct?</think> B", "B"),
+    ("<think>A is correct?</think>\n\n**B**", "B"),
+    ("A is right, or so.</think>\nB", "B"),
+    ("<think>It is A. The answer is A", None),
+    ("<thinking>maybe A</thinking>The answer is D.", "D"),
+    ("<think>no</think>", None),
+    ("<THINK>A</THINK> C", "C"),
+    ("<think>A</think> \n<think>C</think> D", "D"),
+]
+
+# EgoSchema calls the wearer of the camera C
+WEARER = [
+    ("C is shopping for groceries", None),
+    ("In the video, C picks up items", None),
+    ("C was walking around", None),
+    ("The video shows that C washes a pan.", None),
+    ("C puts the cup down, and then C leaves.", None),
+    ("C is in the kitchen", None),
+    ("C, who is cooking, walks", None),
+    ("C is correct", "C"),
+    ("C is the correct answer", "C"),
+    ("C is right.", "C"),
+    ("C is what the video shows.", "C"),
+    ("C", "C"),
+    ("C.", "C"),
+    ("C because the knife is visible.", "C"),
+    ("C matches the video", "C"),
+    ("The answer is C because C picks up items", "C"),
+    ("C: C picks up items", "C"),
+    ("C is wrong.", None),
+    ("C is not correct, B is.", "B"),
+]
+
+# small letters that end what is said
+SMALL = [
+    ("Answer: b", "B"),
+    ("The correct answer is b.", "B"),
+    ("The correct answer is d.", "D"),
+    ("answer: c", "C"),
+    ("The answer is a.", "A"),
+    ("The answer is a person.", None),
+    ("Answer: a plate", None),
+    ("Answer: b) washing", "B"),
+    ("The answer is e.g. a plate", None),
+    ("Answer: (d)", "D"),
+]
+
+# words right before the letter
+SAID = [
+    ("It's B.", "B"),
+    ("Definitely B!", "B"),
+    ("Probably D", "D"),
+    ("That's A.", "A"),
+    ("Clearly C.", "C"),
+    ("It's a plate.", None),
+]
+
+# Chinese, Japanese, Korean, German, French, Spanish, Portuguese, Italian
+LANGUAGES = [
+    ("答案是B", "B"),
+    ("答案是 B。", "B"),
+    ("答案：B", "B"),
+    ("正确答案是D", "D"),
+    ("正确答案为C。", "C"),
+    ("選 A", "A"),
+    ("我选B", "B"),
+    ("我选择B。", "B"),
+    ("应该选C", "C"),
+    ("选项B是正确的", "B"),
+    ("B是正确的", "B"),
+    ("不是A，是B", "B"),
+    ("A或B", None),
+    ("B、C", None),
+    ("答案是A或B", None),
+    ("因此，正确选项为 (D)", "D"),
+    ("答案不是A", None),
+    ("A不对，选C", "C"),
+    ("【答案】B", "B"),
+    ("故选B。", "B"),
+    ("B。因为这个人在洗盘子", "B"),
+    ("答えはBです", "B"),
+    ("答えはBです。", "B"),
+    ("正解はD", "D"),
+    ("正解：C", "C"),
+    ("Bが正しいです", "B"),
+    ("Bです。", "B"),
+    ("Aではない、Bです", "B"),
+    ("選択肢Cです", "C"),
+    ("答え：(A)", "A"),
+    ("AまたはB", None),
+    ("Aだと思います", "A"),
+    ("정답은 B입니다", "B"),
+    ("정답: C", "C"),
+    ("답은 D입니다.", "D"),
+    ("B가 정답입니다", "B"),
+    ("B입니다.", "B"),
+    ("A 또는 B", None),
+    ("A가 아니라 B입니다", "B"),
+    ("답: (A)", "A"),
+    ("Die Antwort ist B", "B"),
+    ("Die richtige Antwort lautet C.", "C"),
+    ("Antwort: D", "D"),
+    ("Ich wähle B.", "B"),
+    ("Option B ist richtig.", "B"),
+    ("Die Antwort ist nicht A, sondern B.", "B"),
+    ("A oder B", None),
+    ("B ist falsch.", None),
+    ("Es ist B.", "B"),
+    ("A ist richtig", "A"),
+    ("La réponse est B", "B"),
+    ("La bonne réponse est la C.", "C"),
+    ("Réponse : D", "D"),
+    ("Je choisis A.", "A"),
+    ("C'est B.", "B"),
+    ("La réponse est l'option B.", "B"),
+    ("Ce n'est pas A, c'est B.", "B"),
+    ("A ou B", None),
+    ("B est correcte", "B"),
+    ("La réponse n'est pas B.", None),
+    ("La respuesta es B", "B"),
+    ("La respuesta correcta es la C.", "C"),
+    ("Respuesta: D", "D"),
+    ("Elijo A.", "A"),
+    ("La opción B es la correcta.", "B"),
+    ("La respuesta es la opción B", "B"),
+    ("No es A, es B.", "B"),
+    ("A o B", None),
+    ("A una persona le gusta", None),
+    ("La respuesta no es B.", None),
+    ("A resposta é B", "B"),
+    ("Resposta: C", "C"),
+    ("La risposta corretta è B", "B"),
+    ("Risposta: C", "C"),
+    ("A person is shopping", None),
+]
+
+
+@pytest.mark.parametrize(("answer", "letter"), REASONING + WEARER + SMALL + SAID + LANGUAGES)
+def test_answers_of_other_kinds(answer, letter):
+    parsed = parse_answer(answer, OPTIONS)
+    assert parsed.letter == letter
+    assert parsed.rule != "beyond options"
+
+
+EGOSCHEMA = {
+    "A": "C shopped carefully",
+    "B": "C cooked a meal",
+    "C": "C picked up items from the floor",
+    "D": "C talked to the man",
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("A. C shopped carefully", "A"),
+        ("A. C shops carefully", "A"),
+        ("C shopped carefully", "A"),
+        ("C picked up items from the floor", "C"),
+        ("(C) C picked up items from the floor", "C"),
+        ("C", "C"),
+        ("C talks to a man", None),
+        ("The answer is D. C talked to the man.", "D"),
+        ("C is shopping for groceries", None),
+        ("C mainly cooked", None),
+    ],
+)
+def test_the_wearer_of_the_camera_in_the_options(answer, letter):
+    assert parse_answer(answer, EGOSCHEMA).letter == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("这个人正在削皮。", "B"),
+        ("视频中的人在洗碗", "C"),
+        ("不是削皮，是洗碗", "C"),
+        ("先削皮，后洗碗", None),
+    ],
+)
+def test_texts_of_options_in_a_script_without_spaces(answer, letter):
+    options = {"A": "切菜", "B": "削皮", "C": "洗碗", "D": "打开罐子"}
+    assert parse_answer(answer, options).letter == letter
+
+
 FORMS = [
     "{}", "({})", "{}.", "{}: it is", "{}) it is", "It shows it. ({})", "The answer is {}.", "answer: ({})",
     "Based on the video, {}", "I choose {}.", "({}) is correct", "It must be {}",
@@ -187,3 +377,12 @@ def test_texts_of_one_letter_or_none():
     assert parse_answer("A", options).letter == "A" and parse_answer("What?", options).rule == "no letter"
     assert parse_answer("2", {"A": "1", "B": "2"}).letter == "B"
     assert parse_answer("No, not this", {"A": "Yes", "B": "No"}).letter == "B"
+
+
+def test_the_table_of_the_document_is_true():
+    page = (ROOT / "docs" / "video_llm_evaluation.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+`) \| ([A-D]|–) \| .+ \|$", page, re.MULTILINE)
+    assert len(rows) == 13
+    for answers, letter in rows:
+        for answer in re.findall(r"`([^`]+)`", answers):
+            assert (parse_answer(answer, OPTIONS).letter or "–") == letter, answer

@@ -1,8 +1,11 @@
 """Read the chosen option out of the free answer of a language model, without a judge.
 
 A letter counts only where it can hardly be anything else: at the start of a line, in brackets, behind "the answer is",
-behind a comma or a colon. The article of "A person ..." and the first letter of "During ..." name no option. What
-cannot be read is reported as such; nothing is guessed.
+behind a comma or a colon. The article of "A person ..." and the first letter of "During ..." name no option, nor does
+the C that EgoSchema calls the wearer of the camera by: "C picks up a cup". What a model wrote while it reasoned
+(`<think>...</think>`) is no answer. What cannot be read is reported as such; nothing is guessed.
+
+The words are those of [`~dna_hf.evaluation.answer_words`], in several languages.
 """
 
 import re
@@ -10,30 +13,44 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from .answer_words import any_of
+
 
 # stands for the text of an option, whose own letters name nothing
 _TEXT = "\ufffc"
+# of a word; scripts without spaces between words have no articles
+_LATIN = "\\d_A-Za-z\u00c0-\u024f"
 # a capital letter alone: no part of a word, of "X-ray", "A's", "C++", "U.S." or "E.g."
 _ALONE = r"(?<![\w'-])(?<!\b[A-Z]\.)[A-Z](?!['-]?\w|\+|\.\w\b)"
 # before a word, "A" is the article and "I" the pronoun
-_ARTICLE = rf"A[ ]+(?!(?:or|and|is|was|because|since|as|but)\b)[\w\"{_TEXT}]"
-_PRONOUN = rf"I(?:[ ]+[\w{_TEXT}]|')"
-_BARE = rf"(?!{_ARTICLE}|{_PRONOUN}){_ALONE}"
+_GOES_ON = rf"(?:{any_of('both')}|(?:is|was|because|since|as|but|ist|lautet|est|es|è|é|weil|car|porque)\b)"
+_ARTICLE = rf"A[ ]+(?!{_GOES_ON})[{_LATIN}\"{_TEXT}]"
+_PRONOUN = rf"I(?:[ ]+[{_LATIN}{_TEXT}]|')"
+# before a verb, "C" is the wearer of the camera; an option is correct, matches, or stands before a reason
+_WEARER = (
+    r"C[ ]+(?:(?:is|was)(?![ ]+(?:not|wrong|incorrect|false|ruled|excluded|(?:the[ ]+)?(?:most[ ]+|clearly[ ]+)?"
+    r"(?:correct|right|best|true|likely|only|one|answer|option|choice)|what|my)\b)"
+    rf"|(?!{_GOES_ON}|(?:seems|looks|matches|fits|describes|for|here|too|can|cannot)\b)[a-z])"
+    r"|C,[ ]who\b"
+)
+_BARE = rf"(?!{_ARTICLE}|{_PRONOUN}|{_WEARER}){_ALONE}"
 _BRACKETED = r"(?<!\w)[(\[][ ]*[A-Za-z][ ]*[)\]]"
 _LETTER = rf"(?:{_BRACKETED}|{_BARE})"
+# a small letter that ends what is said
+_SMALL = r"(?<![\w'-])[a-z](?=[ ]*(?:[.)\],;:!?\"]+(?:\s|$)|$|\n))"
 # "B or C" and "A, B" decide nothing
-_AND = r"\s*(?:,|/|&|\bor\b|\band\b)+\s*(?:(?:or|and|option)\s+)*"
-_ONE = rf"(?P<letter>{_LETTER})(?!\)?{_AND}{_LETTER})"
-_ADVERB = r"(?i:(?:(?:most|likely|probably|clearly|definitely|therefore|thus|option|choice|letter|answer)[ ]+)*)"
-_NOUN = r"(?i:\b(?:answer|(?:correct|right|best|final|likely)[ ]+(?:option|choice|selection|letter))\b)"
+_AND = rf"\s*(?:,|/|&|{any_of('both')})+\s*(?:(?:or|and|option)\s+)*"
+_ONE = rf"(?P<letter>{_LETTER}|{_SMALL})(?!\)?{_AND}{_LETTER})"
+_FILLER = rf"(?:{any_of('filler')}[ ]*)*"
+_COPULA = any_of("copula")
 
 _STATEMENTS = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"{_NOUN}[^.;:!?\n]{{0,80}}?(?i:\b(?:is|be))\b[ ]*:?\s*{_ADVERB}{_ONE}",
-        rf"(?i:\b(?:answer|option|choice|selection))[\"']?\s*[:=>]+\s*{_ADVERB}{_ONE}",
-        rf"(?i:\b(?:choose|select|pick|go with|say))[ ]+{_ADVERB}{_ONE}",
-        rf"{_ONE}[ ]+(?:is|seems|looks)[ ]+(?:the[ ]+)?(?:most[ ]+likely[ ]+)?(?:correct|right|best|true|answer)\b",
+        rf"(?:{any_of('answer')})[^.;:!?\n]{{0,80}}?{_COPULA}[ ]*:?\s*{_FILLER}{_ONE}",
+        rf"(?i:\b(?:option|choice|selection)|{any_of('answer')})[\"']?\s*[:=>]+\s*{_FILLER}{_ONE}",
+        rf"{any_of('choose')}[ ]*{_FILLER}(?P<letter>{_LETTER})(?!\)?{_AND}{_LETTER})",
+        rf"(?P<letter>{_LETTER})(?!\)?{_AND}{_LETTER})[ ]*{any_of('right')}",
     )
 )
 # the names are what a prediction is recorded with
@@ -41,17 +58,18 @@ _MENTIONS = {
     "leading letter": re.compile(rf"(?m:^[^\w\n]*)(?P<letter>{_LETTER}|[a-z](?=\)))"),
     "brackets": re.compile(rf"(?P<letter>{_BRACKETED})"),
     "mention": re.compile(
-        rf"(?:[.,:;!?/&–—-]\s*|(?i:\b(?:is|be|option|choice|answer|letter|or|and|think|guess|so|thus|therefore)\s+))"
+        r"(?:[.,:;!?/&–—-]\s*|(?i:\b(?:it's|that's|think|guess|so|thus|therefore|but|sondern|mais|sino|mas|ma)\s+)"
+        rf"|(?:{any_of('filler')}|{_COPULA}|{any_of('both')})\s*)"
         rf"(?P<letter>{_BARE})|(?P<list>{_BARE})(?={_AND}{_LETTER}|[):])"
     ),
 }
-_NEGATED = re.compile(
-    r"(?i:(?:\bnot|\bcannot|n't|\bneither|\bnor|\brather than|\binstead of)[ ]+"
-    r"(?:be[ ]+|(?:think|believe)[^.;!?\n]{0,40}?\bis[ ]+)?)"
-    rf"{_ADVERB}{_LETTER}"
-    rf"|{_LETTER}[ ]+(?:is|was|can be)(?:[ ]+(?:not\b|wrong|incorrect|false|ruled out|excluded)|n't)"
-)
+_NEGATED = re.compile(rf"{any_of('denied')}[ ]*{_FILLER}{_LETTER}|{_LETTER}[ ]*{any_of('wrong')}")
 _WHOLE = re.compile(r"\W*(?P<letter>[A-Za-z])\W*")
+# what a model writes before it answers; the tag that opens may have been part of the prompt
+_REASONING = re.compile(r"(?is)<(think|thinking|thought|reasoning|analysis|scratchpad)>.*?(?:</\1>|$)")
+_END_OF_REASONING = re.compile(r"(?is)^.*</(?:think|thinking|thought|reasoning|analysis|scratchpad)>")
+# scripts that put no spaces between words
+_UNSPACED = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\u3400-\u4dbf"
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ def parse_answer(answer: str, options: Mapping[str, str]) -> ParsedAnswer:
         answer: the answer as the model wrote it.
         options: capital letter of each option -> its text.
     """
-    text = _clean(answer)
+    text = _clean(_END_OF_REASONING.sub("", _REASONING.sub("", answer)))
     if not text:
         return ParsedAnswer(None, "empty")
     if whole := _WHOLE.fullmatch(text):
@@ -101,7 +119,8 @@ def parse_answer(answer: str, options: Mapping[str, str]) -> ParsedAnswer:
 
 def _clean(text: str) -> str:
     """Text without markup, with plain quotes and brackets, and single letters in quotes in brackets instead."""
-    text = unicodedata.normalize("NFKC", text).translate(str.maketrans("“”‘’", "\"\"''"))
+    text = unicodedata.normalize("NFKC", text).translate(str.maketrans("“”‘’。「」『』【】", '""\'\'."""" :'))
+    text = re.sub(rf"(?<=[{_UNSPACED}])(?=[A-Za-z])|(?<=[A-Za-z])(?=[{_UNSPACED}])", " ", text)
     text = re.sub(r"\\boxed\{\s*(?:\\text\{)?\s*([A-Za-z])\s*\}*", r"(\1)", text)
     text = re.sub(r"[*`$#~_]+", "", text)
     text = re.sub(r"(?<!\w)[\"']([A-Za-z])[\"'](?!\w)", r"(\1)", text)
@@ -119,11 +138,18 @@ def _without_texts(text: str, options: Mapping[str, str]) -> tuple[str, list[str
         # an option whose text is one letter cannot be told from the letter of another one
         if re.fullmatch(r"\W*|[a-z]", option):
             continue
-        words = r"(?<!\w)" + r"\s+".join(map(re.escape, option.split())) + r"(?!\w)"
-        if re.search(rf"(?<!\bnot )(?<!n't ){words}", text, re.IGNORECASE):
+        words = _edge(option[0], before=True) + r"\s+".join(map(re.escape, option.split())) + _edge(option[-1])
+        if re.search(rf"(?<!\bnot )(?<!n't )(?<!不是)(?<!没有)(?<!\bnicht )(?<!\bpas ){words}", text, re.IGNORECASE):
             chosen += letters[option]
         text = re.sub(words, _TEXT, text, flags=re.IGNORECASE)
     return text, chosen
+
+
+def _edge(character: str, *, before: bool = False) -> str:
+    """Where a text begins or ends: no part of a word, in scripts that have spaces between words."""
+    if re.match(f"[{_UNSPACED}]", character):
+        return ""
+    return r"(?<!\w)" if before else r"(?!\w)"
 
 
 def _mentions(text: str) -> Iterator[tuple[str, str]]:
