@@ -31,7 +31,7 @@ from ..data.videos import VideoDataset
 from ..evaluation.class_answers import Answer, answers_of, ranked
 from ..evaluation.image_classification import class_names
 from ..evaluation.multiple_choice import option_scores, question_prompt
-from ..kinds import Loaded
+from ..kinds import Loaded, problem_type_of
 from .errors import AnalysisError
 from .sight import Sight, VisualizeSettings, see
 from .video_llm_sight import MAX_FRAMES, probe_settings, see_by_probes, vision_inputs
@@ -165,7 +165,7 @@ class ClassSamples(Samples):
         elif arguments.streaming:
             raise DataError("an analysis needs random access to the data: leave out --streaming.")
         else:
-            self.data = images = load_split(arguments, split)
+            self.data = images = load_split(arguments, split, problem_type=problem_type_of(loaded.model.config))
             self.dataset = torch_dataset(images, loaded.processor, arguments=arguments)
             self.names = [f"{split} {row}" for row in range(len(images.rows))]
             self.class_names, self.record = images.class_names, provenance(arguments, images)

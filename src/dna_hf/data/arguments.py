@@ -85,6 +85,13 @@ class ImageDataArguments(CommonDataArguments):
             "of them, or the name of a data set on the Hub"
         },
     )
+    label_column: str | list[str] | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={
+            "help": "column of the labels; found if there is one. Or a list of columns: of 0 and 1, one for each "
+            "class, or of numbers, one for each output of a regression"
+        },
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a Hub data set"})
     dataset_revision: str | None = field(default=None, metadata={"help": "commit, tag or branch of a Hub data set"})
     image_column: str | None = field(default=None, metadata={"help": "column of the images; found if there is one"})

@@ -22,6 +22,7 @@ from .augmentation import TrainingAugmentation
 from .errors import DataError
 from .image_reading import image_mode, read_image
 from .looking import sample_name
+from .problem_types import SINGLE_LABEL
 from .sampling import EpochClock
 from .sources import LabelledImages
 from .unreadable import UNREADABLE, Unreadable
@@ -113,11 +114,14 @@ class _Decoded(NamedTuple):
 
     picture: Image.Image | None
     number: int
-    label: int
+    label: int | list[float]
 
 
 class _Samples(EpochClock):
-    """Rows to samples `{"pixel_values": (channels, height, width), "labels": int, "rows": number of the row}`."""
+    """Rows to samples `{"pixel_values": (channels, height, width), "labels", "rows": number of the row}`.
+
+    The labels are the index of a class, or numbers: of several labels and of a regression.
+    """
 
     def __init__(
         self,
@@ -137,7 +141,7 @@ class _Samples(EpochClock):
         self.unreadable = Unreadable(arguments, images, self._name, bad_list)
 
     def samples(
-        self, numbers: list[int], sources: list[dict], labels: list[int], copies: list[int] | None = None
+        self, numbers: list[int], sources: list[dict], labels: list[Any], copies: list[int] | None = None
     ) -> list[dict[str, Any]]:
         """Decode, augment and process rows; `numbers` and `copies` seed the augmentation, errors name the rows."""
         decoded = [self._decoded(*row) for row in zip(numbers, sources, labels, strict=True)]
@@ -159,17 +163,18 @@ class _Samples(EpochClock):
             for picture, number, label in decoded
         ]
 
-    def _decoded(self, number: int, source: dict[str, Any], label: int) -> _Decoded:
+    def _decoded(self, number: int, source: dict[str, Any], label: Any) -> _Decoded:
         """A row; one that cannot be read and is left out is without a picture, in training it is the next one."""
         try:
             return self._read(number, source, label)
         except DataError as error:
             self.unreadable.add(number, error)
         if self.augmentation is None:
-            return _Decoded(None, number, UNREADABLE)
+            is_class = self.images.problem_type == SINGLE_LABEL
+            return _Decoded(None, number, UNREADABLE if is_class else [float("nan")] * len(self.images.class_names))
         return self.unreadable.stand_in(number, self._row)
 
-    def _read(self, number: int, source: dict[str, Any], label: int) -> _Decoded:
+    def _read(self, number: int, source: dict[str, Any], label: Any) -> _Decoded:
         name = f"in row {number} of split {self.images.name!r}"
         return _Decoded(read_image(source, name, self.mode), number, label)
 
@@ -232,7 +237,7 @@ class StreamedImageDataset(_Samples, IterableDataset):
         classes = len(self.images.class_names)
         for position, row in enumerate(self.images.rows):
             number, label = first + step * position, row[self.images.label_column]
-            if not 0 <= label < classes:
+            if self.images.problem_type == SINGLE_LABEL and not 0 <= label < classes:
                 raise DataError(
                     f"row {number} of split {self.images.name!r} has label {label}, outside the {classes} classes."
                 )

@@ -47,7 +47,7 @@ def find_column(rows: Any, named: str | None, option: str, feature: type, usual:
     return found[0]
 
 
-def check_rows(rows: Any, image_column: str, label_column: str, split: str) -> None:
+def check_rows(rows: Any, image_column: str, label_column: str | None, split: str) -> None:
     """See that there are rows, and that each has an image and a label; streams are not read.
 
     Raises:
@@ -59,7 +59,7 @@ def check_rows(rows: Any, image_column: str, label_column: str, split: str) -> N
         return
     if len(rows) == 0:
         raise DataError(f"split {split!r} has no images.")
-    for column in (image_column, label_column):
+    for column in filter(None, (image_column, label_column)):
         values = rows.with_format("arrow", columns=[column])[:][column]
         missing = pc.is_null(values)
         if pa.types.is_struct(values.type):

@@ -19,7 +19,9 @@ from .arguments import ImageDataArguments
 from .errors import DataError
 from .labels import IMAGE_COLUMNS, LABEL_COLUMNS, check_labels, check_rows, find_column, name_classes, relabelled
 from .local_files import ListedImages, Splits, has_configs, open_path
+from .problem_types import MULTI_LABEL, SINGLE_LABEL
 from .splits import LeftOut, Readers, Split, find_split, read_all, read_split, read_train_and_eval
+from .targets import VECTORS, find_vectors, rearranged, vectors_of, with_vectors
 
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class LabelledImages(Split):
         name: name of the split.
         left_out: files and rows of the data set that are in no split.
         notes: sentences about what was decided for the user: where labels come from, what is held out.
+        problem_type: what a model is asked for each image, by transformers' name.
+        names_are_found: whether the class names are those of the labels that occur here, and others may be meant.
     """
 
     rows: datasets.Dataset | datasets.IterableDataset
@@ -52,6 +56,8 @@ class LabelledImages(Split):
     name: str
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    problem_type: str = SINGLE_LABEL
+    names_are_found: bool = False
 
     unit = "images"
 
@@ -66,8 +72,16 @@ class LabelledImages(Split):
         return isinstance(self.rows, datasets.IterableDataset)
 
     def labels(self) -> np.ndarray:
-        """Label of each row, in order."""
+        """Label of each row, in order: int64 (rows), or float32 (rows, classes or outputs) of vectors."""
+        if self.problem_type != SINGLE_LABEL:
+            return vectors_of(self.rows)
         return self.rows.with_format("numpy", columns=[self.label_column])[:][self.label_column]
+
+    def class_counts(self) -> np.ndarray:
+        """How many images each class has (classes); empty for a regression."""
+        if self.problem_type == SINGLE_LABEL:
+            return super().class_counts()
+        return self.labels().sum(axis=0).astype(int) if self.problem_type == MULTI_LABEL else np.empty(0, dtype=int)
 
     def part(self, numbers: Sequence[int], name: str | None = None) -> LabelledImages:
         """The rows of these numbers, in the order of the numbers."""
@@ -75,7 +89,11 @@ class LabelledImages(Split):
 
     def with_classes(self, names: list[str]) -> LabelledImages:
         """The same rows, their labels numbered by other names, among which those of the data are."""
-        rows = relabelled(self.rows, self.label_column, [names.index(name) for name in self.class_names])
+        places = [names.index(name) for name in self.class_names]
+        if self.problem_type == SINGLE_LABEL:
+            rows = relabelled(self.rows, self.label_column, places)
+        else:
+            rows = with_vectors(self.rows, rearranged(self.labels(), places, len(names)))
         return replace(self, rows=rows, class_names=names)
 
     def at_most(self, count: int | None) -> LabelledImages:
@@ -85,13 +103,16 @@ class LabelledImages(Split):
         return super().at_most(count)
 
 
-def load_split(arguments: ImageDataArguments, split: str, seed: int | None = None) -> LabelledImages:
+def load_split(
+    arguments: ImageDataArguments, split: str, seed: int | None = None, problem_type: str | None = None
+) -> LabelledImages:
     """Load one split, `max_eval_samples` of it at most.
 
     Args:
         arguments: fields of the `data` section: which data set, columns and class names.
         split: name of the split; `held-out`: the part of the training split that training evaluates on.
         seed: seed of that training.
+        problem_type: what a model is asked for each image, by transformers' name; by default the labels say it.
 
     Returns:
         The rows, the names of their columns and the class names, which the labels index.
@@ -99,23 +120,26 @@ def load_split(arguments: ImageDataArguments, split: str, seed: int | None = Non
     Raises:
         DataError: if the data set, the split or a column is missing, or a label is outside the classes.
     """
-    return read_split(_readers(arguments, split), split, arguments, seed).at_most(arguments.max_eval_samples)
+    return read_split(_readers(arguments, split, problem_type=problem_type), split, arguments, seed).at_most(
+        arguments.max_eval_samples
+    )
 
 
-def load_all(arguments: ImageDataArguments) -> dict[str, LabelledImages]:
+def load_all(arguments: ImageDataArguments, problem_type: str | None = None) -> dict[str, LabelledImages]:
     """All splits by name, whole, to look at them.
 
     Args:
         arguments: fields of the `data` section: which data set, columns and class names.
+        problem_type: what a model is asked for each image, by transformers' name; by default the labels say it.
 
     Raises:
         DataError: see [`load_split`].
     """
-    return read_all(_readers(arguments))
+    return read_all(_readers(arguments, problem_type=problem_type))
 
 
 def load_train_and_eval(
-    arguments: ImageDataArguments, seed: int, hold_out: bool = True
+    arguments: ImageDataArguments, seed: int, hold_out: bool = True, problem_type: str | None = None
 ) -> tuple[LabelledImages, LabelledImages | None]:
     """Load the training split and the split to evaluate on.
 
@@ -125,17 +149,18 @@ def load_train_and_eval(
         arguments: fields of the `data` section: which data set, splits, columns and class names.
         seed: says which rows are held out.
         hold_out: whether a part is held out where there is no evaluation split; otherwise there is none.
+        problem_type: what a model is asked for each image, by transformers' name; by default the labels say it.
 
     Raises:
         DataError: see [`load_split`]; also if the two splits name different classes.
     """
-    train, evaluation = read_train_and_eval(_readers(arguments), arguments, seed, hold_out)
+    train, evaluation = read_train_and_eval(_readers(arguments, problem_type=problem_type), arguments, seed, hold_out)
     if evaluation is not None:
         evaluation = evaluation.at_most(arguments.max_eval_samples)
     return train.at_most(arguments.max_train_samples), evaluation
 
 
-def _readers(arguments: ImageDataArguments, *wanted: str) -> Readers[LabelledImages]:
+def _readers(arguments: ImageDataArguments, *wanted: str, problem_type: str | None = None) -> Readers[LabelledImages]:
     """What reads each split of a data set, by name. Splits of other than the usual names are found where wanted."""
     datasets = needed("datasets", DataError, "reading a data set")
     source = arguments.dataset
@@ -161,16 +186,23 @@ def _readers(arguments: ImageDataArguments, *wanted: str) -> Readers[LabelledIma
             )
             splits = {name: partial(ListedImages, rows) for name, rows in loaded.items()}
     reference = find_split(splits, arguments.train_split)
-    return {name: partial(_read, read, arguments, name, reference in (name, None)) for name, read in splits.items()}
+    return {
+        name: partial(_read, read, arguments, name, reference in (name, None), problem_type)
+        for name, read in splits.items()
+    }
 
 
 def _read(
-    read: Callable[[], ListedImages], arguments: ImageDataArguments, split: str, complete: bool
+    read: Callable[[], ListedImages],
+    arguments: ImageDataArguments,
+    split: str,
+    complete: bool,
+    problem_type: str | None,
 ) -> LabelledImages:
     """Read a split, and find its columns and classes; `complete`: all classes of the data are in it."""
     with _told(arguments.dataset):
         listed = read()
-    return _label(listed, arguments, split, complete)
+    return _label(listed, arguments, split, complete, problem_type)
 
 
 @contextmanager
@@ -215,7 +247,9 @@ def _embedded() -> datasets.DatasetDict:
     return splits
 
 
-def _label(listed: ListedImages, arguments: ImageDataArguments, split: str, complete: bool) -> LabelledImages:
+def _label(
+    listed: ListedImages, arguments: ImageDataArguments, split: str, complete: bool, problem_type: str | None
+) -> LabelledImages:
     """Find the columns and class names of a split, and make its labels indices of them."""
     import datasets
 
@@ -223,16 +257,25 @@ def _label(listed: ListedImages, arguments: ImageDataArguments, split: str, comp
     if rows.features is None:
         rows = rows._resolve_features()
     image_column = find_column(rows, arguments.image_column, "image_column", datasets.Image, IMAGE_COLUMNS, split)
-    label_column = find_column(rows, arguments.label_column, "label_column", datasets.ClassLabel, LABEL_COLUMNS, split)
     try:
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(f"column {image_column!r} holds no images: {first_line(error)}.") from error
-    check_rows(rows, image_column, label_column, split)
-    rows, names, notes = name_classes(rows, label_column, arguments, complete)
+    vectors = find_vectors(rows, image_column, arguments, split, problem_type, complete)
+    if vectors is None:
+        named = arguments.label_column
+        assert not isinstance(named, list)  # which is for vectors
+        label_column = find_column(rows, named, "label_column", datasets.ClassLabel, LABEL_COLUMNS, split)
+        check_rows(rows, image_column, label_column, split)
+        rows, names, notes = name_classes(rows, label_column, arguments, complete)
+    else:
+        check_rows(rows, image_column, None, split)
+        label_column, rows, names, notes = VECTORS, vectors.rows, vectors.names, vectors.notes
     if arguments.streaming and isinstance(rows, datasets.Dataset):
         rows = rows.to_iterable_dataset(num_shards=min(len(rows), SHARDS))
     images = LabelledImages(rows, image_column, label_column, names, split, listed.left_out, (*listed.notes, *notes))
+    if vectors is not None:
+        return replace(images, problem_type=vectors.problem_type, names_are_found=vectors.names_are_found)
     if not images.is_stream:
         check_labels(images)
     return images

@@ -12,7 +12,8 @@ import numpy as np
 from .arguments import CommonDataArguments
 from .errors import DataError
 from .files import LeftOut
-from .problem_types import SINGLE_LABEL
+from .label_parts import several_label_parts
+from .problem_types import MULTI_LABEL, SINGLE_LABEL
 
 
 # names of one and the same split
@@ -50,6 +51,10 @@ class Split(ABC):
     @abstractmethod
     def labels(self) -> np.ndarray:
         """Label of each sample, in order."""
+
+    def class_counts(self) -> np.ndarray:
+        """How many samples each class has (classes); empty where samples have no classes."""
+        return np.bincount(self.labels(), minlength=len(self.class_names))
 
     @abstractmethod
     def part(self: S, numbers: Sequence[int], name: str | None = None) -> S:
@@ -199,19 +204,12 @@ def _check_classes(train: Split, evaluation: Split) -> None:
         )
     if train.is_stream:
         return
-    if not (_has_classes(train.labels()) and _has_classes(evaluation.labels())):
-        return
-    unseen = np.setdiff1d(evaluation.labels(), train.labels())
+    unseen = np.flatnonzero((evaluation.class_counts() > 0) & (train.class_counts() == 0))
     if len(unseen):
         raise DataError(
             f"split {evaluation.name!r} has {train.unit} of class {train.class_names[unseen[0]]!r}, but split "
             f"{train.name!r} has none: make their classes agree."
         )
-
-
-def _has_classes(labels: np.ndarray) -> bool:
-    """Whether labels are one class for each sample, and not several, or numbers to predict."""
-    return labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
 
 
 def _hold_out(train: S, arguments: CommonDataArguments, seed: int) -> tuple[S, S]:
@@ -224,17 +222,22 @@ def _hold_out(train: S, arguments: CommonDataArguments, seed: int) -> tuple[S, S
     labels, random = train.labels(), np.random.default_rng(seed)
     count = math.ceil(fraction * len(train))
     note = f"{count} of {len(train)} {train.unit} of {train.name!r} are held out (validation_fraction {fraction}, "
-    if _has_classes(labels):
+    absent: list[int] = []
+    if train.problem_type == SINGLE_LABEL:
         _check_stratified(train, labels, fraction)
         kept, held = stratified_parts(labels, count, random)
         note += f"seed {seed}, each class in proportion)."
-        absent = [train.class_names[label] for label in np.setdiff1d(labels, labels[held])]
-        if absent:
-            note += f" None of them are of class {', '.join(map(repr, absent[:5]))}{', ...' * (len(absent) > 5)}."
+        absent = np.setdiff1d(labels, labels[held]).tolist()
+    elif train.problem_type == MULTI_LABEL:
+        kept, held, absent = several_label_parts(labels, count, random)
+        note += f"seed {seed}, at random, but every class where possible)."
     else:
         order = random.permutation(len(train))
         kept, held = order[count:], order[:count]
         note += f"seed {seed}, at random)."
+    if absent:
+        names = ", ".join(repr(train.class_names[label]) for label in absent[:5])
+        note += f" None of them are of class {names}{', ...' * (len(absent) > 5)}."
     if not len(kept):
         raise DataError(f"validation_fraction {fraction} leaves none of {len(train)} {train.unit} to train on.")
     parts = train.part(kept.tolist()), train.part(held.tolist(), HELD_OUT_NAME)

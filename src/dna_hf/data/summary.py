@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..whole_files import whole_file
 from .arguments import CommonDataArguments, ImageDataArguments
 from .looking import Look, Sample, look_at_images, look_at_videos
@@ -295,7 +293,7 @@ def _split(split: Split) -> SplitSummary:
         counts = (labels > 0).sum(axis=0).tolist()
         unlabelled = int((~(labels > 0).any(axis=1)).sum())
         return SplitSummary(split.name, len(split), _by_name(split.class_names, counts), unlabelled=unlabelled)
-    counts = np.bincount(labels, minlength=len(split.class_names)).tolist()
+    counts = split.class_counts().tolist()
     return SplitSummary(split.name, len(split), _by_name(split.class_names, counts))
 
 

@@ -15,6 +15,7 @@ from transformers.data.data_collator import default_data_collator
 from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
 from ..data.images import torch_dataset
+from ..data.problem_types import SINGLE_LABEL
 from ..data.provenance import provenance
 from ..data.sources import load_split
 from ..data.summary import Announce, summarize
@@ -25,7 +26,7 @@ from ..records.digest import weights_digest
 from ..records.run_facts import model_facts
 from ..records.stamp import stamp
 from .figures import Figures, PartFigure, SliceFigure, class_table, confusion_matrix, is_readable
-from .problems import Problem
+from .problems import Problem, problem_of
 from .slices import slice_figures, slice_rows
 
 
@@ -108,22 +109,32 @@ def evaluate_checkpoint(
         raise DataError("slices need random access to the data: leave out --streaming.")
     loaded = load(checkpoint, wanted=(IMAGE,), device=device, revision=revision)
     model, processor = loaded.model, loaded.processor
-    images = load_split(arguments, split)
+    problem = problem_of(model.config)
+    images = load_split(arguments, split, problem_type=problem.problem_type)
     # before the model runs, so that a wrong column costs nothing
     rows_of_slices = None if slices is None else slice_rows(images, slices)
     known = class_names(model)
+    if images.names_are_found and set(images.class_names) <= set(known):
+        # no image has the other labels
+        images = images.with_classes(known)
     classes = match_classes(images.class_names, known)
     if announce is not None:
         announce(summarize(arguments, [images]), model_facts(model))
     dataset = torch_dataset(images, processor, arguments=arguments)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
     logits, labels = predict_logits(model, loader)
-    readable = labels != UNREADABLE
-    labels = np.where(readable, classes[np.where(readable, labels, 0)], UNREADABLE)
-    result = classification_result(logits, labels, known, IMAGE)
+    if problem.problem_type == SINGLE_LABEL:
+        readable = is_readable(labels)
+        labels = np.where(readable, classes[np.where(readable, labels, 0)], UNREADABLE)
+    else:
+        # the classes or outputs that the data has, in the order of the model
+        order = np.argsort(classes)
+        known = [known[number] for number in classes[order]]
+        logits, labels = logits[:, classes[order]], labels[:, order]
+    result = classification_result(logits, labels, known, IMAGE, problem)
     result.unreadable = dataset.unreadable.names()
     if rows_of_slices is not None:
-        result.slices = slice_figures(rows_of_slices, logits.argmax(axis=1) == labels, readable)
+        result.slices = slice_figures(rows_of_slices, logits.argmax(axis=1) == labels, is_readable(labels))
     result.measurement = Measurement(
         task=IMAGE.task,
         dataset=provenance(arguments, images),

@@ -15,7 +15,7 @@ from ..data.clips import LabelledVideos
 from ..data.images import ImageDataset, ImageProcessor, StreamedImageDataset, image_processor, torch_dataset
 from ..data.images import output_size as image_output_size
 from ..data.images import with_given as image_processor_with
-from ..data.problem_types import SINGLE_LABEL
+from ..data.problem_types import PROBLEM_TYPES, SINGLE_LABEL
 from ..data.provenance import DatasetRecord, provenance, video_provenance
 from ..data.sampling import RepeatedSampler
 from ..data.sources import LabelledImages, load_train_and_eval
@@ -136,7 +136,7 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
         """The splits to train on and to evaluate on."""
         if run.data.streaming and run.training.max_steps < 1:
             raise ConfigurationError("a streamed data set has no length: set training.max_steps.")
-        return load_train_and_eval(run.data, run.training.seed, _evaluates(run))
+        return load_train_and_eval(run.data, run.training.seed, _evaluates(run), _problem_type(run))
 
     def provenance(self, data: ImageDataArguments, split: LabelledImages) -> DatasetRecord:
         """Where a split came from."""
@@ -199,6 +199,9 @@ class VideoTask(Task[VideoDataArguments, LabelledVideos, DnATimesformerVideoProc
 
     def load(self, run: VideoRun) -> tuple[LabelledVideos, LabelledVideos | None]:
         """The splits to train on and to evaluate on."""
+        problem_type = _problem_type(run)
+        if problem_type not in (SINGLE_LABEL, None):
+            raise ConfigurationError(f"problem_type {problem_type} is for images: of videos, each has one class.")
         return load_videos(run.data, run.training.seed, _evaluates(run))
 
     def provenance(self, data: VideoDataArguments, split: LabelledVideos) -> DatasetRecord:
@@ -263,6 +266,14 @@ def task_of(run: ClassifierRun) -> AnyTask:
 def _evaluates(run: ClassifierRun) -> bool:
     """Whether figures are asked for while training; a split that the data has is evaluated on in any case."""
     return run.training.eval_strategy != "no"
+
+
+def _problem_type(run: ClassifierRun) -> str | None:
+    """The problem type that the run gives, if it gives one."""
+    given = run.model.get("problem_type")
+    if given is not None and given not in PROBLEM_TYPES:
+        raise ConfigurationError(f"model.problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {given!r}.")
+    return given
 
 
 def _image_size(config: PreTrainedConfig) -> tuple[int, int]:
