@@ -120,7 +120,10 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def label_columns(arguments: ImageDataArguments) -> tuple[str, ...]:
     """Names of the columns that hold labels: as given, or the usual ones."""
-    return LABEL_COLUMNS if arguments.label_column is None else (arguments.label_column,)
+    named = arguments.label_column
+    if named is None:
+        return LABEL_COLUMNS
+    return tuple(named) if isinstance(named, list) else (named,)
 
 
 def is_text(kind: pa.DataType) -> bool:
