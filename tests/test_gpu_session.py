@@ -99,7 +99,10 @@ def test_how_parts_end(tmp_path):
     assert (seen["tests"]["note"], seen["cifar10"]["note"]) == ("all is there", "2 of 3 epochs")
     assert seen["finetune"]["note"] == "exit code 0: it said nothing"
     summary = (out / "summary.md").read_text()
-    assert "- commit: abc" in summary and "## tests\n\n| carried |\n| --- |\n| 42 |" in summary
+    assert (
+        "| tests | done | 0.0 | all is there | none, abc |" in summary
+        and "## tests\n\n| carried |\n| --- |\n| 42 |" in summary
+    )
     with tarfile.open(out / "results.tar.gz") as archive:
         assert archive.extractfile("summary.md").read().decode() == summary
         assert "tests/table.md" in archive.getnames() and "mixed/log.txt" in archive.getnames()
@@ -108,11 +111,19 @@ def test_how_parts_end(tmp_path):
     (scripts / "mixed.py").write_text(BEGIN + "part.finish()")
     (scripts / "finetune.py").write_text(BEGIN + "part.finish()")
     again = subprocess.run(
-        command(scripts, out, "tests", "mixed", "finetune"), env=environment(), capture_output=True, text=True
+        command(scripts, out, "tests", "mixed", "finetune"),
+        env=environment(COMMIT="def"),
+        capture_output=True,
+        text=True,
     )
     assert again.returncode == 0, again.stderr
     assert "tests: begins" not in again.stdout and "mixed: begins" in again.stdout
     assert [states(out)[name]["state"] for name in ("tests", "mixed", "finetune")] == ["done"] * 3
+    assert [states(out)[name]["where"] for name in ("tests", "mixed")] == [["none, abc"], ["none, abc", "none, def"]]
+    # neither is taken for what was done at the full scale
+    (out / "scale.txt").write_text("full")
+    other = subprocess.run(command(scripts, out), env=environment(), capture_output=True, text=True)
+    assert other.returncode == 2 and "holds results of SCALE=full: choose another folder." in other.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 import summary
-from states import CUT, DONE, FAILED, STATUS, begin, end, is_done, note, read, said_by, settle
+from states import CUT, DONE, FAILED, STATUS, begin, is_done, note, read, said_by, settle
 
 
 HERE = Path(__file__).resolve().parent
@@ -89,7 +89,7 @@ class Run:
         else:
             state, why = FAILED, f"exit code {code}: {_last_line(self.out / 'log.txt')}"
             (self.out / STATUS).unlink(missing_ok=True)
-        end(self.out, state, why, self.took)
+        note(self.out, state, why, seconds=read(self.out)["seconds"] + self.took)
         print(f"{self.out.name}: {state} after {self.took:.0f} s{f' ({why})' if why else ''}", flush=True)
 
 
@@ -156,9 +156,9 @@ class Session:
             note(out, CUT, "no time was left to begin")
             return None
         command = [sys.executable, "-u", HERE / f"{name}.py", "--out", out, "--seconds", f"{seconds:.0f}"]
-        if "CHECKPOINTS" in os.environ:
+        if os.environ.get("CHECKPOINTS"):
             command += ["--checkpoints", Path(os.environ["CHECKPOINTS"]).absolute() / name]
-        begin(out)
+        begin(out, f"{self.machine['card']}, {self.machine['commit']}")
         print(f"{name}: begins, {seconds:.0f} s at most", flush=True)
         with (out / "log.txt").open("ab") as log:
             process = subprocess.Popen(
@@ -202,6 +202,7 @@ def main() -> int:
         parser.error("nvidia-smi names no card: set SCALE=tiny.")
     out = given.out.absolute()
     with _locked(out, parser) as lock, _environment(parser) as environment:
+        _must_be_of(scale, out, parser)
         return Session(out, given.parts or list(PARTS), scale, options, environment, lock, machine, signals).run()
 
 
@@ -227,6 +228,14 @@ def _locked(out: Path, parser: argparse.ArgumentParser) -> Iterator[IO[str]]:
         else:
             parser.error(f"another session writes to {out}: wait for its end, or choose another folder.")
         yield lock
+
+
+def _must_be_of(scale: str, out: Path, parser: argparse.ArgumentParser) -> None:
+    """See that no results of another scale are there: they would be taken for done."""
+    path = out / "scale.txt"
+    if path.exists() and path.read_text() != scale:
+        parser.error(f"{out} holds results of SCALE={path.read_text()}: choose another folder.")
+    path.write_text(scale)
 
 
 @contextmanager

@@ -32,9 +32,9 @@ def is_done(out: Path) -> bool:
 
 
 def read(out: Path) -> dict[str, Any]:
-    """State, note and seconds, over all calls, of a part."""
+    """State, note and seconds over all calls of a part, and where it ran."""
     if not (out / SEEN).exists():
-        return {"state": "not begun", "note": "", "seconds": 0.0}
+        return {"state": "not begun", "note": "", "seconds": 0.0, "where": []}
     return json.loads((out / SEEN).read_text())
 
 
@@ -44,18 +44,13 @@ def settle(out: Path) -> None:
         note(out, DONE if is_done(out) else CUT, "the session was killed")
 
 
-def begin(out: Path) -> None:
-    """A part begins: what it said in an earlier call does not count."""
+def begin(out: Path, where: str) -> None:
+    """A part begins, on this card and commit: what it said in an earlier call does not count."""
     (out / STATUS).unlink(missing_ok=True)
-    note(out, RUNNING, "")
+    before = read(out)["where"]
+    note(out, RUNNING, "", where=before if where in before else [*before, where])
 
 
-def end(out: Path, state: str, why: str, seconds: float) -> None:
-    """A part has ended after this many seconds."""
-    note(out, state, why, read(out)["seconds"] + seconds)
-
-
-def note(out: Path, state: str, why: str, seconds: float | None = None) -> None:
-    """Write down a state; the seconds stay what they were if none are given."""
-    total = read(out)["seconds"] if seconds is None else seconds
-    write(out / SEEN, json.dumps({"state": state, "note": why, "seconds": total}) + "\n")
+def note(out: Path, state: str, why: str, **more: Any) -> None:
+    """Write down a state, and more of what [`read`] returns; the rest stays as it was."""
+    write(out / SEEN, json.dumps(read(out) | {"state": state, "note": why} | more) + "\n")

@@ -54,11 +54,11 @@ def write_results(out: Path, parts: dict[str, dict[str, Any]], seen: dict[str, s
 
 
 def _summary(out: Path, parts: dict[str, dict[str, Any]], seen: dict[str, str]) -> str:
-    lines = ["# GPU session", "", *(f"- {what}: {value}" for what, value in seen.items()), ""]
-    lines += ["| part | state | minutes | note |", "|---|---|---:|---|"]
-    lines += [
-        f"| {name} | {part['state']} | {part['seconds'] / 60:.1f} | {part['note']} |" for name, part in parts.items()
-    ]
+    lines = ["# GPU session", "", "The last call:", "", *(f"- {what}: {value}" for what, value in seen.items()), ""]
+    lines += ["| part | state | minutes | note | card and commit |", "|---|---|---:|---|---|"]
+    for name, part in parts.items():
+        minutes, where = f"{part['seconds'] / 60:.1f}", "; ".join(part["where"])
+        lines.append(f"| {name} | {part['state']} | {minutes} | {part['note']} | {where} |")
     for name in parts:
         table = out / name / TABLE
         if table.exists() and table.stat().st_size:
