@@ -196,6 +196,15 @@ def test_what_cannot_be_analysed(folder, tmp_path, capsys, words, message):
     assert message in line
 
 
+def test_the_data_is_summarized_before_a_model_runs(folder, tmp_path, capsys):
+    words = ["--no-untrained", "--max_eval_samples", "4", "--pictures", "0", "--output_dir", str(tmp_path / "out")]
+    assert main(["analyze", str(folder / "softmax"), *words]) == 0
+    printed = capsys.readouterr().out
+    rows = {line[:26].strip(): line[26:] for line in printed.splitlines()}
+    assert rows["looked at"] == "all 4 images" and rows["from"] == "embedded in dna-hf"
+    assert printed.index("softmax: parameters") < printed.index("the report: ")
+
+
 def test_page_in_a_browser(compared, tmp_path):
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -40,7 +40,13 @@ def compared(recipe, tmp_path_factory):
     folder, told = tmp_path_factory.mktemp("compared") / "out", []
     with instead_of_processes(comparing):
         figures = compare(
-            recipe, ["softmax", "dna"], [0, 1], folder, overrides={"num_train_epochs": 1}, report=told.append
+            recipe,
+            ["softmax", "dna"],
+            [0, 1],
+            folder,
+            overrides={"num_train_epochs": 1},
+            report=told.append,
+            announce=lambda *what: told.append(what),
         )
     return folder, figures, told
 
@@ -51,7 +57,10 @@ def run_of(variant, seed, top1, **changes):
 
 
 def test_figures_are_those_of_the_runs(compared):
-    folder, figures, told = compared
+    folder, figures, (announced, *told) = compared
+    summary, facts = announced
+    assert {split.name: split.samples for split in summary.splits} == {"train": 40, "test": 20}
+    assert dict(facts).items() >= {"variants": "softmax, dna", "seeds": "0, 1", "runs": "4, each of 1 epochs"}.items()
     assert [(run.variant, run.seed) for run in figures] == [("softmax", 0), ("softmax", 1), ("dna", 0), ("dna", 1)]
     assert len(told) == 4 and all("starts" in line for line in told)
     for run in figures:
