@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -99,10 +100,8 @@ def test_how_parts_end(tmp_path):
     assert (seen["tests"]["note"], seen["cifar10"]["note"]) == ("all is there", "2 of 3 epochs")
     assert seen["finetune"]["note"] == "exit code 0: it said nothing"
     summary = (out / "summary.md").read_text()
-    assert (
-        "| tests | done | 0.0 | all is there | none, abc |" in summary
-        and "## tests\n\n| carried |\n| --- |\n| 42 |" in summary
-    )
+    assert re.search(r"\| tests \| done \| \d+\.\d \| all is there \| none, abc \|", summary)
+    assert "## tests\n\n| carried |\n| --- |\n| 42 |" in summary
     with tarfile.open(out / "results.tar.gz") as archive:
         assert archive.extractfile("summary.md").read().decode() == summary
         assert "tests/table.md" in archive.getnames() and "mixed/log.txt" in archive.getnames()
