@@ -102,26 +102,38 @@ class Comparison:
         return Training(models, SEEDS, self.images, self.recipe, at_once=way.at_once, compiler=way.compiler)
 
     def choose_way(self) -> Way:
-        """Measure the ways, and take the one that leaves time for most epochs; put it into the plan."""
-        measured = [self._measure(Way(at_once)) for at_once in (False, True)]
-        if self.part.device.type == "cuda":
-            faster = min(measured, key=_step_seconds)
-            measured.append(self._measure(Way(faster["at_once"], compiled=True)))
-        best = max(measured, key=self._epochs_left)
-        if "error" in best:
-            raise RuntimeError(f"no way of training runs: {measured}")
-        self.plan |= {"measured": measured, "at_once": best["at_once"], "compiled": best["compiled"]}
-        return Way(best["at_once"], best["compiled"])
+        """Measure the ways, and take the one that leaves time for most epochs; put all of them into the plan."""
+        measured = [self._measure(MEASURED, Way(at_once))[1] for at_once in (False, True)]
+        for faster in sorted(measured, key=_step_seconds) if self.part.device.type == "cuda" else ():
+            measured.append(self._measure(MEASURED, Way(faster["at_once"], compiled=True))[1])
+            if "error" not in measured[-1]:
+                break
+        self.plan["measured"] = measured
+        return _way(max(measured, key=self._epochs_left))
 
-    def _measure(self, way: Way) -> dict[str, Any]:
+    def _measure(self, variant: str, way: Way) -> tuple[Training | None, dict[str, Any]]:
+        """The models of a variant, and the way with its times; or no models, and the way with its error."""
         found = asdict(way)
         try:
-            training = self.start(MEASURED, way)
+            training = self.start(variant, way)
             found["first_seconds"], found["step_seconds"] = measure(training, self._measured_steps)
         except Exception as error:  # a way that does not run here is no way; the plan says why
-            found["error"] = f"{type(error).__name__}: {error}"[:500]
-        print(found, flush=True)
-        return found
+            training, found["error"] = None, f"{type(error).__name__}: {error}"[:500]
+        print(variant, found, flush=True)
+        return training, found
+
+    def _measure_all(self) -> None:
+        """Bring all variants into the way that was chosen, or, one that does not run so, into the plain one."""
+        way, self.plan["ways"] = self.choose_way(), {}
+        for variant in VARIANTS:
+            training, found = self._measure(variant, way)
+            if training is None:
+                training, plain = self._measure(variant, Way(at_once=False))
+                found = plain | {"instead_of": found}
+            if training is None:
+                raise RuntimeError(f"no way of training {variant} runs: {found}")
+            self.trainings[variant], self.plan["ways"][variant] = training, found
+        self.plan["evaluation_seconds"] = self._time_evaluation()
 
     @property
     def _measured_steps(self) -> int:
@@ -139,13 +151,10 @@ class Comparison:
 
     def prepare(self) -> None:
         """Make the plan, or what it lacks, and bring all models to where they stand."""
-        way = Way(self.plan["at_once"], self.plan["compiled"]) if "at_once" in self.plan else self.choose_way()
-        self.trainings = {variant: self.start(variant, way) for variant in VARIANTS}
-        if "step_seconds" not in self.plan:
-            times = {name: measure(training, self._measured_steps) for name, training in self.trainings.items()}
-            self.plan["first_seconds"] = {name: first for name, (first, _) in times.items()}
-            self.plan["step_seconds"] = {name: step for name, (_, step) in times.items()}
-            self.plan["evaluation_seconds"] = self._time_evaluation()
+        if "ways" in self.plan:
+            self.trainings = {name: self.start(name, _way(self.plan["ways"][name])) for name in VARIANTS}
+        else:
+            self._measure_all()
         if "epochs" not in self.plan:
             one = sum(map(self.expected_seconds, VARIANTS))
             self.plan["epochs"] = max(1, min(self.most_epochs, int(PLANNED * self.part.seconds_left() / one)))
@@ -173,7 +182,7 @@ class Comparison:
 
     def expected_seconds(self, variant: str) -> float:
         """Seconds of an epoch of all seeds of a variant, evaluation included."""
-        return self.plan["step_seconds"][variant] * self.steps + self.plan["evaluation_seconds"]
+        return self.plan["ways"][variant]["step_seconds"] * self.steps + self.plan["evaluation_seconds"]
 
     def _path(self, variant: str) -> Path:
         return self.part.checkpoints / f"{variant}.pt"
@@ -239,9 +248,9 @@ class Comparison:
     def finish(self, state: str) -> None:
         """Say how far the comparison is, with the table of all models at the same epoch."""
         levels = [training.epoch for training in self.trainings.values()]
-        note = (
-            f"{min(levels)} of {self.plan['epochs']} epochs; {len(SEEDS)} models at once share the time and the memory"
-        )
+        mixing = "with" if self.plan["mixing"] else "without"
+        note = f"{min(levels)} of {self.plan['epochs']} epochs, {mixing} Mixup and CutMix"
+        note += f"; the {len(SEEDS)} seeds of a variant are trained side by side and share the time and the memory"
         if state != DONE:
             note += "; cut off: the learning rate has not come down yet, so the accuracies are not final"
         figures = self.figures()
@@ -274,6 +283,11 @@ def _configs(model: dict[str, Any], images: Images, tiny: bool) -> dict[str, DnA
         else DnAViTConfig(attention_variant=name, **fields)
         for name in VARIANTS
     }
+
+
+def _way(found: dict[str, Any]) -> Way:
+    """A way that was measured."""
+    return Way(found["at_once"], found["compiled"])
 
 
 def _step_seconds(found: dict[str, Any]) -> float:

@@ -217,10 +217,8 @@ class FineTuning:
     def finish(self) -> None:
         """Write the table of what is there, and what is missing."""
         missing = [f"{name} seed {group.seed}" for group in self.left for name in group.names]
-        note = (
-            f"{len(self.images):,} images, {self.plan['epochs']} epochs, {self.size} px; the starts of a variant are "
-        )
-        note += "trained at once and share the time and the memory"
+        note = f"{len(self.images):,} images, {self.plan['epochs']} epochs, {self.size} px"
+        note += "; the starts of a variant are trained side by side and share the time and the memory"
         if missing:
             note += f"; cut off: {'; '.join(missing)}"
         figures = sorted(map(_figures, self.rows.all), key=lambda run: self._place(run.variant))
