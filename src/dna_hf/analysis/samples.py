@@ -21,6 +21,7 @@ from ..data.file_summary import FileSummary, question_summary
 from ..data.images import torch_dataset
 from ..data.inputs import encode, inference_processor, read_question_input, user_turn
 from ..data.multiple_choice import load_questions
+from ..data.problem_types import MULTI_LABEL, REGRESSION
 from ..data.provenance import DatasetRecord, provenance, question_provenance, video_provenance
 from ..data.sources import load_split
 from ..data.splits import Split
@@ -38,6 +39,11 @@ from .video_llm_sight import MAX_FRAMES, probe_settings, see_by_probes, vision_i
 
 
 DEFAULT_SPLIT = "test"
+# how answers count as right, where that needs a word
+NOTES = {
+    MULTI_LABEL: "Of several labels, an answer is right if it has all classes of a sample and no other.",
+    REGRESSION: "A regression answers with values, which have no accuracy.",
+}
 
 
 @dataclass
@@ -46,13 +52,14 @@ class Batch:
 
     Args:
         rows: numbers of the rows.
-        truths: number of the right answer of each row; `None` where it is not known.
+        truths: the right answer of each row, its number; of several labels, the names of all; `None` where there is
+            no right one, or it is not known.
         inputs: arguments of the model whose attention is measured.
         asked: arguments of the model that answers, of one or several rows each.
     """
 
     rows: list[int]
-    truths: list[int | None]
+    truths: list[Any]
     inputs: dict[str, torch.Tensor]
     asked: list[Any]
 
@@ -171,6 +178,9 @@ class ClassSamples(Samples):
             self.class_names, self.record = images.class_names, provenance(arguments, images)
         if not self.names:
             raise DataError(f"split {split!r} of {arguments.dataset!r} is empty.")
+        self.note = NOTES.get(self.data.problem_type, "")
+        # a model may be shown pictures of other classes than its own, and no value is the right one of a regression
+        self.has_truths = self.data.problem_type != REGRESSION and set(self.class_names) <= set(self.answers)
         # a row is asked for its class and drawn, which should not decode a video twice
         self._sample = lru_cache(1)(self.dataset.__getitem__)
 
@@ -185,40 +195,43 @@ class ClassSamples(Samples):
     def batches(self, size: int, what: str) -> Iterator[Batch]:
         """Images or videos, `size` at a time."""
         start, model = 0, self.loaded.model
-        truths = self._truths()
         loader = DataLoader(self.dataset, batch_size=size, collate_fn=default_data_collator)
         for batch in tqdm(loader, desc=what, leave=False):
-            labels = batch["labels"].tolist()
-            kept = [number for number, label in enumerate(labels) if label != UNREADABLE]
+            labels = batch["labels"].numpy()
+            kept = [number for number, label in enumerate(labels) if not _is_unreadable(label)]
             if kept:
                 inputs = {"pixel_values": batch["pixel_values"][kept].to(model.device, model.dtype)}
-                yield Batch(
-                    [start + number for number in kept], [truths[labels[number]] for number in kept], inputs, [inputs]
-                )
+                truths = [self._right_answer(labels[number]) for number in kept]
+                yield Batch([start + number for number in kept], truths, inputs, [inputs])
             for number in set(range(len(labels))) - set(kept):
                 self.unread[start + number] = f"{self.names[start + number]!r} cannot be read."
             start += len(labels)
 
-    def _truths(self) -> list[int | None]:
-        """Class of the data -> class of the model."""
+    def _right_answer(self, label: np.ndarray) -> Any:
+        """What the model should answer where the data says this; see [`Batch`]."""
+        if not self.has_truths:
+            return None
+        if self.data.problem_type == MULTI_LABEL:
+            return set(self._labelled(label))
         # two classes of a model may have one name
-        if self.class_names == self.answers:
-            return list(range(len(self.answers)))
-        # a model may be shown pictures of other classes than its own
-        if not set(self.class_names) <= set(self.answers):
-            return [None] * len(self.class_names)
-        return [self.answers.index(name) for name in self.class_names]
+        return int(label) if self.class_names == self.answers else self.answers.index(self.class_names[int(label)])
+
+    def _labelled(self, label: np.ndarray) -> list[str]:
+        """The names of several labels."""
+        return [name for name, holds in zip(self.class_names, label, strict=True) if holds]
 
     @torch.no_grad()
     def answered(self, batch: Batch) -> list[tuple[Answer, bool | None]]:
-        """What the model says of each image or video, and whether this is its class."""
+        """What the model says of each image or video, and whether this is its class, or these are all its classes."""
         (inputs,) = batch.asked
         model = self.loaded.model
         logits = model(**inputs).logits
-        # by number: two classes of a model may have one name
-        best = logits.argmax(dim=1).tolist()
-        rights = [None if truth is None else truth == number for truth, number in zip(batch.truths, best, strict=True)]
-        return list(zip(answers_of(logits, self.answers, model.config), rights, strict=True))
+        answers = answers_of(logits, self.answers, model.config)
+        # a class by its number, for two classes of a model may have one name
+        several = self.data.problem_type == MULTI_LABEL
+        said: list[Any] = [set(each.classes) for each in answers] if several else logits.argmax(dim=1).tolist()
+        rights = [None if truth is None else truth == own for truth, own in zip(batch.truths, said, strict=True)]
+        return list(zip(answers, rights, strict=True))
 
     def title(self, row: int) -> str:
         """The name of the file, or the number of the row, and the class; without it for a model that names none."""
@@ -226,14 +239,24 @@ class ClassSamples(Samples):
         return f"{name}: {self.truth(row)}" if self.loaded.has_head else name
 
     def truth(self, row: int) -> str:
-        """The class in the data."""
-        return self.class_names[int(self._sample(row)["labels"])]
+        """The class in the data; of several labels all of them, and of a regression its values."""
+        label = np.asarray(self._sample(row)["labels"])
+        if self.data.problem_type == REGRESSION:
+            return ", ".join(f"{name} {value:.6g}" for name, value in zip(self.class_names, label, strict=True))
+        if self.data.problem_type == MULTI_LABEL:
+            return ", ".join(self._labelled(label)) or "none"
+        return self.class_names[int(label)]
 
     def see(self, row: int, settings: VisualizeSettings) -> Sight:
         """What the class token looks at."""
         values = self._sample(row)["pixel_values"]
         values = values if isinstance(values, torch.Tensor) else torch.as_tensor(np.asarray(values))
         return see(self.loaded, values[None], settings)
+
+
+def _is_unreadable(label: np.ndarray) -> bool:
+    """Whether a label says that its sample could not be read: a class does by its number, several values are nan."""
+    return bool(np.isnan(label).any()) if label.ndim else label == UNREADABLE
 
 
 class QuestionSamples(Samples):
