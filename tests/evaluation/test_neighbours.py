@@ -173,5 +173,5 @@ def test_data_of_several_labels_is_refused(checkpoint, tmp_path):
     for split in ("train", "test"):
         datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / f"{split}.parquet"))
     arguments = ImageDataArguments(dataset=str(tmp_path), class_names=["a", "b"])
-    with pytest.raises(DataError, match="one class per sample|holds no labels"):
+    with pytest.raises(DataError, match="one class per sample"):
         evaluate_by_neighbours(str(checkpoint), arguments, "test", k=2, device="cpu")

@@ -172,7 +172,9 @@ class ClassSamples(Samples):
         elif arguments.streaming:
             raise DataError("an analysis needs random access to the data: leave out --streaming.")
         else:
-            self.data = images = load_split(arguments, split, problem_type=problem_type_of(loaded.model.config))
+            # a body would go with labels of any kind
+            problem_type = problem_type_of(loaded.model.config) if loaded.has_head else None
+            self.data = images = load_split(arguments, split, problem_type=problem_type)
             self.dataset = torch_dataset(images, loaded.processor, arguments=arguments)
             self.names = [f"{split} {row}" for row in range(len(images.rows))]
             self.class_names, self.record = images.class_names, provenance(arguments, images)
