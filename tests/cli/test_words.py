@@ -56,6 +56,8 @@ WRONG = [
         for verb in ("evaluate", "predict", "answer", "distractors", "analyze")
     ),
     *((verb, "--seed", ("-1", "1.5", "nan", "4294967296"), SEED) for verb in ("chat", "distractors", "convert")),
+    *((verb, "--seed", ("-1", "1.5", "nan", "4294967296"), SEED) for verb in ("evaluate", "analyze")),
+    ("distractors", "--held-out-seed", ("-1", "1.5"), SEED),
     *(
         (verb, option, ("0", "-3", "x"), COUNT)
         for verb, option in (

@@ -18,6 +18,7 @@ from ..data.errors import DataError
 from ..data.summary import Announce
 from ..errors import must_be_writable
 from ..evaluation.class_answers import Answer
+from ..evaluation.held_out import as_trained
 from ..kinds import load_all
 from ..models.attention_variants import TWO_MAP_VARIANTS
 from ..records.run_facts import model_facts
@@ -28,7 +29,7 @@ from .errors import AnalysisError
 from .figures import FigureRow, Panel, contact_sheet, map_figure, new_figure, save_figure
 from .html_report import Illustration, ReportedModel, write_page
 from .report_figures import LABELS, histogram_figure, scale_figure, sensitivity_figure
-from .samples import Batch, Samples, samples_of
+from .samples import DEFAULT_SPLIT, Batch, Samples, samples_of
 from .sight import Sight, VisualizeSettings
 from .subspace_report import SubspaceReport, analyze_subspaces
 from .subspaces import check_epsilon
@@ -111,6 +112,7 @@ def analyze(
     *,
     device: str | None = None,
     revision: str | None = None,
+    seed: int | None = None,
     announce: Announce | None = None,
 ) -> Analysis:
     """Analyse models on a split, or on questions, and write a page with everything that was found.
@@ -122,11 +124,13 @@ def analyze(
         checkpoints: folders, or names on the Hub, of models that are all classifiers of images, all classifiers of
             videos or all video language models.
         arguments: the data, of the kind that the models take; `max_eval_samples` of it at most.
-        split: split of the data, `test` by default; questions have none.
+        split: split of the data, `test` by default; questions have none; `held-out`: what training held out, see
+            [`~dna_hf.evaluation.held_out.as_trained`].
         output: folder to write the page and everything beside it to.
         settings: how the data is gone through; by default as [`AnalyzeSettings`] says.
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub, of all checkpoints.
+        seed: seed of the training that held a part out, where a checkpoint has no record of it.
         announce: called before any model runs, with what the data holds and with facts about the models.
 
     Raises:
@@ -136,8 +140,13 @@ def analyze(
     settings = settings or AnalyzeSettings()
     new_figure(1, 1)  # without matplotlib, before anything takes time
     folder = must_be_writable(output, AnalysisError)
+    if isinstance(arguments, QuestionDataArguments):
+        if seed is not None:
+            raise AnalysisError("a seed says which part was held out, and nothing of questions is: leave it out.")
+    else:
+        arguments, seed = as_trained(checkpoints, arguments, split or DEFAULT_SPLIT, seed, revision=revision)
     models = load_all(checkpoints, device=device, revision=revision, needs_head=False)
-    data = [samples_of(loaded, arguments, split) for loaded in models]
+    data = [samples_of(loaded, arguments, split, seed) for loaded in models]
     if announce is not None:
         facts = [(f"{one.label}: {name}", value) for one in models for name, value in model_facts(one.model)]
         announce(data[0].summary(), facts)

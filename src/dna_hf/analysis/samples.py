@@ -128,7 +128,10 @@ class Samples(ABC):
 
 
 def samples_of(
-    loaded: Loaded, arguments: ImageDataArguments | VideoDataArguments | QuestionDataArguments, split: str | None
+    loaded: Loaded,
+    arguments: ImageDataArguments | VideoDataArguments | QuestionDataArguments,
+    split: str | None,
+    seed: int | None = None,
 ) -> Samples:
     """The data that the arguments name.
 
@@ -136,6 +139,7 @@ def samples_of(
         loaded: the model, with its processor.
         arguments: section `data`, which says what is read.
         split: split of the data, `test` by default; questions have none.
+        seed: seed of the training that held a part out, for split `held-out`.
 
     Raises:
         AnalysisError: if the model takes data of another kind.
@@ -145,7 +149,7 @@ def samples_of(
     if not isinstance(arguments, kind):
         raise AnalysisError(f"{loaded.label} takes {kind.__name__}, got {type(arguments).__name__}.")
     if not isinstance(arguments, QuestionDataArguments):
-        return ClassSamples(loaded, arguments, split or DEFAULT_SPLIT)
+        return ClassSamples(loaded, arguments, split or DEFAULT_SPLIT, seed)
     if split is not None:
         raise AnalysisError("a file of questions has no splits: leave out the split.")
     return QuestionSamples(loaded, arguments)
@@ -160,12 +164,18 @@ class ClassSamples(Samples):
 
     looks = "Attention of the class token in the last layer, mean over heads."
 
-    def __init__(self, loaded: Loaded, arguments: ImageDataArguments | VideoDataArguments, split: str) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        arguments: ImageDataArguments | VideoDataArguments,
+        split: str,
+        seed: int | None = None,
+    ) -> None:
         self.loaded, self.split, self.unread, self.arguments = loaded, split, {}, arguments
         # of a model without its classifier, the configuration names classes that nothing has learned
         self.answers = class_names(loaded.model) if loaded.has_head else []
         if isinstance(arguments, VideoDataArguments):
-            self.data: Split = (videos := load_video_split(arguments, split))
+            self.data: Split = (videos := load_video_split(arguments, split, seed))
             self.dataset: Dataset = VideoDataset(videos, loaded.processor, arguments)
             self.names = [clip.path for clip in videos.clips]
             self.class_names, self.record = videos.class_names, video_provenance(arguments, videos)
@@ -174,7 +184,7 @@ class ClassSamples(Samples):
         else:
             # a body would go with labels of any kind
             problem_type = problem_type_of(loaded.model.config) if loaded.has_head else None
-            self.data = images = load_split(arguments, split, problem_type=problem_type)
+            self.data = images = load_split(arguments, split, seed, problem_type=problem_type)
             self.dataset = torch_dataset(images, loaded.processor, arguments=arguments)
             self.names = [f"{split} {row}" for row in range(len(images.rows))]
             self.class_names, self.record = images.class_names, provenance(arguments, images)

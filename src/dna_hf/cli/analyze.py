@@ -5,7 +5,16 @@ import sys
 from typing import Any
 
 from .keys import ANALYZE
-from .options import add_batch_size, add_checkpoint, add_colours, add_compare, add_output_dir, add_place, chosen
+from .options import (
+    add_batch_size,
+    add_checkpoint,
+    add_colours,
+    add_compare,
+    add_held_out_seed,
+    add_output_dir,
+    add_place,
+    chosen,
+)
 from .parser import add_verb
 from .summary import print_summary
 from .values import positive, positive_number, whole
@@ -27,7 +36,13 @@ def add(commands: Any) -> None:
     )
     add_checkpoint(parser)
     add_compare(parser)
-    parser.add_argument("--split", metavar="NAME", help="split to analyse (default: test); questions have none")
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        help="split to analyse (default: test); held-out: the part of the training split that training held out; "
+        "questions have none",
+    )
+    add_held_out_seed(parser)
     add_output_dir(parser, "-o")
     parser.add_argument(
         "--k",
@@ -63,7 +78,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf analyze CHECKPOINT --dataset ... --output-dir DIR`."""
-    given = ANALYZE.read(rest, arguments.parser.options)
+    keys = ANALYZE.for_split(arguments.split or "")
+    given = keys.read(rest, arguments.parser.options)
     from ..presence import must_be_there
 
     for checkpoint in (arguments.checkpoint, *arguments.compare):
@@ -72,7 +88,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from ..kinds import common_kind
 
     checkpoints = [arguments.checkpoint, *arguments.compare]
-    data = ANALYZE.section(given, common_kind(checkpoints, arguments.revision).data)
+    data = keys.section(given, common_kind(checkpoints, arguments.revision).data)
     done = analyze(
         checkpoints,
         data,
@@ -83,7 +99,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             untrained=not arguments.no_untrained,
         ),
         announce=print_summary,
-        **chosen(arguments, "device", "revision"),
+        **chosen(arguments, "device", "revision", "seed"),
     )
     for reason in done.left_out:
         print(f"dna-hf: left out: {reason}", file=sys.stderr)

@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from .keys import DISTRACTORS
-from .options import add_batch_size, add_checkpoint, add_device, add_output_dir, add_seed, add_split, chosen
+from .options import (
+    add_batch_size,
+    add_checkpoint,
+    add_device,
+    add_held_out_seed,
+    add_output_dir,
+    add_seed,
+    add_split,
+    chosen,
+)
 from .parser import add_verb
 from .summary import print_summary
 from .table import drawn, table
@@ -40,6 +49,7 @@ def add(commands: Any) -> None:
         help="where the image stands that counts; center needs an odd grid (default: %(default)s)",
     )
     add_seed(parser, "seed of positions and distractors")
+    add_held_out_seed(parser, "--held-out-seed")
     add_batch_size(parser, 64, "pictures at a time")
     add_device(parser)
     add_output_dir(parser)
@@ -47,7 +57,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf distractors CHECKPOINT [CHECKPOINT ...] --dataset ... --output-dir DIR`."""
-    data = DISTRACTORS.section(DISTRACTORS.read(rest, arguments.parser.options))
+    keys = DISTRACTORS.for_split(arguments.split)
+    data = keys.section(keys.read(rest, arguments.parser.options))
     from ..presence import must_be_there
 
     for checkpoint in arguments.checkpoints:
@@ -61,7 +72,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         arguments.split,
         output,
         announce=print_summary,
-        **chosen(arguments, "grid", "max_tiles", "target_position", "seed", "batch_size", "device"),
+        **chosen(arguments, "grid", "max_tiles", "target_position", "seed", "held_out_seed", "batch_size", "device"),
     )
     written = [
         output / name for name in (distractors.FIGURES_FILE, distractors.SUMMARY_FILE, distractors.EXAMPLE_FILE)

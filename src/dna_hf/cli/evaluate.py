@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.arguments import is_held_out
 from ..errors import must_be_writable
 from .keys import EVALUATE, KNN
-from .options import add_batch_size, add_checkpoint, add_output, add_place, add_split, chosen
+from .options import add_batch_size, add_checkpoint, add_held_out_seed, add_output, add_place, add_split, chosen
 from .parser import add_verb
 from .summary import print_summary
 from .table import table, write_json
@@ -36,6 +37,7 @@ def add(commands: Any) -> None:
     )
     add_checkpoint(parser)
     add_split(parser, "split to evaluate on")
+    add_held_out_seed(parser)
     add_batch_size(parser, None, "samples at a time (default: 64 images or 8 videos)")
     add_place(parser)
     add_output(parser)
@@ -68,7 +70,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     """`dna-hf evaluate CHECKPOINT --dataset ... [--split ...]`."""
     from ..training.errors import ConfigurationError
 
-    keys = EVALUATE if arguments.knn is None else KNN
+    keys = (EVALUATE if arguments.knn is None else KNN).for_split(arguments.split)
     given = keys.read(rest, arguments.parser.options)
     if arguments.knn is not None:
         _check_knn(arguments)
@@ -116,6 +118,8 @@ def _check_knn(arguments: argparse.Namespace) -> None:
     """Refuse what the figures of a classifier alone can have."""
     from ..training.errors import ConfigurationError
 
+    if is_held_out(arguments.split):
+        raise ConfigurationError("--knn looks among training images, and --split held-out is of them: leave one out.")
     for option in ("record", "slices"):
         if getattr(arguments, option):
             raise ConfigurationError(f"--{option} is for figures of a classifier, and --knn asks none: leave it out.")
@@ -159,12 +163,18 @@ def _evaluate(arguments: argparse.Namespace, data: Any, kind: "Kind") -> "Classi
             arguments.split,
             batch_size=arguments.batch_size or 64,
             slices=arguments.slices,
+            seed=arguments.seed,
             **common,
         )
     if arguments.slices is not None:
         raise ConfigurationError("--slices is for images: leave it out.")
     return evaluate_video_checkpoint(
-        arguments.checkpoint, data, arguments.split, batch_size=arguments.batch_size or 8, **common
+        arguments.checkpoint,
+        data,
+        arguments.split,
+        batch_size=arguments.batch_size or 8,
+        seed=arguments.seed,
+        **common,
     )
 
 

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from ..data.arguments import TRAINING_KEYS, VIEW_KEYS, ImageDataArguments, VideoDataArguments
+from ..data.arguments import HELD_OUT, TRAINING_KEYS, VIEW_KEYS, ImageDataArguments, VideoDataArguments, is_held_out
 from ..data.conversation_arguments import ConversationDataArguments, QuestionDataArguments
 from .overrides import parse_overrides
 from .parser import Field, grouped
@@ -42,6 +42,18 @@ class DataKeys:
 
     verb: str
     kinds: tuple[Keys, ...]
+
+    def for_split(self, split: str) -> "DataKeys":
+        """The keys for a split: of what training held out, those that say what is held out have an effect, too."""
+        if not is_held_out(split):
+            return self
+        kinds = [
+            dataclasses.replace(
+                keys, without={key: where for key, where in keys.without.items() if key not in HELD_OUT_KEYS}
+            )
+            for keys in self.kinds
+        ]
+        return dataclasses.replace(self, kinds=tuple(kinds))
 
     def help(self) -> dict[str, list[Field]]:
         """Title -> keys, for the help text."""
@@ -114,6 +126,8 @@ class DataKeys:
         raise ConfigurationError(f"unknown key --{key}: {hint}")
 
 
+# of the training split, a part of which is held out
+HELD_OUT_KEYS = ("train_split", "validation_fraction")
 # of the training split, in which an evaluation may look for neighbours
 KNN_KEYS = ("train_split", "max_train_samples")
 
@@ -126,7 +140,9 @@ def _shown(unit: str, section: type, *further: str, neighbours: bool = False) ->
     if neighbours:
         return Keys(unit, section, {key: where for key, where in without.items() if key not in KNN_KEYS})
     knn = dict.fromkeys(without.keys() & set(KNN_KEYS), "training and dna-hf evaluate --knn")
-    return Keys(unit, section, without | knn)
+    without |= knn
+    held_out = {key: f"{without[key]} and --split {HELD_OUT}" for key in HELD_OUT_KEYS if key in without}
+    return Keys(unit, section, without | held_out)
 
 
 KNN = DataKeys(

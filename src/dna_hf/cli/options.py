@@ -3,6 +3,7 @@
 from argparse import Namespace
 from typing import Any
 
+from ..data.arguments import HELD_OUT
 from .parser import Parser
 from .values import name as given_name
 from .values import output_file, output_folder, positive, positive_number, seed
@@ -73,9 +74,20 @@ def add_seed(parser: Parser, help: str) -> None:
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help=f"{help} (default: %(default)s)")
 
 
+def add_held_out_seed(parser: Parser, option: str = "--seed") -> None:
+    """`--seed` of the training that held a part out."""
+    parser.add_argument(
+        option,
+        type=seed,
+        metavar="N",
+        help="with --split held-out: seed of the training (default: as the checkpoint's record says)",
+    )
+
+
 def add_split(parser: Parser, help: str) -> None:
     """`--split`."""
-    parser.add_argument("--split", default="test", metavar="NAME", help=f"{help} (default: %(default)s)")
+    text = f"{help}; {HELD_OUT}: the part of the training split that training held out (default: %(default)s)"
+    parser.add_argument("--split", default="test", metavar="NAME", help=text)
 
 
 def add_output(parser: Parser, help: str = "also write the figures to this file") -> None:

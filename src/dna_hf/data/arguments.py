@@ -4,6 +4,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+# the part of the training split that is held out: as a word of --split, and as the name of a split in records
+HELD_OUT, HELD_OUT_NAME = "held-out", "held out"
+
+
+def is_held_out(split: str) -> bool:
+    """Whether a split is called the part that training holds out, as a word or as records spell it."""
+    return split.lower().replace("-", " ").replace("_", " ") == HELD_OUT_NAME
+
+
 @dataclass
 class CommonDataArguments:
     """What images and videos have in common: splits, classes, unreadable samples, flips and mixing."""

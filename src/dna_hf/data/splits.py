@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .arguments import CommonDataArguments
+from .arguments import HELD_OUT, HELD_OUT_NAME, CommonDataArguments, is_held_out
 from .errors import DataError
 from .files import LeftOut
 from .label_parts import several_label_parts
@@ -20,8 +20,6 @@ from .problem_types import MULTI_LABEL, SINGLE_LABEL
 SPLIT_ALIASES = (("train", "training"), ("validation", "valid", "val", "validate"), ("dev",), ("test", "testing"))
 # the first of them that is there is evaluated on
 EVAL_SPLITS = ("validation", "dev", "test")
-# the part of the training split that is held out: as a word of --split, and as the name of a split in records
-HELD_OUT, HELD_OUT_NAME = "held-out", "held out"
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Split")
@@ -112,11 +110,6 @@ def read_split(readers: Readers[S], wanted: str, arguments: CommonDataArguments,
         return held_out_part(readers, arguments, seed)
     hint = "" if _usual_evaluation(readers) else f"; {HELD_OUT} is the part of it that training evaluates on"
     raise DataError(f"data set {arguments.dataset!r} has no split {wanted!r}: it has {', '.join(readers)}{hint}.")
-
-
-def is_held_out(split: str) -> bool:
-    """Whether a split is called the part that training holds out, as a word or as records spell it."""
-    return split.lower().replace("-", " ").replace("_", " ") == HELD_OUT_NAME
 
 
 def held_out_part(readers: Readers[S], arguments: CommonDataArguments, seed: int | None) -> S:

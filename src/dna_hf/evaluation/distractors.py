@@ -29,6 +29,7 @@ from ..kinds import IMAGE, inference_device, load
 from ..records.names import checkpoint_labels
 from ..records.run_facts import model_facts
 from ..records.stamp import command_line
+from .held_out import as_trained
 from .image_classification import class_names, logits_by_batch, match_classes
 from .intervals import wilson_interval
 
@@ -233,6 +234,7 @@ def distractor_test(
     max_tiles: int | None = None,
     target_position: str = "random",
     seed: int = 0,
+    held_out_seed: int | None = None,
     batch_size: int = 64,
     device: str | None = None,
     announce: Announce | None = None,
@@ -244,12 +246,14 @@ def distractor_test(
     Args:
         checkpoints: folders, or names on the Hub.
         arguments: section `data`, which says which images are read.
-        split: name of the split that gives targets and distractors.
+        split: name of the split that gives targets and distractors; `held-out`: what training held out, see
+            [`~dna_hf.evaluation.held_out.as_trained`].
         output_dir: folder that gets the figures, a table of them and an example.
         grid: cells along each side of a picture.
         max_tiles: largest number of distractors, by default all cells but one.
         target_position: `"random"` or `"center"`, which needs an odd grid.
         seed: seed of positions and distractors.
+        held_out_seed: seed of the training that held a part out, where a checkpoint has no record of it.
         batch_size: pictures that go through a model together.
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         announce: called before any model runs, with what the split holds and with facts about the models.
@@ -267,7 +271,8 @@ def distractor_test(
     output_dir = must_be_writable(output_dir, DataError)
     target = inference_device(device)
     labels = checkpoint_labels(checkpoints)
-    images = load_split(arguments, split)
+    arguments, held_out_seed = as_trained(checkpoints, arguments, split, held_out_seed)
+    images = load_split(arguments, split, held_out_seed)
     runs: list[tuple[Any, DistractorPictures, np.ndarray]] = []
     for checkpoint in checkpoints:
         # all of them before one runs; on the CPU, for a GPU may not hold them together

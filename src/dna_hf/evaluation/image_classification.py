@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
-from ..data.arguments import ImageDataArguments
+from ..data.arguments import HELD_OUT_NAME, ImageDataArguments, is_held_out
 from ..data.errors import DataError
 from ..data.images import torch_dataset
 from ..data.problem_types import SINGLE_LABEL
@@ -26,6 +26,7 @@ from ..records.digest import weights_digest
 from ..records.run_facts import model_facts
 from ..records.stamp import stamp
 from .figures import Figures, PartFigure, SliceFigure, class_table, confusion_matrix, is_readable
+from .held_out import as_trained
 from .problems import Problem, problem_of
 from .slices import slice_figures, slice_rows
 
@@ -87,6 +88,7 @@ def evaluate_checkpoint(
     device: str | None = None,
     revision: str | None = None,
     slices: str | None = None,
+    seed: int | None = None,
     announce: Announce | None = None,
 ) -> ClassificationResult:
     """Evaluate a checkpoint on a split; labels are matched to the model's classes by name.
@@ -94,11 +96,13 @@ def evaluate_checkpoint(
     Args:
         checkpoint: folder, or name on the Hub.
         arguments: section `data`: which data set is read, and how its images become tensors.
-        split: name of the split to evaluate on.
+        split: name of the split to evaluate on; `held-out`: what training held out, see
+            [`~dna_hf.evaluation.held_out.as_trained`].
         batch_size: number of images that go through the model together.
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
         slices: column of the data by whose values accuracies are stated too, see [`~dna_hf.evaluation.slices`].
+        seed: seed of the training that held a part out, where the checkpoint has no record of it.
         announce: called before the model runs, with what the split holds and with facts about the model.
 
     Raises:
@@ -107,10 +111,11 @@ def evaluate_checkpoint(
     """
     if slices is not None and arguments.streaming:
         raise DataError("slices need random access to the data: leave out --streaming.")
+    arguments, seed = as_trained([checkpoint], arguments, split, seed, revision=revision)
     loaded = load(checkpoint, wanted=(IMAGE,), device=device, revision=revision)
     model, processor = loaded.model, loaded.processor
     problem = problem_of(model.config)
-    images = load_split(arguments, split, problem_type=problem.problem_type)
+    images = load_split(arguments, split, seed, problem_type=problem.problem_type)
     # before the model runs, so that a wrong column costs nothing
     rows_of_slices = None if slices is None else slice_rows(images, slices)
     known = class_names(model)
@@ -138,12 +143,12 @@ def evaluate_checkpoint(
     result.measurement = Measurement(
         task=IMAGE.task,
         dataset=provenance(arguments, images),
-        split=split,
+        split=HELD_OUT_NAME if is_held_out(split) else split,
         metrics=result.figures.means(),
         samples=result.figures.samples,
         unreadable=result.figures.unreadable,
         **stamp(),
-        seed=None,
+        seed=seed,
         weights=weights_digest(model.state_dict()),
     )
     return result

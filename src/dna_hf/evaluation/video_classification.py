@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.data.data_collator import default_data_collator
 
-from ..data.arguments import VideoDataArguments
+from ..data.arguments import HELD_OUT_NAME, VideoDataArguments, is_held_out
 from ..data.errors import DataError
 from ..data.provenance import video_provenance
 from ..data.summary import Announce, summarize
@@ -19,6 +19,7 @@ from ..records.checkpoint_records import Measurement
 from ..records.digest import weights_digest
 from ..records.run_facts import model_facts
 from ..records.stamp import stamp
+from .held_out import as_trained
 from .image_classification import (
     ClassificationResult,
     class_names,
@@ -39,6 +40,7 @@ def evaluate_video_checkpoint(
     batch_size: int = 8,
     device: str | None = None,
     revision: str | None = None,
+    seed: int | None = None,
     announce: Announce | None = None,
 ) -> ClassificationResult:
     """Evaluate a checkpoint on a split; labels are matched to the model's classes by name.
@@ -47,19 +49,22 @@ def evaluate_video_checkpoint(
         checkpoint: folder, or name on the Hub.
         arguments: section `data`: which data set is read, which views over time and space of each video, and how
             they are averaged.
-        split: name of the split to evaluate on.
+        split: name of the split to evaluate on; `held-out`: what training held out, see
+            [`~dna_hf.evaluation.held_out.as_trained`].
         batch_size: number of videos that go through the model together, with all their views.
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
+        seed: seed of the training that held a part out, where the checkpoint has no record of it.
         announce: called before the model runs, with what the split holds and with facts about the model.
 
     Raises:
         DataError: if the checkpoint or the data cannot be loaded, the data has a class the model does not know, or a
             video cannot be read and `arguments.on_error` is `"raise"`.
     """
+    arguments, seed = as_trained([checkpoint], arguments, split, seed, revision=revision)
     loaded = load(checkpoint, wanted=(VIDEO,), device=device, revision=revision)
     model, processor = loaded.model, loaded.processor
-    videos = load_split(arguments, split)
+    videos = load_split(arguments, split, seed)
     known = class_names(model)
     classes = match_classes(videos.class_names, known)
     if announce is not None:
@@ -83,13 +88,13 @@ def evaluate_video_checkpoint(
     found.measurement = Measurement(
         task=VIDEO.task,
         dataset=video_provenance(arguments, videos),
-        split=split,
+        split=HELD_OUT_NAME if is_held_out(split) else split,
         metrics=found.figures.means(),
         samples=found.figures.samples,
         unreadable=found.figures.unreadable,
         views=f"{processor.describe()['views']}, {AVERAGED[arguments.view_average]}",
         **stamp(),
-        seed=None,
+        seed=seed,
         weights=weights_digest(model.state_dict()),
     )
     return found
