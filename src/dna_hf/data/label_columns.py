@@ -217,4 +217,4 @@ def _kind(feature: Any) -> str:
         return WHOLE
     if dtype.startswith(("float", "double", "decimal")):
         return REAL
-    return TEXT if dtype in ("string", "large_string") else OTHER
+    return TEXT if dtype in ("string", "large_string", "string_view") else OTHER
