@@ -17,7 +17,7 @@ import mixed  # noqa: E402
 import speed  # noqa: E402
 import speed_models  # noqa: E402
 from kit import Part  # noqa: E402
-from mixed_training import EAGER, FSDP2, Trace, by_trainer, trace_file, train  # noqa: E402
+from mixed_training import EAGER, FSDP2, Trace, by_trainer, train  # noqa: E402
 from speed_models import NATIVE, TINY, Stage, build, call_of, inputs_of, macs_of, results  # noqa: E402
 
 
@@ -138,8 +138,15 @@ def test_what_is_compiled_is_traced_whole():
         assert compiled.losses == pytest.approx(eager.losses, rel=1e-5)
 
 
-def test_every_variant_is_trained_compiled():
-    assert {*mixed.compiled(*ATTENTION_VARIANTS)} == {
-        ("torch.compile", name, "float32") for name in ATTENTION_VARIANTS
-    }
-    assert trace_file(ROOT, *mixed.compiled("dna")[0]).name == "torch.compile-dna-float32.json"
+def test_processes_are_started_for_what_is_not_done(part, monkeypatch):
+    commands = []
+    monkeypatch.setattr(mixed.subprocess, "Popen", lambda command, **options: commands.append(command))
+    full = replace(part, scale="full")
+    workers = mixed.start_workers(full, part.out, done=set())
+    trainings = {training for worker in workers for training in worker.trainings}
+    assert {*mixed.compiled(*ATTENTION_VARIANTS)} < trainings
+    assert {(FSDP2, "dna", "bf16"), (FSDP2, "dna", "float32"), ("DDP", "dna", "float32")} < trainings
+    assert len(commands) == len(workers)
+    (left,) = mixed.start_workers(full, part.out, done=trainings - {("torch.compile", "cog", "float32")})
+    assert left.trainings == [("torch.compile", "cog", "float32")]
+    assert commands[-1][-1] == "torch.compile/cog/float32"
