@@ -24,6 +24,7 @@ from dna_hf.records.complexity import count_parameters
 from dna_hf.training import classification as training
 from dna_hf.training.errors import ConfigurationError
 from tests.kit.command_line import instead_of_processes
+from tests.kit.pictures import save_turned
 from tests.kit.training import SECTIONS, tiny_run
 
 
@@ -327,3 +328,45 @@ def test_video_llms_are_not_compared(tmp_path):
 def test_a_failed_run_is_named(recipe, tmp_path):
     with pytest.raises(ConfigurationError, match=r"softmax/seed0' failed .*seed0-log.txt.*nonexistent"):
         compare(recipe, ["softmax"], [0], tmp_path / "out", overrides={"report_to": "nonexistent"})
+
+
+@pytest.mark.parametrize(
+    ("figures", "header", "row"),
+    [
+        (
+            {"map": (0.8, 0.9), "f1_macro": (0.7, 0.7)},
+            "| mAP, mean ± standard deviation | difference to softmax, 95 % interval | F1, mean over classes, mean",
+            "| dna | 2 | 85.00 ± 7.07 % | +5.00 ± 63.53 | 70.00 ± 0.00 % |",
+        ),
+        (
+            {"r2": (0.5, 0.75), "rmse": (0.2, 0.1)},
+            "| R², mean ± standard deviation | difference to softmax, 95 % interval | root mean square error, mean",
+            "| dna | 2 | 0.6250 ± 0.1768 | +0.0250 ± 1.5882 | 0.1500 ± 0.0707 |",
+        ),
+    ],
+    ids=["several labels", "regression"],
+)
+def test_summary_of_other_problem_types(tmp_path, figures, header, row):
+    """The first figure is compared, the second one stated beside it; greater is better."""
+    first, second = figures
+    base = (0.8, 0.8) if first == "map" else (0.6, 0.6)
+    runs = [run_of("softmax", seed, None, **{first: base[seed], second: 0.5}) for seed in (0, 1)]
+    runs += [run_of("dna", seed, None, **{name: values[seed] for name, values in figures.items()}) for seed in (0, 1)]
+    lines = summary(runs).splitlines()
+    assert header in lines[0] and row in lines[3]
+    draw(runs, tmp_path / "figure.png")
+    assert {"map", "f1_macro", "r2", "rmse"} & runs[0].by_name().keys() == figures.keys()
+    assert "map" not in run_of("dna", 0, 0.5).by_name() and "mean_class_accuracy" in run_of("dna", 0, 0.5).by_name()
+
+
+def test_a_comparison_of_a_regression(tmp_path, recipe):
+    pictures = save_turned(tmp_path / "turned", {"train": 16, "test": 8})
+    keys = {"dataset": str(pictures), "label_column": "angle", "num_train_epochs": 1}
+    with instead_of_processes(comparing):
+        figures = compare(recipe, ["softmax", "dna"], [0], tmp_path / "out", overrides=keys)
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for run, row in zip(figures, rows, strict=True):
+        results = yaml.safe_load((tmp_path / "out" / run.variant / "seed0" / "eval_results.json").read_text())
+        assert (run.r2, run.rmse, run.top1) == (results["eval_r2"], results["eval_rmse"], None)
+        assert (row["r2"], row["top1"]) == (str(run.r2), "")

@@ -9,16 +9,21 @@ from PIL import Image
 from dna_hf.data.embedded import class_names, fashion_mnist_mini
 
 
-def save_pairs(folder, counts):
+# garments that are told apart with few pictures
+PAIRED = ("T-shirt/top", "Trouser", "Dress", "Sneaker", "Bag")
+
+
+def save_pairs(folder, counts, garments=PAIRED):
     """Two garments side by side, 28 pixels high and 56 wide, with the names of both in `metadata.csv`.
 
     Args:
         folder: gets a folder for each split, with the pictures and `metadata.csv` (file_name, labels).
         counts: split of the embedded images -> how many pictures.
+        garments: names of the classes that pictures are made of.
     """
     names = class_names()
     for split, count in counts.items():
-        images, labels = fashion_mnist_mini(split)
+        images, labels = of_classes(split, garments)
         random, rows = np.random.default_rng(len(split)), []
         (folder / split).mkdir(parents=True)
         for number in range(count):
@@ -29,16 +34,17 @@ def save_pairs(folder, counts):
     return folder
 
 
-def save_turned(folder, counts, most=60.0):
+def save_turned(folder, counts, garment="Sneaker", most=60.0):
     """Garments that are turned by a random angle, with the angle in radians in `metadata.csv`.
 
     Args:
         folder: gets a folder for each split, with the pictures and `metadata.csv` (file_name, angle).
         counts: split of the embedded images -> how many pictures.
+        garment: name of the class that is turned.
         most: largest angle to either side, in degrees.
     """
     for split, count in counts.items():
-        images, _ = fashion_mnist_mini(split)
+        images, _ = of_classes(split, [garment])
         random, rows = np.random.default_rng(len(split)), []
         (folder / split).mkdir(parents=True)
         for number in range(count):
@@ -48,6 +54,13 @@ def save_turned(folder, counts, most=60.0):
             rows.append((f"{number}.png", np.radians(angle)))
         _write(folder / split, ("file_name", "angle"), rows)
     return folder
+
+
+def of_classes(split, garments):
+    """The embedded images of some classes, and their labels."""
+    images, labels = fashion_mnist_mini(split)
+    chosen = np.isin(labels, [class_names().index(name) for name in garments])
+    return images[chosen], labels[chosen]
 
 
 def _write(folder, header, rows):

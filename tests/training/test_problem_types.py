@@ -18,7 +18,9 @@ from dna_hf.data.sources import load_train_and_eval
 from dna_hf.evaluation.image_classification import evaluate_checkpoint
 from dna_hf.records.checkpoint_records import read_measurements
 from dna_hf.training import classification as training
+from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
+from dna_hf.training.yaml_file import read_sections
 from tests.kit.command_line import run_cli
 from tests.kit.paths import ROOT
 from tests.kit.pictures import save_pairs, save_turned
@@ -217,3 +219,26 @@ def test_a_checkpoint_of_classes_goes_on_with_several_labels(tmp_path, pictures)
     keys = pictures[MULTI_LABEL] | {"checkpoint": str(tmp_path / "one"), "num_train_epochs": 1}
     training.train_classifier(tiny_run(tmp_path / "two", **{"attention_variant": "dna"} | keys))
     assert AutoConfig.from_pretrained(tmp_path / "two").problem_type == MULTI_LABEL
+
+
+@pytest.mark.slow
+def test_two_garments_in_a_picture_are_found(tmp_path):
+    """A minute or two of the recipe that comes with the package, on pictures of which each has two labels."""
+    pictures = save_pairs(tmp_path / "pictures", {"train": 2000, "test": 300})
+    keys = {"dataset": str(pictures), "problem_type": MULTI_LABEL, "image_size": [28, 56], "crop_scale": [1.0, 1.0]}
+    result = train_recipe(tmp_path / "run", num_train_epochs=12, **keys)
+    assert result.metrics["eval_map"] > 0.9
+    assert dict(result.facts())["mAP"] == f"{100 * result.metrics['eval_map']:.2f} %"
+
+
+@pytest.mark.slow
+def test_the_angle_of_a_garment_is_found(tmp_path):
+    """A part of a minute of the recipe that comes with the package."""
+    pictures = save_turned(tmp_path / "pictures", {"train": 1000, "test": 300})
+    keys = {"dataset": str(pictures), "label_column": "angle", "flip_probability": 0.0, "crop_scale": [1.0, 1.0]}
+    assert train_recipe(tmp_path / "run", num_train_epochs=8, **keys).metrics["eval_r2"] > 0.8
+
+
+def train_recipe(folder, **keys):
+    sections = read_sections("vit_tiny_fashion_mnist")
+    return training.train_classifier(run_config(sections, keys | {"output_dir": str(folder)}))

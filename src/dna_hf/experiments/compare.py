@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +230,7 @@ def _figures(variant: str, seed: int, folder: Path) -> RunFigures:
     return RunFigures(
         variant=variant,
         seed=seed,
-        top1=measurement.metrics["top1"],
+        top1=measurement.metrics.get("top1"),
         loss=measurement.metrics["loss"],
         parameters=count_parameters(model_class, config),
         macs=count_macs(model_class, config),
@@ -239,12 +238,12 @@ def _figures(variant: str, seed: int, folder: Path) -> RunFigures:
         samples_per_second=training.samples_per_second,
         peak_memory=training.peak_memory,
         resumed=training.resumed,
-        mean_class_accuracy=measurement.metrics.get("mean_class_accuracy"),
+        **{name: measurement.metrics.get(name) for name in ("mean_class_accuracy", "map", "f1_macro", "r2", "rmse")},
     )
 
 
 def _write_runs(path: Path, figures: Sequence[RunFigures]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(RunFigures)])
+        writer = csv.DictWriter(file, list(figures[0].by_name()))
         writer.writeheader()
-        writer.writerows(asdict(run) for run in figures)
+        writer.writerows(run.by_name() for run in figures)
