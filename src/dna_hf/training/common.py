@@ -127,7 +127,9 @@ def run_facts(trainer: DnATrainer, checkpoint: str | None) -> list[tuple[str, st
     facts |= {"device": f"{args.device}{processes}", "precision": half or facts["precision"]}
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps, epochs = _length(trainer)
-    facts["training"] = f"{steps:,} steps of {batch:,}" + (f", {epochs:.3g} epochs" if epochs else "")
+    facts["training"] = f"{steps:,} steps of {batch:,}" + (
+        f", {epochs:.3g} epoch{'s' if epochs != 1 else ''}" if epochs else ""
+    )
     if isinstance(trainer.compute_loss_func, WeightedLoss):
         facts["class weights"] = trainer.compute_loss_func.summary(class_names(model))
     if checkpoint is not None:
