@@ -225,7 +225,7 @@ def test_mistakes_are_one_sentence(words, message, capsys):
 
 @pytest.mark.slow
 def test_cifar10_takes_less_than_a_minute(tmp_path):
-    """60,000 images, decoded; half a minute on a core that does nothing else."""
+    """60,000 images, all of which are decoded."""
     folder = shared_path("data", "cifar10")
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "dna_hf", "data", str(folder), "--output-dir", str(tmp_path)]

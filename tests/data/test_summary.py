@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dna_hf.data import looking
+from dna_hf.data import inspection
 from dna_hf.data.arguments import ImageDataArguments, VideoDataArguments
-from dna_hf.data.looking import content_digest
+from dna_hf.data.inspection import content_digest
 from dna_hf.data.sources import load_all, load_train_and_eval
 from dna_hf.data.summary import DataSummary, SplitSummary, summarize, write_summary
 from dna_hf.data.video_sources import load_train_and_eval as load_videos
@@ -67,8 +67,8 @@ def test_counts_are_those_of_the_files(flowers):
         with Image.open(path) as image:
             sizes[image.size] += 1
             modes[image.mode] += 1
-    assert (found.look.sizes, found.look.modes) == (sizes, modes)
-    assert found.look.is_whole and found.look.total == sum(walked(flowers).values())
+    assert (found.inspection.sizes, found.inspection.modes) == (sizes, modes)
+    assert found.inspection.is_whole and found.inspection.total == sum(walked(flowers).values())
     rows = dict(found.rows())
     assert rows["train"] == "12 images, 3 classes, 1 to 8 each" and rows["test"] == "5 images, 3 classes, 1 to 2 each"
     assert rows["largest / smallest class"] == "8.0, from 'daisy' to 'rose' in train"
@@ -76,7 +76,7 @@ def test_counts_are_those_of_the_files(flowers):
     assert rows["modes"] == f"RGB ({modes['RGB']}), L ({modes['L']})" and rows["looked at"] == "all 17 images"
     assert (rows["duplicates across splits"], rows["left out"]) == ("none", "nothing")
     assert found.class_rows()[1] == [("daisy", "1", "1"), ("rose", "8", "2"), ("tulip", "3", "2")]
-    (one,) = [sentence for sentence in found.look_at() if "'train'" in sentence]
+    (one,) = [sentence for sentence in found.findings() if "'train'" in sentence]
     assert one == "one class has a single image in 'train': daisy."
 
 
@@ -89,7 +89,7 @@ def test_duplicates_are_of_pixels_not_of_files(flowers):
     almost.putpixel((3, 3), (*original.getpixel((3, 3))[:2], original.getpixel((3, 3))[2] ^ 1))
     save(almost, flowers / "test" / "rose" / "almost.png")
     found = summary_of(flowers)
-    sentences = [sentence for sentence in found.look_at() if "class has a single" not in sentence]
+    sentences = [sentence for sentence in found.findings() if "class has a single" not in sentence]
     assert sentences == [
         "1 image of 'test' is in 'train', too: test/rose/copied.bmp = train/rose/0.png.",
         "1 image of 'train' repeats another one: train/tulip/again.png = train/rose/0.png.",
@@ -112,19 +112,19 @@ def test_wide_images_that_would_be_clipped_to_white_are_different():
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_seen(flowers):
     (flowers / "train" / "rose" / "0.png").write_bytes(b"no image")
     found = summary_of(flowers)
-    assert [each.path for each in found.look.unreadable] == ["train/rose/0.png"]
-    assert sum(found.look.sizes.values()) == 16 and found.look.seen == 17
-    assert "1 image cannot be read: train/rose/0.png (it is no image of a known format)." in found.look_at()
+    assert [each.path for each in found.inspection.unreadable] == ["train/rose/0.png"]
+    assert sum(found.inspection.sizes.values()) == 16 and found.inspection.seen == 17
+    assert "1 image cannot be read: train/rose/0.png (it is no image of a known format)." in found.findings()
 
 
 def test_a_look_ends_in_time_and_says_how_much_it_saw(monkeypatch):
     clock = iter(range(10**6))
-    monkeypatch.setattr(looking, "time", type("Clock", (), {"monotonic": lambda: next(clock)}))
+    monkeypatch.setattr(inspection, "time", type("Clock", (), {"monotonic": lambda: next(clock)}))
     arguments = ImageDataArguments()
     found = summarize(arguments, load_train_and_eval(arguments, seed=0), seconds=101)
-    assert 50 < found.look.seen < 101 and not found.look.is_whole
+    assert 50 < found.inspection.seen < 101 and not found.inspection.is_whole
     rows = dict(found.rows())
-    assert rows["looked at"] == f"{found.look.seen}, drawn at random, of 2,500 images"
+    assert rows["looked at"] == f"{found.inspection.seen}, drawn at random, of 2,500 images"
     assert rows["duplicates across splits"] == "none among those looked at"
 
 
@@ -138,7 +138,7 @@ def test_of_many_classes_the_largest_and_the_smallest_are_shown():
         ("14 classes between", str(sum(range(3, 17)))),
         *(("c2", "2"), ("c1", "1"), ("c0", "0")),
     ]
-    assert found.look_at() == [
+    assert found.findings() == [
         "one class has no images in 'train': c0.",
         "one class has a single image in 'train': c1.",
     ]
@@ -150,7 +150,7 @@ def test_an_imbalance_of_more_than_a_hundred_is_worth_a_look():
         (404, ["the largest class of 'train' has 101 times as many images as the smallest."]),
     ):
         found = DataSummary("d", "a folder", "images", [SplitSummary("train", 0, {"a": 4, "b": most})])
-        assert found.look_at() == sentences
+        assert found.findings() == sentences
 
 
 def test_a_stream_is_not_read():
@@ -161,7 +161,7 @@ def test_a_stream_is_not_read():
 
     found = summarize(arguments, [Stream()])
     assert dict(found.rows())["train"] == "a stream, which is not counted"
-    assert found.class_rows()[1] == [] and found.look is None and found.look_at() == []
+    assert found.class_rows()[1] == [] and found.inspection is None and found.findings() == []
 
 
 def test_videos_are_counted_without_being_decoded():
@@ -219,7 +219,7 @@ def test_images_are_summarized_without_torch_and_transformers():
     code = (
         "import sys; from dna_hf.data.arguments import ImageDataArguments as A; "
         "from dna_hf.data.sources import load_train_and_eval as load; from dna_hf.data.summary import summarize; "
-        "print(summarize(A(), load(A(), 0)).look.seen, {'torch', 'transformers'} & set(sys.modules))"
+        "print(summarize(A(), load(A(), 0)).inspection.seen, {'torch', 'transformers'} & set(sys.modules))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)

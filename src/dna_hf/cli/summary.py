@@ -21,7 +21,7 @@ def print_summary(summary: "DataSummary | FileSummary", facts: "Facts" = ()) -> 
     header, rows = summary.class_rows()
     if rows:
         print("\n" + table(header, rows))
-    sentences = summary.look_at()
+    sentences = summary.findings()
     if sentences:
         print("\nlook at:\n" + "\n".join(f"- {sentence}" for sentence in sentences))
     if facts:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..whole_files import whole_file
 from .errors import DataError
-from .looking import relative, sample_name
+from .inspection import relative, sample_name
 from .problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .splits import LeftOut, Split
 from .summary import DataSummary, data_folder
@@ -85,9 +85,9 @@ def write_class_sheets(folder: Path, splits: Sequence[Any], summary: DataSummary
             sheets, unreadable = write_sheets(folder, splits, frame, file)
         finally:
             reader.close()
-    known = {each.path for each in summary.look.unreadable} if summary.look is not None else set()
-    if summary.look is not None:
-        summary.look.unreadable += [each for each in unreadable if each.path not in known]
+    known = {each.path for each in summary.inspection.unreadable} if summary.inspection is not None else set()
+    if summary.inspection is not None:
+        summary.inspection.unreadable += [each for each in unreadable if each.path not in known]
     return sheets
 
 

@@ -45,7 +45,7 @@ class FileSummary:
         """The header and the rows of a table of classes: there are none."""
         return (), []
 
-    def look_at(self) -> list[str]:
+    def findings(self) -> list[str]:
         """A sentence for each entry that cannot be used, the first few of many."""
         more = len(self.left_out) - EXAMPLES
         return self.left_out[:EXAMPLES] + ([f"{more:,} more entries cannot be used."] if more > 0 else [])

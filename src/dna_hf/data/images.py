@@ -21,7 +21,7 @@ from .arguments import ImageDataArguments
 from .augmentation import TrainingAugmentation
 from .errors import DataError
 from .image_reading import image_mode, read_image
-from .looking import sample_name
+from .inspection import sample_name
 from .problem_types import SINGLE_LABEL
 from .sampling import EpochClock
 from .sources import LabelledImages

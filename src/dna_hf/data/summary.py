@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..whole_files import whole_file
 from .arguments import CommonDataArguments, ImageDataArguments
-from .looking import Look, Sample, look_at_images, look_at_videos
+from .inspection import Inspection, Sample, inspect_images, inspect_videos
 from .problem_types import MULTI_LABEL, REGRESSION
 from .provenance import public_name
 from .splits import LeftOut, Split
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 SUMMARY_FILE = "data_summary.json"
-# how long a run may look at its images before it starts, in seconds
+# how long a run may inspect its images before it starts, in seconds
 RUN_SECONDS = 2.0
 # classes from which on a table shows the smallest and the largest alone, and how many of either
 MANY_CLASSES, SHOWN_CLASSES = 12, 3
@@ -83,7 +83,7 @@ class DataSummary:
         origin: where it comes from: embedded, a folder, a file, or the Hub with the revision.
         unit: what its samples are called, in the plural.
         splits: its splits.
-        look: what a look at the samples found, `None` where none was taken.
+        inspection: what an inspection of the samples found, `None` where none was taken.
         left_out: files and rows that are in no split.
         notes: sentences about what was decided: what is held out, where labels come from.
     """
@@ -92,7 +92,7 @@ class DataSummary:
     origin: str
     unit: str
     splits: list[SplitSummary]
-    look: Look | None = None
+    inspection: Inspection | None = None
     left_out: list[LeftOut] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -101,8 +101,8 @@ class DataSummary:
         rows = [("from", self.origin)]
         rows += [(split.name, split.counted(self.unit)) for split in self.splits]
         rows += self._balance()
-        if self.look is not None and self.look.seen:
-            rows += self._seen_rows(self.look)
+        if self.inspection is not None and self.inspection.seen:
+            rows += self._seen_rows(self.inspection)
         rows.append(("left out", _counted_reasons(self.left_out)))
         return rows + [("note", note) for note in self.notes]
 
@@ -118,16 +118,16 @@ class DataSummary:
         ratio = f"{there[large] / there[small]:,.1f}, from {small!r} to {large!r} in {self.splits[0].name}"
         return [("largest / smallest class", ratio)]
 
-    def _seen_rows(self, look: Look) -> list[tuple[str, str]]:
-        of = "all" if look.is_whole else f"{look.seen:,}, drawn at random, of"
-        across = sum(map(len, look.across().values()))
+    def _seen_rows(self, found: Inspection) -> list[tuple[str, str]]:
+        of = "all" if found.is_whole else f"{found.seen:,}, drawn at random, of"
+        across = sum(map(len, found.across().values()))
         duplicates = f"{across:,}" if across else "none"
-        if not look.is_whole:
+        if not found.is_whole:
             duplicates += " among those looked at"
         return [
-            ("looked at", f"{of} {look.total:,} {self.unit}"),
-            ("sizes", _sizes(look)),
-            ("modes" if self.unit == "images" else "frame rates", _listed(dict(look.modes.most_common()))),
+            ("looked at", f"{of} {found.total:,} {self.unit}"),
+            ("sizes", _sizes(found)),
+            ("modes" if self.unit == "images" else "frame rates", _listed(dict(found.modes.most_common()))),
             ("duplicates across splits", duplicates),
         ]
 
@@ -161,7 +161,7 @@ class DataSummary:
         rows = [(name, *(f"{split.classes.get(name, 0):,}" for split in counted)) for name in names]
         return (f"{self.unit} of class", *(split.name for split in counted)), rows
 
-    def look_at(self) -> list[str]:
+    def findings(self) -> list[str]:
         """A sentence for each thing that is worth a look before the data is used."""
         sentences = []
         for split in self.splits:
@@ -179,24 +179,24 @@ class DataSummary:
                 sentences.append(
                     f"the largest class of {split.name!r} has {times} as many {self.unit} as the smallest."
                 )
-        return sentences + (self._copied(self.look) if self.look is not None else [])
+        return sentences + (self._copied(self.inspection) if self.inspection is not None else [])
 
-    def _copied(self, look: Look) -> list[str]:
-        """What a look at the samples found, in sentences."""
+    def _copied(self, found: Inspection) -> list[str]:
+        """What an inspection of the samples found, in sentences."""
         sentences = []
-        for (one, other), pairs in look.across().items():
+        for (one, other), pairs in found.across().items():
             what = self._counted(len(pairs), f"of {other!r} is", f"of {other!r} are")
             sentences.append(f"{what} in {one!r}, too: {_examples(map(_same, pairs))}.")
-        for split, pairs in look.within().items():
+        for split, pairs in found.within().items():
             what = self._counted(len(pairs), f"of {split!r} repeats another one", f"of {split!r} repeat others")
             sentences.append(f"{what}: {_examples(map(_same, pairs))}.")
-        contradictions = look.contradictions()
+        contradictions = found.contradictions()
         if contradictions:
             shown = _examples(f"{_same(pair)}, {pair[0].label!r} and {pair[1].label!r}" for pair in contradictions)
             sentences.append(f"{self._counted(len(contradictions), 'is', 'are')} in several classes: {shown}.")
-        if look.unreadable:
-            shown = _examples(f"{each.path} ({each.reason})" for each in look.unreadable)
-            sentences.append(f"{self._counted(len(look.unreadable), 'cannot', 'cannot')} be read: {shown}.")
+        if found.unreadable:
+            shown = _examples(f"{each.path} ({each.reason})" for each in found.unreadable)
+            sentences.append(f"{self._counted(len(found.unreadable), 'cannot', 'cannot')} be read: {shown}.")
         return sentences
 
     def _counted(self, count: int, one: str, several: str) -> str:
@@ -215,15 +215,17 @@ class DataSummary:
             },
             "left_out": [asdict(each) for each in self.left_out],
             "notes": self.notes,
-            "look_at": self.look_at(),
+            "look_at": self.findings(),
         }
-        if self.look is not None:
+        if self.inspection is not None:
             content |= {
-                "looked_at": {"samples": self.look.seen, "of": self.look.total},
-                "sizes": {f"{width}x{height}": count for (width, height), count in self.look.sizes.most_common()},
-                "modes": dict(self.look.modes.most_common()),
-                "unreadable": [asdict(each) for each in self.look.unreadable],
-                "duplicates": [[sample._asdict() for sample in group] for group in self.look.duplicates],
+                "looked_at": {"samples": self.inspection.seen, "of": self.inspection.total},
+                "sizes": {
+                    f"{width}x{height}": count for (width, height), count in self.inspection.sizes.most_common()
+                },
+                "modes": dict(self.inspection.modes.most_common()),
+                "unreadable": [asdict(each) for each in self.inspection.unreadable],
+                "duplicates": [[sample._asdict() for sample in group] for group in self.inspection.duplicates],
             }
         return content
 
@@ -263,13 +265,13 @@ def summarize(arguments: CommonDataArguments, splits: Sequence[Split], *, second
     """
     folder = data_folder(arguments.dataset)
     countable: Any = [split for split in splits if not split.is_stream]
-    look_at = look_at_images if isinstance(arguments, ImageDataArguments) else look_at_videos
+    inspect = inspect_images if isinstance(arguments, ImageDataArguments) else inspect_videos
     return DataSummary(
         dataset=arguments.dataset,
         origin=_origin(arguments),
         unit=splits[0].unit,
         splits=[_split(split) for split in splits],
-        look=look_at(countable, seconds, folder) if countable else None,
+        inspection=inspect(countable, seconds, folder) if countable else None,
         left_out=list(dict.fromkeys(each for split in splits for each in _left_out(split))),
         notes=list(dict.fromkeys(note for split in splits for note in split.notes)),
     )
@@ -325,19 +327,19 @@ def _origin(arguments: Any) -> str:
     return f"the Hub{config}, revision {arguments.dataset_revision or 'main'}"
 
 
-def _sizes(look: Look) -> str:
+def _sizes(found: Inspection) -> str:
     """All sizes where there are few, else the smallest, the largest and the commonest."""
-    by_area = sorted(look.sizes, key=lambda size: size[0] * size[1])
+    by_area = sorted(found.sizes, key=lambda size: size[0] * size[1])
     if not by_area:
         return "none can be read"
-    shown = {f"{width}x{height}": look.sizes[width, height] for width, height in by_area}
+    shown = {f"{width}x{height}": found.sizes[width, height] for width, height in by_area}
     if len(shown) <= LISTED:
         return f"{_listed(shown)} pixels"
     texts = list(shown)
-    (width, height), count = look.sizes.most_common(1)[0]
+    (width, height), count = found.sizes.most_common(1)[0]
     return (
         f"{texts[0]} to {texts[-1]} pixels, {len(texts):,} sizes, most often {width}x{height} "
-        f"({100 * count / sum(look.sizes.values()):.0f} %)"
+        f"({100 * count / sum(found.sizes.values()):.0f} %)"
     )
 
 

@@ -35,7 +35,7 @@ def write_page(path: Path, summary: DataSummary | FileSummary, sheets: Sequence[
     page = template.render(
         dataset=Path(summary.dataset).name or summary.dataset,
         rows=summary.rows(),
-        sentences=summary.look_at(),
+        sentences=summary.findings(),
         header=header,
         classes=rows,
         heading="Pictures of each class"

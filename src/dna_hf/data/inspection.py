@@ -52,8 +52,8 @@ class Sample(NamedTuple):
 
 
 @dataclass
-class Look:
-    """What a look at samples found.
+class Inspection:
+    """What an inspection of samples found.
 
     Args:
         seen: how many samples were looked at, those that cannot be read included.
@@ -106,7 +106,7 @@ class Look:
         return found
 
 
-def look_at_images(splits: Sequence["LabelledImages"], seconds: float, folder: Path | None = None) -> Look:
+def inspect_images(splits: Sequence["LabelledImages"], seconds: float, folder: Path | None = None) -> Inspection:
     """Decode images until the time is over; the smaller splits first, for duplicates are looked for in all of them.
 
     Args:
@@ -114,7 +114,7 @@ def look_at_images(splits: Sequence["LabelledImages"], seconds: float, folder: P
         seconds: how long it may take. Each split gets its share of what the others leave.
         folder: folder of the data set, which names of files start from.
     """
-    look = Look(total=sum(map(len, splits)))
+    found = Inspection(total=sum(map(len, splits)))
     by_content: dict[bytes, list[tuple[int, int]]] = {}
     end = time.monotonic() + seconds
     order = sorted(range(len(splits)), key=lambda number: len(splits[number]))
@@ -122,31 +122,31 @@ def look_at_images(splits: Sequence["LabelledImages"], seconds: float, folder: P
     for done, number in enumerate(order):
         until = time.monotonic() + (end - time.monotonic()) / (len(order) - done)
         for row, source in _drawn(splits[number], until):
-            look.seen += 1
+            found.seen += 1
             try:
                 image = needed("datasets", DataError, "reading images").Image().decode_example(source)
             except BROKEN as error:
                 name = sample_name(source, row, splits[number].name, folder)
-                look.unreadable.append(LeftOut(name, _reason(error)))
+                found.unreadable.append(LeftOut(name, _reason(error)))
                 continue
-            look.sizes[image.size] += 1
-            look.modes[image.mode] += 1
+            found.sizes[image.size] += 1
+            found.modes[image.mode] += 1
             group = by_content.setdefault(content_digest(image), [])
             group.append((number, row))
             names[number, row] = sample_name(source, row, splits[number].name, folder)
     groups = [sorted(group) for group in by_content.values() if len(group) > 1]
     labels = [split.labels() if groups else np.empty(0) for split in splits]
-    look.duplicates = [
+    found.duplicates = [
         [
             Sample(splits[number].name, names[number, row], _label(splits[number], labels[number], row))
             for number, row in group
         ]
         for group in sorted(groups)
     ]
-    return look
+    return found
 
 
-def look_at_videos(splits: Sequence["LabelledVideos"], seconds: float, folder: Path | None = None) -> Look:
+def inspect_videos(splits: Sequence["LabelledVideos"], seconds: float, folder: Path | None = None) -> Inspection:
     """Read the headers of video files, and compare files of the same length, until the time is over.
 
     Nothing is decoded: the same film in two files is not found. Clips that are drawn or are images are not looked at.
@@ -165,25 +165,25 @@ def look_at_videos(splits: Sequence["LabelledVideos"], seconds: float, folder: P
         for clip in split.clips
         if clip.frames is None and not isinstance(clip, MotionClip)
     ]
-    look = Look(total=len(clips))
+    found = Inspection(total=len(clips))
     drawn = np.random.default_rng(0).permutation(len(clips)).tolist()
     for number in drawn:
         if time.monotonic() > end - seconds / 2:
             break
-        look.seen += 1
+        found.seen += 1
         path = clips[number][1].path
         try:
             size, rate = _header(path)
         except BROKEN as error:
-            look.unreadable.append(LeftOut(relative(path, folder), _reason(error)))
+            found.unreadable.append(LeftOut(relative(path, folder), _reason(error)))
             continue
-        look.sizes[size] += 1
-        look.modes[rate] += 1
-    look.duplicates = [
+        found.sizes[size] += 1
+        found.modes[rate] += 1
+    found.duplicates = [
         [Sample(split.name, relative(clip.path, folder), split.class_names[clip.label]) for split, clip in group]
-        for group in _same_files([clips[number] for number in sorted(drawn[: look.seen])], end)
+        for group in _same_files([clips[number] for number in sorted(drawn[: found.seen])], end)
     ]
-    return look
+    return found
 
 
 def _same_files(clips: Sequence[tuple[Any, Any]], end: float) -> list[list[tuple[Any, Any]]]:
