@@ -21,6 +21,7 @@ from dna_hf.evaluation.multiple_choice import (
     export_choices,
     multiple_choice_metrics,
     question_prompt,
+    reparse,
     write_table,
 )
 from dna_hf.kinds import VIDEO_LLM, load
@@ -201,6 +202,12 @@ def test_predictions_are_continued(taught, answers, questions, tmp_path):
         "view": "exo",
         "unparsed": True,
         "correct": False,
+        "language": None,
+        "question": "What is shown?",
+        "options": OPTIONS,
+        "media": "red.png",
+        "start": None,
+        "end": None,
     }
     with pytest.raises(DataError, match="predictions.jsonl' exists: continue it with resume"):
         evaluate_questions(*taught, questions, SHORT, predictions=file)
@@ -409,6 +416,95 @@ def test_the_command(taught, checkpoint, folder, tmp_path, capsys):
     assert "exists: continue it with resume" in capsys.readouterr().err
     assert main([*words, "--resume"]) == 0
     assert capsys.readouterr().out == printed.out
+
+    again = ["answer", "--reparse", str(tmp_path / "predictions.jsonl")]
+    files = ["--output", str(tmp_path / "again.json"), "--export", str(tmp_path / "again_choices.json")]
+    assert main([*again, *files, "--predictions", str(tmp_path / "again.jsonl")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:-5] == lines[:-5]
+    assert [line.split() for line in shown[-3:]] == [line.split() for line in lines[-3:]]
+    assert json.loads((tmp_path / "again.json").read_text())["metrics"] == report["metrics"]
+    assert (tmp_path / "again.jsonl").read_text() == (tmp_path / "predictions.jsonl").read_text()
+    assert main([*again, "--predictions", str(tmp_path / "again.jsonl")]) == 2
+    assert "exists: choose another file" in capsys.readouterr().err
+
+
+def written(folder, **changes):
+    """A file of one answer."""
+    line = {"id": "1", "answer": "答案是B", "letter": None, "rule": "no letter", "truth": "B", "category": None}
+    line |= {"view": None, "unparsed": True, "correct": False, "options": OPTIONS, "question": "?", "media": "red.mp4"}
+    (folder / "predictions.jsonl").write_text(json.dumps(line | changes) + "\n")
+    return folder / "predictions.jsonl"
+
+
+def test_a_better_parser_reads_again_what_was_answered(tmp_path):
+    result = reparse(written(tmp_path))
+    (found,) = result.predictions
+    assert (found.letter, found.rule, found.correct, found.unparsed) == ("B", "statement", True, False)
+    assert result.metrics["overall"] == 1.0 and result.metrics["unparsed"] == 0
+    # the second chance stands where nothing can be read
+    (found,) = reparse(written(tmp_path, answer="hm", letter="C", rule="likelihood")).predictions
+    assert (found.letter, found.rule, found.unparsed) == ("C", "likelihood", True)
+    (found,) = reparse(written(tmp_path, letter="C", rule="likelihood")).predictions
+    assert (found.letter, found.rule, found.unparsed) == ("B", "statement", False)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["model", "--reparse", "{}"], "CHECKPOINT has no effect on --reparse"),
+        (["--reparse", "{}", "--videos", "x"], "--videos has no effect on --reparse"),
+        (["--reparse", "{}", "--max_new_tokens", "3"], "--max-new-tokens has no effect on --reparse"),
+        (["--reparse", "{}.gone"], "cannot read the predictions in"),
+        (["model"], "the following arguments are required: QUESTIONS"),
+        ([], "the following arguments are required: CHECKPOINT"),
+    ],
+)
+def test_what_reading_again_does_not_take(tmp_path, capsys, words, sentence):
+    file = written(tmp_path)
+    assert main(["answer", *(word.format(file) for word in words)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("", "holds no answer"), ("{}\n", "line 1 of"), ("no\n", "line 1 of")],
+    ids=["empty", "no fields", "no JSON"],
+)
+def test_a_damaged_file_is_not_read_again(tmp_path, text, sentence):
+    (tmp_path / "x.jsonl").write_text(text)
+    with pytest.raises(DataError, match=sentence):
+        reparse(tmp_path / "x.jsonl")
+    with pytest.raises(DataError, match="lacks the options of its question"):
+        reparse(written(tmp_path, options=None))
+
+
+def test_figures_by_language(tmp_path):
+    lines = [written(tmp_path, id=str(number), language=language).read_text() for number, language in enumerate("zzd")]
+    (tmp_path / "all.jsonl").write_text("".join(lines))
+    rows = reparse(tmp_path / "all.jsonl").table
+    assert [(row.view, row.category, row.questions) for row in rows] == [
+        ("all", "overall", 3),
+        ("all", "language d", 1),
+        ("all", "language z", 2),
+    ]
+
+
+def test_a_part_of_a_video_is_asked_about(taught, folder, tmp_path):
+    """The frames of the part alone go into the model."""
+    whole = ask(folder, "red.mp4")
+    part = replace(whole, id="part", start=0.0, end=0.5)
+    seen = []
+    model, processor = taught
+    for question in (whole, part):
+        inputs, _, _ = multiple_choice._inputs(processor, [question], SHORT)
+        seen.append(inputs["grid_thw" if "grid_thw" in inputs else "video_grid_thw"].tolist())
+    assert seen[0] != seen[1]
+    result = evaluate_questions(model, processor, [whole, part], SHORT, predictions=tmp_path / "p.jsonl")
+    assert [(each.id, each.start, each.end) for each in result.predictions] == [
+        (whole.id, None, None),
+        ("part", 0.0, 0.5),
+    ]
 
 
 def test_the_command_with_other_checkpoints(tmp_path, folder, capsys):

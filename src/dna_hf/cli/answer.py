@@ -4,12 +4,20 @@ import argparse
 import dataclasses
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .options import add_batch_size, add_checkpoint, add_output, add_place, add_reading, chosen
+from .options import add_batch_size, add_output, add_place, add_reading, chosen
 from .parser import add_verb
 from .table import table, write_json, write_text
+from .values import name as given_name
 from .values import output_file, words
+
+
+if TYPE_CHECKING:
+    from ..evaluation.multiple_choice import MultipleChoiceResult
+
+# what has an effect on --reparse
+REPARSED = ("reparse", "predictions", "table", "export", "output", "parser", "run", "go_on")
 
 
 def add(commands: Any) -> None:
@@ -24,8 +32,17 @@ def add(commands: Any) -> None:
         example="answer runs/merged questions.json --videos clips/ --predictions answers.jsonl --output figures.json",
         go_on="where --predictions names a file, go on with --resume, else repeat the command",
     )
-    add_checkpoint(parser)
-    parser.add_argument("questions", metavar="QUESTIONS", help="JSON or JSON Lines file of questions")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=given_name, nargs="?", help="folder, or name on the Hub"
+    )
+    parser.add_argument("questions", metavar="QUESTIONS", nargs="?", help="JSON or JSON Lines file of questions")
+    parser.add_argument(
+        "--reparse",
+        metavar="FILE.jsonl",
+        type=given_name,
+        help="read the answers of a file of --predictions again, without asking the model; without CHECKPOINT and "
+        "QUESTIONS",
+    )
     parser.add_argument("--videos", metavar="DIR", help="folder of the videos and images (default: that of the file)")
     parser.add_argument(
         "--format",
@@ -68,15 +85,18 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace, rest: list[str]) -> int:
-    """`dna-hf answer CHECKPOINT QUESTIONS --videos DIR`."""
+    """`dna-hf answer CHECKPOINT QUESTIONS --videos DIR`, or `dna-hf answer --reparse FILE`."""
+    if arguments.reparse is not None:
+        return _reparse(arguments)
+    for name in ("checkpoint", "questions"):
+        if getattr(arguments, name) is None:
+            arguments.parser.error(f"the following arguments are required: {name.upper()}")
     if arguments.resume and arguments.predictions is None:
         arguments.parser.error("--resume goes on with the file of --predictions: name it")
 
     from ..data.multiple_choice import load_questions
-    from ..evaluation.answer_tables import answer_facts, answer_rows
-    from ..evaluation.multiple_choice import PROMPT, AnswerSettings, evaluate_questions, export_choices, write_table
+    from ..evaluation.multiple_choice import PROMPT, AnswerSettings, evaluate_questions
     from ..kinds import VIDEO_LLM, load
-    from ..records.stamp import stamp
 
     settings = AnswerSettings(
         prompt=arguments.prompt or PROMPT,
@@ -98,17 +118,48 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     left_out = [*file.skipped, *result.unreadable]
     if arguments.left_out is not None:
         write_text(arguments.left_out, "".join(json.dumps(entry) + "\n" for entry in left_out))
+    about = {"checkpoint": arguments.checkpoint, "questions": file.name, "format": file.format}
+    _show(arguments, result, file.name, about | {"settings": dataclasses.asdict(settings)}, left_out)
+    for entry in left_out:
+        print(f"dna-hf: left out: {entry['error']}", file=sys.stderr)
+    return 0
+
+
+def _reparse(arguments: argparse.Namespace) -> int:
+    for name, value in vars(arguments).items():
+        if name not in REPARSED and value != arguments.parser.get_default(name):
+            word = name.upper() if name in ("checkpoint", "questions") else f"--{name.replace('_', '-')}"
+            arguments.parser.error(f"{word} has no effect on --reparse, which asks no model: leave it out")
+
+    from ..evaluation.multiple_choice import reparse
+    from ..evaluation.predictions_file import write_predictions
+
+    result = reparse(arguments.reparse)
+    if arguments.predictions is not None:
+        write_predictions(arguments.predictions, result.predictions)
+    _show(arguments, result, arguments.reparse, {"predictions": arguments.reparse}, [])
+    return 0
+
+
+def _show(
+    arguments: argparse.Namespace,
+    result: "MultipleChoiceResult",
+    title: str,
+    about: dict[str, Any],
+    left_out: list[dict[str, str]],
+) -> None:
+    """Write the files that were asked for, and print the tables."""
+    from ..evaluation.answer_tables import answer_facts, answer_rows
+    from ..evaluation.multiple_choice import export_choices, write_table
+    from ..records.stamp import stamp
+
     if arguments.table is not None:
         write_table(result.table, arguments.table)
     if arguments.export is not None:
         export_choices(result.predictions, result.unreadable, arguments.export)
     if arguments.output is not None:
-        report = {"checkpoint": arguments.checkpoint, "questions": file.name, "format": file.format}
-        report |= {"settings": dataclasses.asdict(settings), **stamp()}
         rows = [dataclasses.asdict(row) for row in result.table]
-        write_json(arguments.output, report | {"metrics": result.metrics, "table": rows, "left_out": left_out})
+        figures = {"metrics": result.metrics, "table": rows, "left_out": left_out}
+        write_json(arguments.output, {**about, **stamp(), **figures})
     print(table(*answer_rows(result.table)))
-    print("\n" + table((file.name, ""), answer_facts(result.metrics)))
-    for entry in left_out:
-        print(f"dna-hf: left out: {entry['error']}", file=sys.stderr)
-    return 0
+    print("\n" + table((title, ""), answer_facts(result.metrics)))

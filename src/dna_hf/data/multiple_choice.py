@@ -4,11 +4,15 @@ Three kinds of files are read, all JSON (a list) or JSON Lines:
 
 - `perception_mcq`: Ego-in-Exo PerceptionMCQ in both published forms. Each question is asked once for every view.
 - `egoschema`: EgoSchema, as its authors publish it (`q_uid`, `option 0` ...) and as on the Hub (`question_idx`).
-- `generic`: `question`, `options` (a list, or letter -> text), `video` or `image`, and where there are some `answer`
-  (a letter, an index from 0, or the text of an option), `category`, `view` and `id`.
+- `generic`: `question`, `options` (a list, letter -> text, or keys of their own: `a0` ..., `option_A` ...), `video` or
+  `image`, and where there are some `answer` (a letter, an index from 0, or the text of an option), `category`, `view`,
+  `language`, `id`, and `start` and `end` of the part of the video that is meant, in seconds.
+
+Fields have the names of [`SYNONYMS`]. Others are refused, but for those that only describe an item.
 """
 
 import json
+import math
 import os
 import re
 import string
@@ -19,6 +23,7 @@ from typing import Any
 
 from .errors import DataError
 from .video_protocols import VIDEO_SUFFIXES
+from .vocabulary import END, START, unknown_key
 
 
 FORMATS = ("perception_mcq", "egoschema", "generic")
@@ -29,14 +34,29 @@ _VIDEO_FOLDERS = ("", "videos", "egocentric_videos", "keystep_segments")
 VIEW_FOLDERS = {"ego": _VIDEO_FOLDERS, "exo": _VIDEO_FOLDERS, "depth": ("depth_videos",)}
 # the same by other names, the first that an item has counts
 SYNONYMS = {
-    "id": ("id", "question_id", "question_idx", "q_uid"),
+    "id": ("id", "question_id", "question_idx", "q_uid", "qid"),
+    "question": ("question",),
     "options": ("options", "choices", "candidates", "answer_choices", "option"),
-    "answer": ("ground_truth_letter", "answer_letter", "answer", "ground_truth"),
-    "video": ("video", "video_path"),
+    "answer": (
+        *("ground_truth_letter", "answer_letter", "answer", "ground_truth"),
+        *("correct_choice", "correct_answer", "answer_id", "answer_idx"),
+    ),
+    "video": ("video", "video_path", "video_name", "videoID", "video_id"),
     "image": ("image", "image_path"),
-    "category": ("category", "category_name", "task_type"),
+    "category": ("category", "category_name", "task_type", "question_type", "question_category", "type"),
     "view": ("view",),
+    "language": ("language", "lang"),
+    "start": START,
+    "end": END,
 }
+# of one format alone
+FORMAT_KEYS = {
+    "perception_mcq": ("ego_filename", "exo_filename", "video_filename"),
+    "egoschema": ("video_idx",),
+    "generic": (),
+}
+# options in keys of their own: "option 0", "option_A", "a0", "A"
+_NUMBERED = re.compile(r"(?:option[ _]?|a)(?P<number>\d+)|(?:option[ _]?)?(?P<letter>[A-Z])")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -53,6 +73,9 @@ class Question:
         answer: letter of the right option; `None` where the file does not tell.
         category: group that accuracy is stated for.
         view: camera that the video was taken by, e.g. `"ego"`.
+        language: language of the question, e.g. `"zh"`.
+        start: seconds into the video at which the part begins that is asked about; `None`: at its beginning.
+        end: seconds into the video at which that part ends; `None`: at its end.
     """
 
     id: str
@@ -63,6 +86,16 @@ class Question:
     answer: str | None = None
     category: str | None = None
     view: str | None = None
+    language: str | None = None
+    start: float | None = None
+    end: float | None = None
+
+    @property
+    def visual(self) -> Any:
+        """The video or image, or the part of a video, as a processor takes it."""
+        if self.start is None and self.end is None:
+            return self.media
+        return {"path": self.media, "start": self.start, "end": self.end}
 
 
 @dataclass
@@ -120,7 +153,9 @@ def load_questions(
     seen: dict[str, dict[Any, str]] = {"id": {}, "content": {}}
     for where, item in items:
         try:
-            questions = read(_Item(where, item), places, views)
+            checked = _Item(where, item)
+            checked.check_keys(format)
+            questions = read(checked, places, views)
             questions = questions if truths is None else _with_answers(questions, truths, where)
             for question in questions:
                 _check_new(question, where, seen)
@@ -188,10 +223,10 @@ class _Item:
         """Letter -> text, of a list, or of letters in order."""
         name = self.name("options")
         if name is None:
-            numbered = [self.content[key] for key in _numbered(self.content)]
+            numbered = _numbered(self.content)
             if not numbered:
                 raise self.error(f"has no field {' or '.join(map(repr, SYNONYMS['options']))}")
-            return self._options("option 0", numbered)
+            return self._options(numbered[0], [self.content[key] for key in numbered])
         value = self.content[name]
         if not isinstance(value, dict):
             return self._options(name, value)
@@ -213,6 +248,42 @@ class _Item:
         plain = {letter: re.sub(rf"^\(?{letter}[.):]\s*(?=\S)", "", text) for letter, text in options.items()}
         return plain if all(plain[letter] != text for letter, text in options.items()) else options
 
+    def seconds(self, field_name: str) -> float | None:
+        """A time in the video, as a number or as `HH:MM:SS`."""
+        name = self.name(field_name)
+        if name is None:
+            return None
+        value = self.content[name]
+        try:
+            parts = [float(part) for part in value.split(":")] if isinstance(value, str) else [float(value)]
+        except (TypeError, ValueError):
+            parts = []
+        seconds = sum(part * 60**power for power, part in enumerate(reversed(parts)))
+        if isinstance(value, bool) or not 1 <= len(parts) <= 3 or not math.isfinite(seconds) or min(parts) < 0:
+            raise self.error(f"has {value!r:.60} in field {name!r}, where seconds must be")
+        return seconds
+
+    def part(self) -> dict[str, Any]:
+        """`start` and `end` of the part of the video that is asked about."""
+        start, end = self.seconds("start"), self.seconds("end")
+        if end is not None and end <= (start or 0.0):
+            raise self.error(f"ends at {end:g} s, which is not after its start at {start or 0:g} s")
+        if self.name("image") is not None and self.name("video") is None and (start, end) != (None, None):
+            raise self.error("has a part of a video, but names an image")
+        return {"start": start, "end": end}
+
+    def check_keys(self, format: str) -> None:
+        """See that every field is used.
+
+        Raises:
+            DataError: naming the first one that is not.
+        """
+        known = [name for names in SYNONYMS.values() for name in names] + [*FORMAT_KEYS[format]]
+        numbered = set(_numbered(self.content)) if self.name("options") is None else set()
+        wrong = unknown_key({key: value for key, value in self.content.items() if key not in numbered}, known)
+        if wrong is not None:
+            raise self.error(wrong)
+
     def answer(self, options: dict[str, str]) -> str | None:
         """Letter of the right option."""
         name = self.name("answer")
@@ -233,6 +304,10 @@ def letter_of(value: Any, options: dict[str, str], where: str) -> str:
             return match[1].upper()
         if texts.count(found) == 1:
             return letters[texts.index(found)]
+        # "B. peel" and "(B) peel" tell letter and text
+        both = re.fullmatch(r"\(?([A-Za-z])[).:]+\s*(.+)", found)
+        if both and options.get(both[1].upper()) == both[2].strip():
+            return both[1].upper()
         found = int(found) if found.isdecimal() else None
     if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < len(letters):
         return letters[found]
@@ -282,6 +357,8 @@ def _read_generic(item: _Item, places: _Places, views: Sequence[str] | None) -> 
             item.answer(options),
             item.get("category"),
             view,
+            item.get("language"),
+            **item.part(),
         )
     ]
 
@@ -294,7 +371,9 @@ def _read_perception(item: _Item, places: _Places, views: Sequence[str] | None) 
         media = places.find(item, _perception_video(item, view), VIEW_FOLDERS[view], VIDEO_SUFFIXES)
         identity = f"{item.get('id') or number}_{view}"
         text, category = item.need("question"), item.need("category")
-        questions.append(Question(identity, text, options, media, "video", item.answer(options), category, view))
+        questions.append(
+            Question(identity, text, options, media, "video", item.answer(options), category, view, **item.part())
+        )
     return questions
 
 
@@ -317,7 +396,7 @@ def _read_egoschema(item: _Item, places: _Places, views: Sequence[str] | None) -
     identity = next((name for name in names if _UUID.fullmatch(name)), names[0])
     video = item.get("video") or item.get("video_idx") or identity
     media = places.find(item, video, ("", "videos"), (".mp4", ".MP4", *VIDEO_SUFFIXES))
-    return [Question(identity, item.need("question"), options, media, "video", item.answer(options))]
+    return [Question(identity, item.need("question"), options, media, "video", item.answer(options), **item.part())]
 
 
 _READERS: dict[str, Callable[[_Item, _Places, Sequence[str] | None], list[Question]]] = {
@@ -347,9 +426,14 @@ def _format(items: list[tuple[str, Any]], path: Path) -> str:
 
 
 def _numbered(content: dict[str, Any]) -> list[str]:
-    """Fields `option 0`, `option 1`, ... in order."""
-    numbers = {int(match[1]): key for key in content if (match := re.fullmatch(r"option[ _](\d+)", key))}
-    return [numbers[number] for number in sorted(numbers)]
+    """Fields `option 0`, `option_A`, `a0`, `A` and what follows them, in order; empty if one is missing between."""
+    found = [(match, key) for key in content if (match := _NUMBERED.fullmatch(str(key)))]
+    by_letter = {ord(match["letter"]) - ord("A"): key for match, key in found if match["letter"]}
+    by_number = {int(match["number"]): key for match, key in found if match["number"]}
+    for keys in (by_letter, by_number):
+        if keys and sorted(keys) in (list(range(len(keys))), list(range(1, len(keys) + 1))):
+            return [keys[number] for number in sorted(keys)]
+    return []
 
 
 def _read_items(path: Path) -> list[tuple[str, Any]]:
@@ -389,7 +473,8 @@ def _with_answers(questions: list[Question], answers: dict[str, Any], where: str
 
 
 def _check_new(question: Question, where: str, seen: dict[str, dict[Any, str]]) -> None:
-    content = (question.text, tuple(question.options.values()), question.media, question.view)
+    part = (question.start, question.end)
+    content = (question.text, tuple(question.options.values()), question.media, part, question.view)
     for kind, key in (("id", question.id), ("content", content)):
         if key in seen[kind]:
             what = f"has the id {question.id!r} of" if kind == "id" else "repeats the question, options and video of"

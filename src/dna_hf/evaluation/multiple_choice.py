@@ -25,7 +25,7 @@ from ..data.multiple_choice import Question, check_on_error
 from ..records.digest import weights_digest
 from .answers import parse_answer
 from .intervals import wilson_interval
-from .predictions_file import AnsweredQuestion, PredictionsFile
+from .predictions_file import AnsweredQuestion, PredictionsFile, read_predictions
 from .video_llm import generate
 
 
@@ -174,6 +174,29 @@ def evaluate_questions(
     return MultipleChoiceResult(multiple_choice_metrics(done), accuracy_table(done), done, unreadable)
 
 
+def reparse(path: str | Path) -> MultipleChoiceResult:
+    """Read the answers of a file of predictions again, without asking the model again.
+
+    The option of a second chance stands where the answer itself is not read now, either.
+
+    Args:
+        path: file that [`evaluate_questions`] wrote as `predictions`.
+
+    Raises:
+        DataError: see [`~dna_hf.evaluation.predictions_file.read_predictions`].
+    """
+    done = [_read_again(each) for each in read_predictions(Path(path))]
+    return MultipleChoiceResult(multiple_choice_metrics(done), accuracy_table(done), done)
+
+
+def _read_again(answered: AnsweredQuestion) -> AnsweredQuestion:
+    parsed = parse_answer(answered.answer, answered.options or {})
+    unparsed = parsed.letter is None
+    if unparsed and answered.rule == LIKELIHOOD:
+        return replace(answered, unparsed=True)
+    return replace(answered, letter=parsed.letter, rule=parsed.rule, unparsed=unparsed)
+
+
 def question_prompt(question: Question, prompt: str = PROMPT) -> str:
     """What the model is told of a question."""
     choices = " ".join(f"({letter}) {text}" for letter, text in question.options.items())
@@ -200,7 +223,7 @@ def _inputs(
     """Inputs of a batch, the questions in it, and those that are not because their video or image cannot be read."""
 
     def encoded(batch: Sequence[Question]) -> Any:
-        turns = [user_turn(question_prompt(each, settings.prompt), [(each.kind, each.media)]) for each in batch]
+        turns = [user_turn(question_prompt(each, settings.prompt), [(each.kind, each.visual)]) for each in batch]
         return encode(processor, [[turn] for turn in turns])
 
     try:
@@ -243,6 +266,12 @@ def _answers(
             question.category,
             question.view,
             unparsed=parsed.letter is None,
+            language=question.language,
+            question=question.text,
+            options=question.options,
+            media=Path(question.media).name,
+            start=question.start,
+            end=question.end,
         )
 
 
@@ -304,7 +333,10 @@ def multiple_choice_metrics(predictions: Sequence[AnsweredQuestion]) -> dict[str
 
 
 def accuracy_table(predictions: Sequence[AnsweredQuestion]) -> list[AccuracyRow]:
-    """A row for every category of every view, and for the `average` and the `overall` of each view and of all."""
+    """A row for every category of every view, and for the `average` and the `overall` of each view and of all.
+
+    Where questions tell their language, there is also a row for each language, of all views.
+    """
     rows = []
     for view, of_view in _by_view(predictions).items():
         categories = [_row(view, name, group) for name, group in _by_category(of_view).items()]
@@ -314,6 +346,10 @@ def accuracy_table(predictions: Sequence[AnsweredQuestion]) -> list[AccuracyRow]
             mean = sum(accuracies) / len(accuracies) if accuracies else None
             categories.append(replace(overall, category="average", accuracy=mean, low=None, high=None))
         rows += [*categories, overall]
+    languages = sorted({each.language for each in predictions if each.language is not None})
+    for language in languages:
+        group = [each for each in predictions if each.language == language]
+        rows.append(_row("all", f"language {language}", group))
     return rows
 
 
@@ -384,9 +420,16 @@ def export_choices(
     path.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
 
 
+def _asked(question: Question) -> dict[str, Any]:
+    """What a question is, without the folder of its video, and without what it does not have."""
+    later = ("language", "start", "end")  # files of predictions from before questions had these go on
+    fields = {name: value for name, value in asdict(question).items() if value is not None or name not in later}
+    return fields | {"media": Path(question.media).name}
+
+
 def _conditions(model: Any, processor: Any, questions: Sequence[Question], settings: AnswerSettings) -> dict[str, Any]:
     """All that answers depend on. How many go through the model together is not among it."""
-    asked = [asdict(question) | {"media": Path(question.media).name} for question in questions]
+    asked = [_asked(question) for question in questions]
     videos = {name: getattr(processor.video_processor, name) for name in ("fps", "max_frames", "max_visual_tokens")}
     return {
         **{name: value for name, value in asdict(settings).items() if name != "batch_size"},

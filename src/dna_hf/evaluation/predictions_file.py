@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.errors import DataError
-from ..errors import must_be_file
+from ..errors import first_line, must_be_file
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,12 @@ class AnsweredQuestion:
         category: category of the question, if it has one.
         view: view of the question, e.g. `ego`, if it has one.
         unparsed: whether the answer itself could not be read.
+        language: language of the question, if it has one.
+        question: text of the question; `None` in files that were written without it, as for all that follows.
+        options: text of each option by its letter.
+        media: name of the video or image, without its folder.
+        start: seconds into the video at which the part that was asked about begins; `None`: at its beginning.
+        end: seconds into the video at which that part ends; `None`: at its end.
     """
 
     id: str
@@ -33,11 +39,68 @@ class AnsweredQuestion:
     category: str | None
     view: str | None
     unparsed: bool
+    language: str | None = None
+    question: str | None = None
+    options: dict[str, str] | None = None
+    media: str | None = None
+    start: float | None = None
+    end: float | None = None
 
     @property
     def correct(self) -> bool:
         """Whether the right option was chosen."""
         return self.letter is not None and self.letter == self.truth
+
+
+def read_predictions(path: Path) -> list[AnsweredQuestion]:
+    """The answers of a file of predictions, in its order.
+
+    Raises:
+        DataError: if it is missing or damaged, holds no answer, or has one without the options of its question.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the predictions in {str(path)!r}: {first_line(error)}.") from error
+    answered = list(_answered(lines, path).values())
+    if not answered:
+        raise DataError(f"{str(path)!r} holds no answer.")
+    for each in answered:
+        if each.options is None:
+            raise DataError(
+                f"the answer to question {each.id!r} in {str(path)!r} lacks the options of its question, which files "
+                "of earlier versions do not hold: ask the model again."
+            )
+    return answered
+
+
+def _answered(lines: Iterable[str], path: Path) -> dict[str, AnsweredQuestion]:
+    answered = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            content = json.loads(line)
+            content.pop("correct")
+            answered[content["id"]] = AnsweredQuestion(**content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"line {number} of {str(path)!r} is damaged: remove the file.") from error
+    return answered
+
+
+def write_predictions(path: Path, predictions: Iterable[AnsweredQuestion]) -> None:
+    """Write answers to a new file.
+
+    Raises:
+        DataError: if it is there already.
+    """
+    if path.exists():
+        raise DataError(f"{str(path)!r} exists: choose another file.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(map(_line, predictions)), encoding="utf-8")
+
+
+def _line(prediction: AnsweredQuestion) -> str:
+    correct = None if prediction.truth is None else prediction.correct
+    return json.dumps(asdict(prediction) | {"correct": correct}, ensure_ascii=False) + "\n"
 
 
 class PredictionsFile:
@@ -73,22 +136,12 @@ class PredictionsFile:
         if lines and not lines[-1].endswith("\n"):
             lines.pop()
             self.path.write_text("".join(lines), encoding="utf-8")
-        answered = {}
-        for number, line in enumerate(lines, 1):
-            try:
-                content = json.loads(line)
-                content.pop("correct")
-                answered[content["id"]] = AnsweredQuestion(**content)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise DataError(f"line {number} of {str(self.path)!r} is damaged: remove the file.") from error
-        return answered
+        return _answered(lines, self.path)
 
     def append(self, predictions: Iterable[AnsweredQuestion]) -> None:
         """Write answers down."""
         with self.path.open("a", encoding="utf-8") as file:
-            for each in predictions:
-                correct = None if each.truth is None else each.correct
-                file.write(json.dumps(asdict(each) | {"correct": correct}, ensure_ascii=False) + "\n")
+            file.writelines(map(_line, predictions))
 
     def _check_settings(self) -> None:
         try:
