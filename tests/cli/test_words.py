@@ -27,6 +27,7 @@ from dna_hf.training.config_file import _known as known_keys
 # complete but for what a row of the table adds
 START = {
     "train": ["train", "tiny.yaml"],
+    "data": ["data", "pictures"],
     "recipes": ["recipes"],
     "evaluate": ["evaluate", "x"],
     "predict": ["predict", "x", "a.png"],
@@ -62,6 +63,7 @@ WRONG = [
         (verb, option, ("0", "-3", "x"), COUNT)
         for verb, option in (
             ("predict", "--top-k"),
+            ("evaluate", "--knn"),
             *(
                 (verb, f"--max-{name}")
                 for verb in ("answer", "chat")
@@ -106,6 +108,7 @@ WRONG = [
                 for name in ("from", "negative-init", "negative-sign", "attention-type", "dtype")
             ),
             ("merge", "--dtype"),
+            ("data", "--kind"),
             ("distractors", "--target-position"),
             *(("visualize", f"--{name}") for name in ("kind", "axis", "show", "format", "animation", "colours")),
             *(("analyze", f"--{name}") for name in ("against", "colours")),
@@ -117,6 +120,7 @@ WRONG = [
             ("evaluate", ("--output", "--confusion")),
             ("answer", ("--output", "--predictions", "--left-out", "--table", "--export")),
             ("benchmark", ("--output",)),
+            ("data", ("--output",)),
             ("recipes", ("--copy",)),
         )
         for option in options
@@ -134,7 +138,7 @@ WRONG = [
     ),
     *(
         (verb, "--output-dir", ("file", "file/x"), BELOW_A_FILE)
-        for verb in ("distractors", "compare", "merge", "visualize", "analyze")
+        for verb in ("data", "distractors", "compare", "merge", "visualize", "analyze")
     ),
     ("compare", "--variants", ("", ",", "a,,b"), "must be names with commas between"),
     ("answer", "--views", ("", "ego,"), "must be names with commas between"),
@@ -206,7 +210,7 @@ def test_an_option_that_does_not_exist_is_named_and_the_nearest_proposed(verb, c
     words = [*START[verb], "--devise", "cpu"]
     said = sentence(words, capsys)
     assert "--devise" in said
-    if verb not in ("merge", "publish", "convert", "recipes"):
+    if verb not in ("data", "merge", "publish", "convert", "recipes"):
         assert "did you mean --device?" in said
 
 
