@@ -6,12 +6,12 @@ from typing import Any
 from .options import add_dtype, add_seed, chosen
 from .parser import Parser, add_verb
 from .table import table
-from .values import finite, numbers, output_folder, positive
+from .values import finite, image_size, numbers, output_folder, positive
 
 
 FAMILIES = (
     *("vit", "deit", "dinov2", "timesformer", "video_llama_3", "video_llama_3_vision", "videollama3"),
-    *("timm", "dna_vit"),
+    *("timm", "dna_vit", "dna_timesformer"),
     *("authors-vit", "authors-timesformer", "authors-viscop"),
 )
 ATTENTION_TYPES = ("divided_space_time", "joint_space_time", "space_only")
@@ -26,7 +26,8 @@ def add(commands: Any) -> None:
         help="make a DnA model of a checkpoint you have",
         description="Make a DnA model of a vision transformer, video transformer or video language model "
         "(transformers' ViT, DeiT, DINOv2, TimeSformer or VideoLLaMA3, timm, a file of the authors' code) and write "
-        "it to a folder that loads, trains and publishes. The folder gets the image processor of the source. A video "
+        "it to a folder that loads, trains and publishes; or bring a DnA model to another image size or number of "
+        "frames. The folder gets the image processor of the source. A video "
         "model gets a video processor: of transformers' TimeSformer with the size and normalisation of its "
         "preprocessor_config.json; of a file of the authors' or of the original code with those of the file's cfg "
         "(else mean 0.45, standard deviation 0.225), and frames chosen as that code does; of an image model with "
@@ -52,12 +53,17 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--warm-scale", type=finite, metavar="NUMBER", help="the multiple of warm (default: 1e-4)")
     for name, help in (
-        ("--image-size", "resample positions for NxN pixels (default: as the source)"),
         ("--num-attention-heads", "for a file that does not tell the number of heads"),
         ("--num-probes", "visual probes of VideoLLaMA3 (default: 16)"),
-        ("--num-frames", "make a video model of an image model"),
+        ("--num-frames", "make a video model of an image model, or resample the times of a DnA TimeSformer"),
     ):
         parser.add_argument(name, type=positive, metavar="N", help=help)
+    parser.add_argument(
+        "--image-size",
+        type=image_size,
+        metavar="N",
+        help="resample positions for NxN pixels, or for HxW if given so, e.g. 224x320 (default: as the source)",
+    )
     parser.add_argument(
         "--negative-sign",
         choices=("+1", "-1"),

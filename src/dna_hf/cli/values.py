@@ -38,6 +38,14 @@ def positive(text: str) -> int:
     return _whole(text, 1)
 
 
+def image_size(text: str) -> int | tuple[int, int]:
+    """A number of pixels for height and width, or both with an x between."""
+    sides = [_whole(side.strip(), 1) for side in text.lower().split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"must be a number of pixels N, or HxW, got {text!r}")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
 def whole(text: str) -> int:
     """A whole number of at least 0."""
     return _whole(text, 0)

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from ..models import DnATimesformerConfig, DnAViTConfig, DnAViTForImageClassification, DnAViTModel
 from ..models.configuration_dna import DnATransformerConfig
 from ..records.one_input import random_image
+from ..sizes import resize_video_processor
 from .errors import ConversionError, refused_configuration
 from .loading import load_exactly, read_config, saved_class, source_name
 from .native import VIT_NAMES
@@ -23,10 +24,10 @@ from .pretrained import convert_softmax
 from .processors import (
     add_video_processor_of_images,
     find_image_processor,
-    resize_video_processor,
     set_image_processor,
 )
 from .report import Conversion, ConversionReport, TensorRecord
+from .resize import dna_family
 from .tensors import EXACT_TOLERANCE, TensorMap
 from .vit_layout import MapAttention, TransformerMap, map_softmax_attention, model_classes
 
@@ -71,6 +72,8 @@ def convert_image_model(source: str | Path | nn.Module, options: Options) -> Con
     """Convert an image model to a video model as a request asks."""
     options.check_revision(source)
     image_model = _load_dna_vit(source, options)
+    if image_model is None and dna_family(source, options.revision) == DnATimesformerConfig.model_type:
+        return convert_softmax(source, options)
     if image_model is None:
         # the size is changed below, where every image model passes
         return image_to_video(convert_softmax(source, replace(options, image_size=None)), options)

@@ -29,6 +29,7 @@ APPLIES: dict[str, tuple[str, ...]] = {
     "dinov2": (*_SOFTMAX, *_PIXELS, *_VIDEO),
     "timm": (*_SOFTMAX, *_PIXELS, "num_attention_heads", *_VIDEO),
     "dna_vit": (*_SOFTMAX, *_PIXELS, *_VIDEO),
+    "dna_timesformer": (*_PIXELS, "num_frames"),
     "timesformer": (*_SOFTMAX, *_PIXELS),
     "video_llama_3": (*_SOFTMAX, *_PROBES, *_SHOWN),
     "video_llama_3_vision": (*_SOFTMAX, *_PROBES),
@@ -81,8 +82,8 @@ class Options:
         include_visual_probes: whether the language model sees the visual probes; it does by default.
         normalize_keys: whether a layer norm, which begins as the first one of the layer, comes between a layer's
             tokens and the visual probes that read them; none does by default, as in the released code.
-        num_frames: frames of a video, for a video model made of an image model; 8 by default in
-            [`~dna_hf.conversion.from_image_model`].
+        num_frames: frames of a video, for a video model made of an image model, 8 by default in
+            [`~dna_hf.conversion.from_image_model`]; or that the times of a DnA TimeSformer are resampled for.
         attention_type: `"divided_space_time"`, `"joint_space_time"` or `"space_only"`. For a video model made of an
             image model, the first one by default; for a file of the authors' TimeSformer, found out from its tensors,
             and tensors that are not those of the given type are refused.

@@ -15,6 +15,7 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from ..models import DnATimesformerConfig, DnAViTModel
 from ..models.configuration_dna import pair
 from ..records.one_input import main_output, random_input
+from ..sizes import resize_image_processor, resize_video_processor
 from .errors import ConversionError, refused_configuration
 from .files import read_tensors
 from .loading import find_file, load_exactly, read_config, saved_class, source_name
@@ -23,11 +24,10 @@ from .options import Options
 from .processors import (
     add_native_video_processor,
     find_image_processor,
-    resize_image_processor,
-    resize_video_processor,
     set_image_processor,
 )
 from .report import Conversion, ConversionReport
+from .resize import DNA_FAMILIES, convert_dna, dna_family
 from .tensors import EXACT_TOLERANCE
 from .timm import check_timm_pooling, create_timm_model, is_timm_model, map_timm, timm_config, timm_model_facts
 from .video_llm import convert_video_llm, is_video_llm
@@ -56,8 +56,9 @@ def from_pretrained_softmax(name_or_model: str | Path | nn.Module, **options: An
     Args:
         name_or_model: transformers' ViT, DeiT, DINOv2, TimeSformer or VideoLLaMA3, its vision encoder alone included
             (folder, name on the Hub, or model), VideoLLaMA3 as its own code saves it (folder or name on the Hub), a
-            timm `VisionTransformer` (folder, name on the Hub, name in timm if that is installed, or model), or a file
-            with a state dict in timm's layout.
+            timm `VisionTransformer` (folder, name on the Hub, name in timm if that is installed, or model), a file
+            with a state dict in timm's layout, or a DnA ViT or TimeSformer for another `image_size` (of a TimeSformer
+            `num_frames`, too), which keeps all but its positions and times.
         options: fields of [`~dna_hf.conversion.Options`], e.g. `negative_init="zero"`, `image_size=384` or
             `attention_variant="dna_shared_value"`.
 
@@ -70,7 +71,8 @@ def from_pretrained_softmax(name_or_model: str | Path | nn.Module, **options: An
             function does not.
     """
     request = Options(**options)
-    request.refuse_video()
+    if request.num_frames is not None and dna_family(name_or_model, request.revision) != "dna_timesformer":
+        request.refuse_video()
     return convert_softmax(name_or_model, request)
 
 
@@ -83,7 +85,8 @@ def convert_softmax(source: str | Path | nn.Module, options: Options) -> Convers
     with refused_configuration(source_name(source)):
         conversion = _convert(source, options)
     options.note_idle(conversion.report.notes, options.variant)
-    return conversion if options.num_frames is not None else set_image_processor(conversion, options)
+    becomes_video = options.num_frames is not None and conversion.report.family != DnATimesformerConfig.model_type
+    return conversion if becomes_video else set_image_processor(conversion, options)
 
 
 def _convert(source: str | Path | nn.Module, options: Options) -> Conversion:
@@ -103,6 +106,8 @@ def _convert(source: str | Path | nn.Module, options: Options) -> Conversion:
     config = read_config(name, options.revision)
     if is_video_llm(config):
         return convert_video_llm(name, options, name)
+    if config.get("model_type") in DNA_FAMILIES:
+        return convert_dna(name, options)
     if "architecture" in config and "model_type" not in config:
         options.check(name, "timm")
         return _convert_timm_checkpoint(name, config, options)
@@ -114,6 +119,8 @@ def _convert_model(source: nn.Module, options: Options) -> Conversion:
         return _convert_timm_model(source, type(source).__name__, options)
     if not isinstance(source, PreTrainedModel):
         raise ConversionError(f"cannot convert a {type(source).__name__}: give a name, a path, or a model.")
+    if source.config.model_type in DNA_FAMILIES:
+        return convert_dna(source, options)
     folder = source.name_or_path or ""
     where = folder if folder and Path(folder).is_dir() else None
     if is_video_llm(source.config.to_dict()):
@@ -228,10 +235,6 @@ def _load_native(name: str, config: dict[str, Any], options: Options) -> PreTrai
         ConversionError: if it is of another family, or its tensors are not exactly those of the model.
     """
     family = config.get("model_type")
-    if family == "dna_vit":
-        raise ConversionError(
-            f"{name!r} is a DnA model already, a 'dna_vit'; from_image_model (--num-frames) makes a video model of it."
-        )
     if family not in NATIVE_FAMILIES:
         raise ConversionError(f"cannot convert {name!r}, a {family!r} model: known are {', '.join(NATIVE_FAMILIES)}.")
     architecture = saved_class(config)

@@ -14,8 +14,8 @@ from transformers.utils import cached_file
 
 from ..errors import told_as
 from ..models import DnATimesformerConfig, DnATimesformerVideoProcessor, DnAViTConfig
-from ..models.configuration_dna import pair
 from ..pretrained import read_config
+from ..sizes import resize_video_processor
 from .errors import ConversionError
 from .options import Options
 from .report import Conversion, ConversionReport
@@ -41,7 +41,7 @@ def find_image_processor(name: str, revision: str | None) -> Any:
         ConversionError: if it cannot be loaded.
     """
     with told_as(ConversionError, f"cannot load the image processor of {name!r}"):
-        if not _has_one_of(IMAGE_FILES, name, revision):
+        if not has_one_of(IMAGE_FILES, name, revision):
             return None
         return AutoImageProcessor.from_pretrained(name, revision=revision)
 
@@ -88,38 +88,6 @@ def authors_image_processor(config: DnAViTConfig) -> BitImageProcessorPil:
         image_std=[0.229, 0.224, 0.225],
         resample=3,
     )
-
-
-def resize_image_processor(processor: Any, image_size: Any) -> str:
-    """Let an image processor make images of another size, cutting off the same part of the border.
-
-    Returns:
-        What it does now.
-    """
-    height, width = pair(image_size, "image_size")
-    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
-    shortest = processor.size.get("shortest_edge")
-    if crop is not None and shortest is not None:
-        edge = round(shortest * min(height, width) / min(crop["height"], crop["width"]))
-        processor.size = {"shortest_edge": edge}
-        processor.crop_size = {"height": height, "width": width}
-        return f"resizes the shorter side to {edge} and crops {height}x{width} pixels"
-    processor.size = {"height": height, "width": width}
-    processor.do_center_crop = False
-    return f"resizes to {height}x{width} pixels"
-
-
-def resize_video_processor(processor: DnATimesformerVideoProcessor, image_size: Any) -> None:
-    """Let a video processor make frames of another size, cutting off the same part of the border."""
-    height, width = pair(image_size, "image_size")
-    shortest = processor.size.get("shortest_edge")
-    if shortest is None or not processor.do_center_crop:
-        processor.size, processor.do_center_crop = {"height": height, "width": width}, False
-        return
-    # frames are never smaller than what is cut out of them
-    scale = max(height, width) / max(processor.crop_size["height"], processor.crop_size["width"])
-    processor.size = {"shortest_edge": max(round(shortest * scale), height, width)}
-    processor.crop_size = {"height": height, "width": width}
 
 
 def add_authors_video_processor(report: ConversionReport, config: DnATimesformerConfig, settings: Any) -> None:
@@ -180,7 +148,7 @@ def add_native_video_processor(
         return
     content: dict[str, Any] = {}
     with told_as(ConversionError, f"cannot read the preprocessing of {name!r}"):
-        found = name is not None and _has_one_of(VIDEO_FILES, name, revision)
+        found = name is not None and has_one_of(VIDEO_FILES, name, revision)
         if name is not None and found:
             content, _ = TimesformerVideoProcessor.get_video_processor_dict(name, revision=revision)
     if not isinstance(content, dict):
@@ -306,7 +274,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _has_one_of(files: tuple[str, ...], name: str, revision: str | None) -> bool:
+def has_one_of(files: tuple[str, ...], name: str, revision: str | None) -> bool:
     """Whether a checkpoint has one of some files."""
     return any(
         cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False) for file in files

@@ -43,7 +43,8 @@ class ConversionReport:
         source: path or name of what was converted.
         family: kind of the source: `"vit"`, `"deit"`, `"dinov2"`, `"timesformer"`, `"video_llama_3"`,
             `"video_llama_3_vision"`, `"videollama3"` (saved by its own code), `"timm"`, `"authors-vit"`,
-            `"authors-timesformer"`, `"authors-viscop"` or, where a video model is made of an image model, `"dna_vit"`.
+            `"authors-timesformer"`, `"authors-viscop"`, or `"dna_vit"` or `"dna_timesformer"`, where a DnA model is
+            resized or a video model is made of it.
         records: one record for each source tensor and each new tensor.
         notes: sentences on what else the user should know, e.g. what a file held beside tensors.
         max_difference: largest difference between what the converted model and an evaluation of the source make of one

@@ -15,6 +15,7 @@ from ..models import (
     DnAViTModel,
 )
 from ..models.configuration_dna import DnATransformerConfig
+from ..models.layers_dna import resample_positions
 from .attention import NegativeStart, add_new_tensors, projection_names
 from .tensors import TensorMap
 
@@ -152,7 +153,7 @@ class TransformerMap:
 
         def change(table: torch.Tensor) -> torch.Tensor:
             if resampled:
-                patches = _resample(table[:, prefix_rows:], source_grid, grid)
+                patches = resample_positions(table[:, prefix_rows:], source_grid, grid)
                 table = torch.cat((table[:, :prefix_rows], patches), dim=1)
             return torch.cat((torch.zeros_like(table[:, :1]), table), dim=1) if add_row else table
 
@@ -228,13 +229,6 @@ def count_layers(tensors: Iterable[str], layers: str) -> int:
     """Number of layers in a row from 0 on; a tensor of a layer beyond a gap is left to be reported as unexpected."""
     indices = {name.removeprefix(layers).partition(".")[0] for name in tensors if name.startswith(layers)}
     return next(index for index in range(len(indices) + 1) if str(index) not in indices)
-
-
-def _resample(patches: torch.Tensor, source: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
-    """Positions (1, rows * columns, width) for another grid: bicubic in float32 or wider, as the models do it."""
-    wide = patches.unflatten(1, source).permute(0, 3, 1, 2).to(torch.promote_types(patches.dtype, torch.float32))
-    resampled = torch.nn.functional.interpolate(wide, target, mode="bicubic", align_corners=False)
-    return resampled.to(patches.dtype).flatten(2).transpose(1, 2)
 
 
 def _size(grid: tuple[int, int]) -> str:

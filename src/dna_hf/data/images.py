@@ -51,22 +51,22 @@ def image_processor(
         # else a grey picture would come back with three channels
         **({} if num_channels == 3 else {"do_convert_rgb": False}),
     )
-    return with_given(processor, arguments, image_size, num_channels)
+    return with_given(processor, arguments, num_channels)
 
 
-def with_given(processor: Any, arguments: ImageDataArguments, image_size: tuple[int, int], num_channels: int) -> Any:
+def with_given(processor: Any, arguments: ImageDataArguments, num_channels: int) -> Any:
     """The processor with the normalisation and the resizing that are asked for; where nothing is, with its own.
 
-    With `crop_pct` below 1 the short side is resized to `min(image_size) / crop_pct` pixels, and the centre cut out.
+    With `crop_pct` below 1 the short side is resized to that of the result / `crop_pct`, and the centre cut out.
 
     Args:
         processor: image processor to start from; not changed.
         arguments: fields of the `data` section, of which those count that are not `None`.
-        image_size: height and width that the model takes, in pixels.
         num_channels: channels that the model takes.
 
     Raises:
-        DataError: if `image_mean` or `image_std` has not a number for each channel.
+        DataError: if `image_mean` or `image_std` has not a number for each channel, or `crop_pct` is given for a
+            processor that makes images of different sizes.
     """
     given: dict[str, Any] = {}
     for name in ("image_mean", "image_std"):
@@ -78,7 +78,7 @@ def with_given(processor: Any, arguments: ImageDataArguments, image_size: tuple[
     if arguments.interpolation is not None:
         given["resample"] = RESAMPLING[arguments.interpolation]
     if arguments.crop_pct is not None:
-        given |= _resizing(arguments.crop_pct, *image_size)
+        given |= _resizing(arguments.crop_pct, *output_size(processor))
     return type(processor).from_dict(processor.to_dict() | given) if given else processor
 
 

@@ -116,8 +116,9 @@ class DnAPatchEmbeddings(nn.Module):
 def resample_positions(positions: torch.Tensor, grid: tuple[int, int], target: tuple[int, int]) -> torch.Tensor:
     """Positions (1, rows * columns, width) of the patches of one grid (rows, columns), for another grid: bicubic."""
     resampled = positions.unflatten(1, grid).permute(0, 3, 1, 2)
-    # in float32: bicubic resampling in half precision shifts the positions
-    resampled = nn.functional.interpolate(resampled.float(), size=target, mode="bicubic", align_corners=False)
+    # in float32 at least: bicubic resampling in half precision shifts the positions
+    wide = resampled.to(torch.promote_types(resampled.dtype, torch.float32))
+    resampled = nn.functional.interpolate(wide, size=target, mode="bicubic", align_corners=False)
     return resampled.flatten(2).transpose(1, 2).to(positions.dtype)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
@@ -25,11 +25,13 @@ from ..evaluation.image_classification import ClassificationResult
 from ..evaluation.problems import problem_of
 from ..hub.publish import Published
 from ..kinds import check_images, kind_of
-from ..pretrained import fitting_config, load_config, load_whole
+from ..models.configuration_dna import pair
+from ..pretrained import Shapes, fitting_config, load_config, load_whole, tensor_shapes
 from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
 from ..records.metrics import PROBLEM_METRICS
 from ..records.stamp import stamp
+from ..sizes import SIZE_FIELDS, resize_model
 from .callbacks import AugmentationEpoch, DataRecord
 from .checkpoint import check_disk, find_checkpoint, weights_size
 from .class_weights import WeightedLoss, class_weights
@@ -271,21 +273,48 @@ def _start_from(source: str, run: ClassifierRun, fields: dict[str, Any]) -> tupl
             f"{found.model_type!r}, or choose another checkpoint."
         )
     # before memory is taken
-    fitting_config(kind.auto_model, source, revision, ConfigurationError)
+    own = fitting_config(kind.auto_model, source, revision, ConfigurationError)
     config = load_config(source, revision, ConfigurationError, **fields)
+    _check_patches(source, own, config)
+    with told_as(ConfigurationError, f"checkpoint {source!r} cannot become what is asked for"):
+        config.validate()
+    own_sizes = {name: getattr(own, name) for name in SIZE_FIELDS if hasattr(own, name)}
     # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
     model = load_whole(
         kind.auto_model,
         source,
         revision=revision,
-        config=config,
+        config=load_config(source, revision, ConfigurationError, **fields | own_sizes),
         dtype=torch.float32,
         new=(kind.head, *kind.pretraining),
         error_class=ConfigurationError,
     )
+    resampled = resize_model(model, config.image_size, getattr(config, "num_frames", None))
+    if run.training.process_index == 0:
+        _say_changes(source, model, kind.head, tensor_shapes(source, revision, ConfigurationError), resampled)
     processor = task.load_processor(run, config, source, revision)
     check_images(processor, config, source, ConfigurationError)
     return model, processor
+
+
+def _check_patches(source: str, own: PreTrainedConfig, config: PreTrainedConfig) -> None:
+    """See that a run keeps the patches of its checkpoint."""
+    have, asked = (pair(each.patch_size, "patch_size") for each in (own, config))
+    if have != asked:
+        raise ConfigurationError(
+            f"checkpoint {source!r} has patches of {have[0]}x{have[1]} pixels, but patch_size is {config.patch_size}: "
+            "leave it out; for another number of patches give image_size."
+        )
+
+
+def _say_changes(source: str, model: PreTrainedModel, head: str, stored: Shapes, resampled: dict[str, str]) -> None:
+    """Say which tensors of a model are not those of its checkpoint."""
+    tensors = model.state_dict().items()
+    new = [name for name, tensor in tensors if name.startswith(head) and stored.get(name) != tuple(tensor.shape)]
+    said = [f"{name} is resampled ({how})" for name, how in resampled.items()]
+    said += [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] if new else []
+    if said:
+        logger.warning(f"from {source!r}: {'; '.join(said)}; all other tensors are its own.")
 
 
 @contextmanager

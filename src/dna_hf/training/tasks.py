@@ -1,8 +1,9 @@
 """What training images and training videos do differently: data, processors and figures."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -12,6 +13,7 @@ from transformers.utils import logging
 from ..data.arguments import CommonDataArguments, ImageDataArguments, VideoDataArguments
 from ..data.augmentation import TrainingAugmentation
 from ..data.clips import LabelledVideos
+from ..data.errors import DataError
 from ..data.images import ImageDataset, ImageProcessor, StreamedImageDataset, image_processor, torch_dataset
 from ..data.images import output_size as image_output_size
 from ..data.images import with_given as image_processor_with
@@ -23,12 +25,14 @@ from ..data.splits import Split
 from ..data.unreadable import BAD_LIST
 from ..data.video_sources import load_train_and_eval as load_videos
 from ..data.videos import VideoAugmentation, VideoDataset, video_processor, with_given
+from ..data.videos import output_size as video_output_size
 from ..evaluation.image_classification import ClassificationResult, classification_result
 from ..evaluation.problems import Problem
 from ..kinds import IMAGE, VIDEO, Kind, load_processor
 from ..models.configuration_dna import pair
 from ..models.video_processing_dna_timesformer import DnATimesformerVideoProcessor
 from ..records.metrics import PROBLEM_METRICS
+from ..sizes import resize_image_processor, resize_video_processor
 from .arguments import ClassifierTrainingArguments
 from .config_file import ClassifierRun, RunConfig
 from .errors import ConfigurationError
@@ -155,7 +159,9 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
     ) -> ImageProcessor:
         """The processor of a checkpoint; what the run itself says goes before what the checkpoint says."""
         processor = load_processor(source, IMAGE, revision, ConfigurationError)
-        return image_processor_with(processor, run.data, _image_size(config), config.num_channels)
+        if "image_size" in run.model and not _makes(processor, _image_size(config), image_output_size):
+            resize_image_processor(processor, config.image_size)
+        return image_processor_with(processor, run.data, config.num_channels)
 
     def views(self, processor: ImageProcessor) -> str | None:
         """The views of a sample in evaluation: there is but one of an image."""
@@ -210,6 +216,10 @@ class VideoTask(Task[VideoDataArguments, LabelledVideos, DnATimesformerVideoProc
 
     def fresh_processor(self, run: VideoRun, config: PreTrainedConfig) -> DnATimesformerVideoProcessor:
         """The processor of a fresh model."""
+        if config.num_channels != 3:
+            raise ConfigurationError(
+                f"section 'model': videos have 3 channels, but num_channels is {config.num_channels}: leave it out."
+            )
         return video_processor(run.data, _image_size(config), config.num_frames)
 
     def load_processor(
@@ -230,6 +240,8 @@ class VideoTask(Task[VideoDataArguments, LabelledVideos, DnATimesformerVideoProc
             )
             return self.fresh_processor(run, config)
         processor = with_given(load_processor(source, VIDEO, revision, ConfigurationError), run.data)
+        if "image_size" in run.model and not _makes(processor, _image_size(config), video_output_size):
+            resize_video_processor(processor, config.image_size)
         if "num_frames" in run.model:
             processor.num_frames = config.num_frames
         return processor
@@ -278,3 +290,11 @@ def _problem_type(run: ClassifierRun) -> str | None:
 
 def _image_size(config: PreTrainedConfig) -> tuple[int, int]:
     return pair(config.image_size, "image_size")
+
+
+def _makes(processor: Any, image_size: tuple[int, int], output_size: Callable[[Any], tuple[int, int]]) -> bool:
+    """Whether a processor makes all images of a size."""
+    try:
+        return output_size(processor) == image_size
+    except DataError:
+        return False
