@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from dna_hf import DnATimesformerConfig, DnAViTConfig, DnAViTForImageClassification, DnAViTModel
-from dna_hf.conversion import ConversionError, from_image_model, from_pretrained_softmax
+from dna_hf.conversion import ConversionError, from_pretrained_softmax
 from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.images import image_processor, output_size
 from dna_hf.models import DnATimesformerForVideoClassification, DnATimesformerVideoProcessor
@@ -316,7 +316,7 @@ def test_python_resizes_models_and_folders(kind, image_checkpoint):
     model, report = from_pretrained_softmax(source if kind == "model" else image_checkpoint, image_size=56)
     assert (model.config.image_size, report.count("resampled"), report.count("new")) == (56, 1, 0)
     assert source.config.image_size == 28 and source.dna_vit.embeddings.position_embeddings.shape[1] == 16
-    video, _ = from_image_model(dna_timesformer(), num_frames=2)
+    video, _ = from_pretrained_softmax(dna_timesformer(), num_frames=2)
     assert video.config.num_frames == 2
 
 

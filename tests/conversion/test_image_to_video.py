@@ -257,7 +257,7 @@ def refusal(source, **options):
         (lambda: lively(ViTForMaskedImageModeling(ViTConfig(**SIZES, encoder_stride=8))), "MaskedImageModeling"),
         (lambda: torch.nn.Linear(2, 2), "Linear"),
         (lambda: "does-not-exist", "does-not-exist"),
-        (lambda: from_image_model(dna_vit()).model, "DnATimesformerModel"),
+        (lambda: from_image_model(dna_vit()).model, "'DnATimesformerModel' is a video model already"),
     ],
 )
 def test_what_has_no_place_is_refused(make, named):

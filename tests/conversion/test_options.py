@@ -73,10 +73,12 @@ NEEDED = {
     "videollama3": {"num_attention_heads": 2},
     "authors-viscop": {"interaction_layers": [0]},
     "dna_vit": {"num_frames": 1},
+    "dna_timesformer": {"image_size": 8},
 }
 OTHERS = {
     ("dna_vit", "attention_variant"): "dna",
     ("dna_vit", "num_frames"): 3,
+    ("dna_timesformer", "num_frames"): 3,
     ("authors-viscop", "negative_sign"): 1,
 }
 # what a source becomes without the option
@@ -115,6 +117,8 @@ def source(request, tmp_path):
     family = request.node.callspec.params["family"]
     if family == "dna_vit":
         return dna_model("vit", "softmax")
+    if family == "dna_timesformer":
+        return dna_model("timesformer", "dna")
     if family in ("timm", "authors-vit", "authors-timesformer", "authors-viscop"):
         kind = "vit" if family == "timm" else family.removeprefix("authors-")
         path = tmp_path / "source.pth"
@@ -131,7 +135,7 @@ def convert(family, source, options):
     torch.manual_seed(0)
     if family.startswith("authors-"):
         return convert_source(source, Options(**options | {"family": family}))
-    if options.get("num_frames"):
+    if options.get("num_frames") and family != "dna_timesformer":
         return from_image_model(source, **options)
     return from_pretrained_softmax(source, **options)
 

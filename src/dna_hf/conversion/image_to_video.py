@@ -65,6 +65,11 @@ def from_image_model(name_or_model: str | Path | nn.Module, **options: Any) -> C
             apply to it.
     """
     request = Options(**options)
+    if dna_family(name_or_model, request.revision) == DnATimesformerConfig.model_type:
+        raise ConversionError(
+            f"{source_name(name_or_model)!r} is a video model already: from_pretrained_softmax brings it to another "
+            "number of frames."
+        )
     return convert_image_model(name_or_model, replace(request, num_frames=request.num_frames or NUM_FRAMES))
 
 
