@@ -134,6 +134,13 @@ def test_captions_and_tables_of_pictures(folder, tmp_path):
     assert said["multi"]["probability"] == said["regression"]["probability"] == ""
 
 
+@pytest.mark.parametrize("name", ["multi", "regression"])
+def test_distractors_are_for_one_class_per_image(folder, tmp_path, name):
+    done = run_cli("distractors", folder / name, "--dataset", "fashion-mnist-mini", "--output-dir", tmp_path / "out")
+    assert done.returncode == 2 and f"is of {CHECKPOINTS[name]['problem_type']}" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_words_of_an_answer():
     several = Answer([("a", 0.97), ("b", 0.81), ("c", 0.51), ("d", 0.5)], MULTI)
     assert several.classes == ("a", "b", "c") and several.short == "a, b, c"

@@ -168,7 +168,7 @@ class Reader(torch.nn.Module):
     def __init__(self, look):
         super().__init__()
         self.look, self.seen = look, []
-        self.config = SimpleNamespace(id2label=dict(enumerate(COLOURS)))
+        self.config = SimpleNamespace(problem_type="single_label_classification", id2label=dict(enumerate(COLOURS)))
         self.device, self.dtype = torch.device("cpu"), torch.float32
 
     def forward(self, pixel_values):

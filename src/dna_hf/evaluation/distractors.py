@@ -22,10 +22,11 @@ from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
 from ..data.image_reading import image_mode, read_image
 from ..data.images import ImageProcessor, channels_of, output_size
+from ..data.problem_types import SINGLE_LABEL
 from ..data.sources import LabelledImages, load_split
 from ..data.summary import Announce, summarize
 from ..errors import must_be_writable
-from ..kinds import IMAGE, inference_device, load
+from ..kinds import IMAGE, inference_device, load, problem_type_of
 from ..records.names import checkpoint_labels
 from ..records.run_facts import model_facts
 from ..records.stamp import command_line
@@ -263,7 +264,8 @@ def distractor_test(
 
     Raises:
         DataError: before any model runs, if the pictures cannot be made so, data or a checkpoint cannot be loaded,
-            a model does not know a class, two checkpoints are the same or the folder cannot be written to.
+            a model does not know a class or gives other than one, two checkpoints are the same or the folder cannot be
+            written to.
     """
     layout = PictureGrid(grid, grid**2 - 1 if max_tiles is None else max_tiles, target_position, seed)
     if arguments.streaming:
@@ -277,6 +279,9 @@ def distractor_test(
     for checkpoint in checkpoints:
         # all of them before one runs; on the CPU, for a GPU may not hold them together
         loaded = load(checkpoint, wanted=(IMAGE,), device="cpu")
+        problem_type = problem_type_of(loaded.model.config)
+        if problem_type != SINGLE_LABEL:
+            raise DataError(f"distractors are for one class per image, but {checkpoint!r} is of {problem_type}.")
         classes = match_classes(images.class_names, class_names(loaded.model))
         runs.append((loaded.model, DistractorPictures(images, loaded.processor, layout), classes))
     if announce is not None:
