@@ -28,10 +28,10 @@ ORDER = (("tests", "mixed"), ("speed",), ("cifar10",), ("finetune",))
 PARTS = ("tests", "speed", "cifar10", "finetune", "mixed")
 SECONDS = {
     "full": {"tests": 90, "speed": 120, "cifar10": 240, "finetune": 90, "mixed": 60},
-    "tiny": dict.fromkeys(PARTS, 300),
+    "tiny": dict.fromkeys(PARTS, 600),
 }
 # of the whole session; a later part gets what is left, if that is enough to begin
-SECONDS_IN_ALL = {"full": 530, "tiny": 1500}
+SECONDS_IN_ALL = {"full": 530, "tiny": 3000}
 ENOUGH = 15
 # how long after its time a part is asked to end, and how long after that it is killed
 GRACE = 4

@@ -257,58 +257,22 @@ def test_flex_attention_equals_the_reference(variant, tokens, head_dim, dtype):
         assert torch.equal(output[0, tokens // 2], module.o_proj.bias)
 
 
-MASKS = ("none", "boolean", "additive", "empty_row")
-
-
-def masks_of(variant, backend):
-    """Names of the masks that a backend takes."""
-    if backend != "flex_attention":
-        return MASKS
-    # one mask for all heads, in a form that cog attention does not read
-    return ("none",) if variant == "cog" else ("none", "boolean", "empty_row")
-
-
-@pytest.fixture
-def fresh_compiler():
-    """Beyond a number of shapes that were compiled, a kernel would silently not be used."""
-    torch.compiler.reset()
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        yield
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("cross", [False, True], ids=["self", "cross"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("backend", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
 @pytest.mark.parametrize("tokens", [7, 64, 197])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_on_a_gpu_equal_the_reference(gpu_device, fresh_compiler, variant, tokens, backend, dtype, cross):
-    if backend == "flex_attention" and dtype == torch.float32:
-        pytest.skip("the Triton kernels of flex attention multiply float32 in lower precision")
-    if backend == "flex_attention" and gpu_device == "cpu":
-        pytest.skip("flex attention has no backward pass on CPU")
+def test_on_a_gpu_equal_the_reference(gpu_device, variant, tokens, backend, dtype, cross):
     case, failures = reference_case(variant, tokens, 64, cross), []
-    for mask_name in masks_of(variant, backend):
+    for mask_name in case.masks:
         errors = errors_of(case, mask_name, variant, 64, dtype, backend, gpu_device)
         failures += too_large(errors, variant, dtype, mask_name)
     assert not failures, "\n".join(failures)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("mask_name", ["none", "boolean"])
-def test_flex_attention_on_a_gpu_takes_one_size_after_another(gpu_device, fresh_compiler, mask_name):
-    if gpu_device == "cpu":
-        pytest.skip("flex attention has no backward pass on CPU")
-    failures = []
-    # the kernel of the first size is compiled for that size, the next one for any
-    for tokens in (64, 197, 7):
-        case = reference_case("dna", tokens, 64, False)
-        errors = errors_of(case, mask_name, "dna", 64, torch.bfloat16, "flex_attention", gpu_device)
-        failures += too_large(errors, "dna", torch.bfloat16, tokens, mask_name)
-    assert not failures, "\n".join(failures)
-
-
 HALF = (torch.bfloat16, torch.float16)
+MASKS = ("none", "boolean", "additive", "empty_row")
 # kernels that sdpa chooses from, with the dtypes and masks that each takes
 KERNELS = [
     *product(["FLASH_ATTENTION"], HALF, ["none"]),
@@ -348,6 +312,47 @@ def test_flash_attention_2_equals_the_reference(gpu_device, variant, dtype):
             reference_case(variant, tokens, 64, False), "none", variant, 64, dtype, "flash_attention_2", gpu_device
         )
         failures += too_large(errors, variant, dtype, tokens)
+    assert not failures, "\n".join(failures)
+
+
+@pytest.fixture
+def fresh_compiler():
+    """Beyond a number of shapes that were compiled, a kernel would silently not be used."""
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        yield
+
+
+# The kernels of a shape take many seconds to compile: few settings. In float32 they multiply in lower precision.
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("tokens", "dtype", "cross"),
+    [(197, torch.bfloat16, False), (197, torch.float16, True), (64, torch.bfloat16, True), (7, torch.float16, False)],
+    ids=str,
+)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_flex_attention_on_a_gpu_equals_the_reference(gpu_device, fresh_compiler, variant, tokens, dtype, cross):
+    if gpu_device == "cpu":
+        pytest.skip("flex attention has no backward pass on CPU")
+    case, failures = reference_case(variant, tokens, 64, cross), []
+    # cog attention reads no block masks
+    for mask_name in ("none", "boolean", "empty_row") if variant != "cog" else ("none",):
+        errors = errors_of(case, mask_name, variant, 64, dtype, "flex_attention", gpu_device)
+        failures += too_large(errors, variant, dtype, mask_name)
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mask_name", ["none", "boolean"])
+def test_flex_attention_on_a_gpu_takes_one_size_after_another(gpu_device, fresh_compiler, mask_name):
+    if gpu_device == "cpu":
+        pytest.skip("flex attention has no backward pass on CPU")
+    failures = []
+    # the kernel of the first size is compiled for that size, the next one for any
+    for tokens in (64, 197, 7):
+        case = reference_case("dna", tokens, 64, False)
+        errors = errors_of(case, mask_name, "dna", 64, torch.bfloat16, "flex_attention", gpu_device)
+        failures += too_large(errors, "dna", torch.bfloat16, tokens, mask_name)
     assert not failures, "\n".join(failures)
 
 
