@@ -155,6 +155,25 @@ def test_videos_in_folders(tmp_path, capsys):
     assert len(list((output / "sheets").iterdir())) == 2
 
 
+def test_videos_that_are_folders_of_frames(tmp_path, capsys):
+    for clip in ("jump/one", "jump/two", "run/one"):
+        (tmp_path / "clips" / clip).mkdir(parents=True)
+        for number in range(2):
+            noise(number, (30, 24)).save(tmp_path / "clips" / clip / f"{number}.png")
+    words = ["--kind", "video", "--output-dir", str(tmp_path / "out")]
+    assert main(["data", str(tmp_path / "clips"), *words]) == 0
+    content = json.loads((tmp_path / "out" / "data_summary.json").read_text())
+    assert content["splits"]["train"]["classes"] == {"jump": 2, "run": 1}
+    assert content["sizes"] == {"30x24": 3} and content["modes"] == {"folder of frames": 3}
+    # sheets of an earlier data set go
+    shutil.rmtree(tmp_path / "clips" / "jump")
+    (tmp_path / "clips" / "sit").mkdir()
+    shutil.copytree(tmp_path / "clips" / "run" / "one", tmp_path / "clips" / "sit" / "one")
+    assert main(["data", str(tmp_path / "clips"), *words]) == 0
+    names = sorted(path.name for path in (tmp_path / "out" / "sheets").iterdir())
+    assert names == ["0000_run.png", "0001_sit.png"]
+
+
 CONVERSATIONS = [
     {"video": "a.avi", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}] * 2},
     {"image": "no.png", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]},

@@ -109,6 +109,17 @@ def test_wide_images_that_would_be_clipped_to_white_are_different():
     assert content_digest(grey) != content_digest(Image.new("L", (6, 4), 9))
 
 
+def test_what_is_left_out_is_counted_by_reason_and_named(flowers):
+    (flowers / "train" / "rose" / "notes.pdf").write_bytes(b"x")
+    (flowers / "train" / "tulip" / "notes.pdf").write_bytes(b"x")
+    found = summary_of(flowers)
+    assert dict(found.rows())["left out"].startswith("2: .pdf ")
+    assert sorted(each["path"] for each in found.report()["left_out"]) == [
+        "train/rose/notes.pdf",
+        "train/tulip/notes.pdf",
+    ]
+
+
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_seen(flowers):
     (flowers / "train" / "rose" / "0.png").write_bytes(b"no image")
     found = summary_of(flowers)

@@ -94,7 +94,7 @@ def write_class_sheets(folder: Path, splits: Sequence[Any], summary: DataSummary
 def write_sheets(
     folder: Path, splits: Sequence[Split], read: Read, name: Callable[[Split, int], str]
 ) -> tuple[list[Sheet], list[LeftOut]]:
-    """Write a sheet for each class; for a regression one sheet, in the order of the values.
+    """Write a sheet for each class, in the place of earlier ones; for a regression one, in the order of the values.
 
     Args:
         folder: folder to write to.
@@ -105,6 +105,8 @@ def write_sheets(
     Returns:
         The sheets, and the samples that could not be read.
     """
+    for earlier in folder.glob("[0-9][0-9][0-9][0-9]_*.png"):
+        earlier.unlink()
     sheets, unreadable = [], []
     labels = [split.labels() for split in splits]
     for number, title in tqdm(_chosen(splits, labels), desc="contact sheets", leave=False):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 
 from ..errors import needed, sentence
@@ -149,7 +149,7 @@ def inspect_images(splits: Sequence["LabelledImages"], seconds: float, folder: P
 def inspect_videos(splits: Sequence["LabelledVideos"], seconds: float, folder: Path | None = None) -> Inspection:
     """Read the headers of video files, and compare files of the same length, until the time is over.
 
-    Nothing is decoded: the same film in two files is not found. Clips that are drawn or are images are not looked at.
+    Nothing is decoded: the same film in two files is not found. Clips that are drawn are not looked at.
 
     Args:
         splits: splits of videos.
@@ -159,23 +159,18 @@ def inspect_videos(splits: Sequence["LabelledVideos"], seconds: float, folder: P
     from .motion import MotionClip
 
     end = time.monotonic() + seconds
-    clips = [
-        (split, clip)
-        for split in splits
-        for clip in split.clips
-        if clip.frames is None and not isinstance(clip, MotionClip)
-    ]
+    clips = [(split, clip) for split in splits for clip in split.clips if not isinstance(clip, MotionClip)]
     found = Inspection(total=len(clips))
     drawn = np.random.default_rng(0).permutation(len(clips)).tolist()
     for number in drawn:
         if time.monotonic() > end - seconds / 2:
             break
         found.seen += 1
-        path = clips[number][1].path
+        clip = clips[number][1]
         try:
-            size, rate = _header(path)
+            size, rate = _first_frame(clip.frames[0]) if clip.frames else _header(clip.path)
         except BROKEN as error:
-            found.unreadable.append(LeftOut(relative(path, folder), _reason(error)))
+            found.unreadable.append(LeftOut(relative(clip.path, folder), _reason(error)))
             continue
         found.sizes[size] += 1
         found.modes[rate] += 1
@@ -190,7 +185,8 @@ def _same_files(clips: Sequence[tuple[Any, Any]], end: float) -> list[list[tuple
     """Groups of clips that are the same part of files of the same bytes; only files of one length are read."""
     lengths: dict[int, list[tuple[Any, Any]]] = {}
     for split, clip in clips:
-        lengths.setdefault(Path(clip.path).stat().st_size, []).append((split, clip))
+        if clip.frames is None:
+            lengths.setdefault(Path(clip.path).stat().st_size, []).append((split, clip))
     groups: dict[tuple, list[tuple[Any, Any]]] = {}
     digests: dict[str, bytes] = {}
     for alike in lengths.values():
@@ -200,6 +196,12 @@ def _same_files(clips: Sequence[tuple[Any, Any]], end: float) -> list[list[tuple
             if clip.path in digests:
                 groups.setdefault((digests[clip.path], clip.start, clip.end), []).append((split, clip))
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _first_frame(path: str) -> tuple[tuple[int, int], str]:
+    """Width and height of an image that is a frame, in pixels, and what stands for the frame rate."""
+    with Image.open(path) as image:
+        return image.size, "folder of frames"
 
 
 def _file_digest(path: str) -> bytes:

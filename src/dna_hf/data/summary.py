@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..whole_files import whole_file
 from .arguments import CommonDataArguments, ImageDataArguments
-from .inspection import Inspection, Sample, inspect_images, inspect_videos
+from .inspection import Inspection, Sample, inspect_images, inspect_videos, relative
 from .problem_types import MULTI_LABEL, REGRESSION
 from .provenance import public_name
 from .splits import LeftOut, Split
@@ -64,11 +64,8 @@ class SplitSummary:
         if not self.classes:
             values = [f"{n} from {low:g} to {high:g}, mean {mean:g}" for n, (low, mean, high) in self.values.items()]
             return "; ".join([text, *values])
-        text += (
-            f", {len(there):,} of {len(self.classes):,} classes"
-            if len(there) < len(self.classes)
-            else (f", {len(there):,} classes")
-        )
+        missing = f" of {len(self.classes):,}" if len(there) < len(self.classes) else ""
+        text += f", {len(there):,}{missing} classes"
         if len(set(there)) == 1:
             return f"{text}, {there[0]:,} each"
         return f"{text}, {min(there):,} to {max(there):,} each" if there else text
@@ -120,16 +117,16 @@ class DataSummary:
 
     def _seen_rows(self, found: Inspection) -> list[tuple[str, str]]:
         of = "all" if found.is_whole else f"{found.seen:,}, drawn at random, of"
-        across = sum(map(len, found.across().values()))
-        duplicates = f"{across:,}" if across else "none"
-        if not found.is_whole:
-            duplicates += " among those looked at"
-        return [
+        rows = [
             ("looked at", f"{of} {found.total:,} {self.unit}"),
             ("sizes", _sizes(found)),
             ("modes" if self.unit == "images" else "frame rates", _listed(dict(found.modes.most_common()))),
-            ("duplicates across splits", duplicates),
         ]
+        if len(self.splits) == 1:
+            return rows
+        across = sum(map(len, found.across().values()))
+        duplicates = f"{across:,}" if across else "none"
+        return [*rows, ("duplicates across splits", duplicates + ("" if found.is_whole else " among those looked at"))]
 
     def class_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """The header and the rows of a table of the classes; of many, the largest and the smallest of the first split.
@@ -272,7 +269,7 @@ def summarize(arguments: CommonDataArguments, splits: Sequence[Split], *, second
         unit=splits[0].unit,
         splits=[_split(split) for split in splits],
         inspection=inspect(countable, seconds, folder) if countable else None,
-        left_out=list(dict.fromkeys(each for split in splits for each in _left_out(split))),
+        left_out=list(dict.fromkeys(each for split in splits for each in _left_out(split, folder))),
         notes=list(dict.fromkeys(note for split in splits for note in split.notes)),
     )
 
@@ -307,10 +304,10 @@ def _by_name(names: Sequence[str], counts: Sequence[int]) -> dict[str, int]:
     return found
 
 
-def _left_out(split: Any) -> Sequence[LeftOut]:
+def _left_out(split: Any, folder: Path | None) -> list[LeftOut]:
     """What of the data set is in no split; of videos also the files that are listed but not there."""
     missing = [LeftOut(path, "the file is missing") for path in getattr(split, "missing", ())]
-    return [*split.left_out, *missing]
+    return [LeftOut(relative(each.path, folder), each.reason) for each in (*split.left_out, *missing)]
 
 
 def _origin(arguments: Any) -> str:
