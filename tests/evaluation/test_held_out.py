@@ -86,7 +86,6 @@ def test_distractors_and_analyze_take_the_same_images(trained):
             ("--dataset", "fashion-mnist-mini", "--seed", 1),
             "nothing of data set .* is held out, for it has split 'test'",
         ),
-        (("--dataset", "flowers", "--knn"), "--knn looks among training images, and --split held-out is of them"),
     ],
 )
 def test_what_contradicts_the_training_is_refused(trained, words, message):

@@ -13,7 +13,7 @@ from dna_hf import DnATimesformerVideoProcessor
 from dna_hf.data.arguments import ImageDataArguments, VideoDataArguments
 from dna_hf.data.errors import DataError
 from dna_hf.data.images import torch_dataset
-from dna_hf.data.sources import load_split
+from dna_hf.data.sources import load_split, load_train_and_eval
 from dna_hf.data.video_sources import load_split as load_videos
 from dna_hf.data.videos import VideoDataset
 from dna_hf.evaluation import neighbours
@@ -163,6 +163,30 @@ def test_on_the_command_line(checkpoint, tmp_path):
     for more, sentence in refused.items():
         done = run_cli(*words, *more)
         assert done.returncode == 2 and sentence in done.stderr, done.stderr
+
+
+def test_what_training_held_out_has_neighbours_in_the_rest(checkpoint, tmp_path):
+    images = load_split(ImageDataArguments(max_eval_samples=120), "train")
+    rows = images.rows.cast_column("image", datasets.Image())
+    rows.to_parquet(str(tmp_path / "train.parquet"))
+    arguments = ImageDataArguments(dataset=str(tmp_path), validation_fraction=0.25)
+    found = evaluate_by_neighbours(str(checkpoint), arguments, "held-out", k=5, seed=3, device="cpu")
+    loaded = load(checkpoint, device="cpu")
+
+    def features(split):
+        batch = torch_dataset(split, loaded.processor).__getitems__(list(range(len(split))))
+        with torch.no_grad():
+            tokens = loaded.model.dna_vit(torch.stack([each["pixel_values"] for each in batch])).last_hidden_state
+        return tokens[:, 0].double().numpy(), np.array([each["labels"] for each in batch])
+
+    (references, classes), (tokens, labels) = map(features, load_train_and_eval(arguments, 3))
+    assert (len(labels), len(classes)) == (30, 90) and found.figures.samples == 30
+    votes = plain_votes(references, classes, tokens, 10, 5)
+    assert found.figures.top1 == (votes.argmax(axis=1) == labels).mean()
+    with pytest.raises(DataError, match=r"has no record of its training.*give the seed"):
+        evaluate_by_neighbours(str(checkpoint), arguments, "held-out", k=5, device="cpu")
+    with pytest.raises(DataError, match="is held out, for it has split 'test'"):
+        evaluate_by_neighbours(str(checkpoint), ImageDataArguments(), "held-out", k=5, seed=3, device="cpu")
 
 
 def test_data_of_several_labels_is_refused(checkpoint, tmp_path):

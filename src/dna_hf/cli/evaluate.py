@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.arguments import is_held_out
 from ..errors import must_be_writable
 from .keys import EVALUATE, KNN
 from .options import add_batch_size, add_checkpoint, add_held_out_seed, add_output, add_place, add_split, chosen
@@ -118,8 +117,6 @@ def _check_knn(arguments: argparse.Namespace) -> None:
     """Refuse what the figures of a classifier alone can have."""
     from ..training.errors import ConfigurationError
 
-    if is_held_out(arguments.split):
-        raise ConfigurationError("--knn looks among training images, and --split held-out is of them: leave one out.")
     for option in ("record", "slices"):
         if getattr(arguments, option):
             raise ConfigurationError(f"--{option} is for figures of a classifier, and --knn asks none: leave it out.")
@@ -154,7 +151,13 @@ def _evaluate(arguments: argparse.Namespace, data: Any, kind: "Kind") -> "Classi
         from ..evaluation.neighbours import evaluate_by_neighbours
 
         return evaluate_by_neighbours(
-            arguments.checkpoint, data, arguments.split, k=arguments.knn, batch_size=arguments.batch_size, **common
+            arguments.checkpoint,
+            data,
+            arguments.split,
+            k=arguments.knn,
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
+            **common,
         )
     if kind is IMAGE:
         return evaluate_checkpoint(

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.data.data_collator import default_data_collator
 
-from ..data.arguments import ImageDataArguments, VideoDataArguments
+from ..data.arguments import HELD_OUT_NAME, ImageDataArguments, VideoDataArguments, is_held_out
 from ..data.errors import DataError
 from ..data.images import torch_dataset
 from ..data.problem_types import SINGLE_LABEL
 from ..data.sources import load_train_and_eval as load_images
-from ..data.splits import HELD_OUT_NAME, Split, is_held_out
+from ..data.splits import Split
 from ..data.summary import Announce, summarize
 from ..data.unreadable import UNREADABLE
 from ..data.video_sources import load_train_and_eval as load_videos
@@ -29,6 +29,7 @@ from ..data.videos import VideoDataset, split_views, view_processor
 from ..kinds import CLASSIFIERS, IMAGE, Loaded, load
 from ..records.run_facts import model_facts
 from .figures import SingleLabelFigures, compute_class_figures, confusion_matrix
+from .held_out import as_trained
 from .image_classification import ClassificationResult
 
 
@@ -76,7 +77,7 @@ def evaluate_by_neighbours(
         arguments: section `data`: which data set is read, and its training split.
         split: name of the split to evaluate on.
         k: number of neighbours that vote.
-        seed: seed of the training, which says what is held out, where that is the split.
+        seed: seed of the training that held a part out, where the checkpoint has no record of it.
         batch_size: number of samples that go through the model together; by default 64 images or 8 videos.
         device: device to run on, e.g. `"cuda:1"`; by default the first GPU, else the CPU.
         revision: commit, tag or branch on the Hub.
@@ -87,6 +88,7 @@ def evaluate_by_neighbours(
             fewer training samples than `k`, or if the split is the training split itself.
     """
     loaded = load(checkpoint, wanted=CLASSIFIERS, device=device, revision=revision, needs_head=False)
+    arguments, seed = as_trained([checkpoint], arguments, split, seed, revision=revision)
     train, evaluation = _splits(arguments, split, k, seed)
     if announce is not None:
         announce(summarize(arguments, [train, evaluation]), model_facts(loaded.model))
@@ -108,9 +110,7 @@ def _splits(
 ) -> tuple[Split, Split]:
     """The splits to find neighbours in and to evaluate on."""
     held_out = is_held_out(split)
-    if held_out and seed is None:
-        raise DataError("which part was held out is a matter of the seed of the training: give --seed.")
-    arguments = dataclasses.replace(arguments, eval_split=None if held_out else split)
+    arguments = dataclasses.replace(arguments, eval_split=arguments.eval_split if held_out else split)
     train: Split
     evaluation: Split | None
     if isinstance(arguments, VideoDataArguments):
