@@ -21,7 +21,8 @@ RESULTS = (".csv", ".json", ".md", ".txt")
 
 def machine(scale: str) -> dict[str, str]:
     """What the session runs on, in words, by what is described."""
-    card, _, driver = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").partition(", ")
+    cards = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    card, _, driver = cards.partition("\n")[0].partition(", ")
     libraries = [f"{name} {found}" for name in LIBRARIES if (found := _version(name))]
     return {
         "card": card or NO_CARD,
@@ -70,7 +71,8 @@ def _output(*command: str) -> str:
     """What a command prints; nothing where there is no such command, or it fails."""
     if shutil.which(command[0]) is None:
         return ""
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(command, capture_output=True, text=True)
+    return "" if done.returncode else done.stdout.strip()
 
 
 def _version(name: str) -> str | None:
