@@ -52,6 +52,14 @@ def test_a_file_that_could_not_be_finished_leaves_what_was_there(tmp_path):
     assert path.read_text() == "whole" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_is_followed_and_not_replaced(tmp_path):
+    (tmp_path / "target").write_text("before")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with whole_file(tmp_path / "link") as path:
+        path.write_text("after")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "after"
+
+
 def test_of_few_classes_all_are_shown_and_the_worst_is_first():
     figures = [ClassFigure("good", 0.9, 10), ClassFigure("none", float("nan"), 0), ClassFigure("bad", 0.25, 4)]
     header, rows = class_table(figures, "videos")

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,14 @@ class FileSummary:
     def class_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """The header and the rows of a table of classes: there are none."""
         return (), []
+
+    def all_classes(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """See [`class_rows`]."""
+        return self.class_rows()
+
+    def left_out_lines(self) -> list[str]:
+        """A sentence for every entry that cannot be used."""
+        return self.left_out
 
     def findings(self) -> list[str]:
         """A sentence for each entry that cannot be used, the first few of many."""
@@ -125,7 +133,7 @@ def _question_facts(found: QuestionFile) -> dict[str, int | str]:
     }
 
 
-def _media_facts(media: dict[str, Sequence[str]] | dict[str, list[str]]) -> dict[str, int | str]:
+def _media_facts(media: Mapping[str, Sequence[str]]) -> dict[str, int | str]:
     """How many videos and images are named, and how many files that are."""
     facts: dict[str, int | str] = {}
     for kind, paths in media.items():

@@ -158,6 +158,10 @@ class DataSummary:
         rows = [(name, *(f"{split.classes.get(name, 0):,}" for split in counted)) for name in names]
         return (f"{self.unit} of class", *(split.name for split in counted)), rows
 
+    def left_out_lines(self) -> list[str]:
+        """What is left out and why, a line for each."""
+        return [f"{each.path}: {each.reason}" for each in self.left_out]
+
     def findings(self) -> list[str]:
         """A sentence for each thing that is worth a look before the data is used."""
         sentences = []

@@ -29,18 +29,16 @@ def write_page(path: Path, summary: DataSummary | FileSummary, sheets: Sequence[
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    is_labelled = isinstance(summary, DataSummary)
-    header, rows = summary.all_classes() if is_labelled else ((), [])  # type: ignore[union-attr]
-    left_out = [f"{each.path}: {each.reason}" for each in summary.left_out] if is_labelled else summary.left_out  # type: ignore[union-attr]
+    header, rows = summary.all_classes()
+    left_out = summary.left_out_lines()
+    heading = "Pictures of each class" if len(sheets) < MAX_SHEETS else "Pictures of the largest and smallest classes"
     page = template.render(
         dataset=Path(summary.dataset).name or summary.dataset,
         rows=summary.rows(),
         sentences=summary.findings(),
         header=header,
         classes=rows,
-        heading="Pictures of each class"
-        if len(sheets) < MAX_SHEETS
-        else "Pictures of the largest and smallest classes",
+        heading=heading,
         sheets=[(sheet, _embedded(sheet), _caption(sheet)) for sheet in sheets],
         left_out=left_out[:LISTED],
         more=max(0, len(left_out) - LISTED),
