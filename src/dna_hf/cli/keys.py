@@ -171,7 +171,7 @@ def _looked_at(unit: str, section: type, *names: str) -> Keys:
 
 
 WHERE = "other verbs; here the data set is the first word"
-_LABELS = ("train_split", "eval_split", "label_column", "class_names")
+_LABELS = ("train_split", "eval_split", "label_column", "class_names", "label_base")
 DATA = DataKeys(
     "data",
     (
@@ -179,7 +179,7 @@ DATA = DataKeys(
         _looked_at(
             "videos",
             VideoDataArguments,
-            *(*_LABELS, "protocol", "clip_list", "video_column", "video_root", "label_base"),
+            *(*_LABELS, "protocol", "clip_list", "video_column", "video_root"),
         ),
         _looked_at("conversations", ConversationDataArguments, "data_folder"),
         _looked_at("questions", QuestionDataArguments, "data_folder", "format", "views"),

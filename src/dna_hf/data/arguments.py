@@ -20,7 +20,11 @@ class CommonDataArguments:
     dataset: str = field(default="", metadata={"help": "the data set"})
     train_split: str = field(default="train", metadata={"help": "split to train on"})
     eval_split: str | None = field(
-        default=None, metadata={"help": "split to evaluate on; by default validation, valid, val, dev or test"}
+        default=None,
+        metadata={
+            "help": "split to evaluate on, which may be a folder of any name; by default validation, valid, val, dev "
+            "or test"
+        },
     )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "part of the training split to evaluate on where there is no evaluation split"}
@@ -29,8 +33,8 @@ class CommonDataArguments:
     class_names: list[str] | str | None = field(
         default=None,
         metadata={
-            "help": "class names in the order of the labels, where the data does not name them: a list, or a text "
-            "file with a name a line"
+            "help": "class names in the order of the labels: a list, or a text file with a name a line; names that "
+            "the data has order its classes, and others rename them, one after the other"
         },
     )
     label_base: Literal[0, 1] = field(
@@ -90,8 +94,9 @@ class ImageDataArguments(CommonDataArguments):
     dataset: str = field(
         default="fashion-mnist-mini",
         metadata={
-            "help": "'fashion-mnist-mini' (embedded), a folder of images in class folders, a parquet file or a folder "
-            "of them, or the name of a data set on the Hub"
+            "help": "'fashion-mnist-mini' (embedded), a folder of images in class folders or with a table of them "
+            "(metadata.csv), a ZIP archive of such a folder, a parquet file or a folder of them, or the name of a "
+            "data set on the Hub"
         },
     )
     label_column: str | list[str] | None = field(  # type: ignore[assignment]

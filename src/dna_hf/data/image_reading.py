@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..errors import first_line, needed
 from .errors import DataError
+from .files import register_heif
 
 
 # Pillow's mode of images with so many channels
@@ -46,6 +47,7 @@ def read_image(source: dict[str, Any], name: str, mode: str = "RGB") -> Image.Im
         DataError: naming the image, if it cannot be decoded, or the range of its numbers is not known.
     """
     datasets = needed("datasets", DataError, "reading images")
+    register_heif()
     try:
         image = datasets.Image().decode_example(source)
         if image.mode == mode:

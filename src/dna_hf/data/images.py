@@ -237,7 +237,7 @@ class StreamedImageDataset(_Samples, IterableDataset):
         classes = len(self.images.class_names)
         for position, row in enumerate(self.images.rows):
             number, label = first + step * position, row[self.images.label_column]
-            if self.images.problem_type == SINGLE_LABEL and not 0 <= label < classes:
+            if self.images.problem_type == SINGLE_LABEL and (label is None or not 0 <= label < classes):
                 raise DataError(
                     f"row {number} of split {self.images.name!r} has label {label}, outside the {classes} classes."
                 )

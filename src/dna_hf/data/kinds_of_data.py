@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def _of_folder(folder: Path) -> tuple[str, str]:
     counts: Counter[str] = Counter()
     for path in itertools.islice(_walk(folder), MANY):
         counts["video"] += is_video(path)
-        counts["image"] += is_image(path)
+        counts["image"] += is_image(path) or path.suffix.lower() == ".zip"
         counts["parquet"] += path.suffix in (".parquet", ".arrow")
     if counts["video"]:
         beside = f" and {counts['image']:,} images" if counts["image"] else ""
@@ -61,10 +62,14 @@ def _of_folder(folder: Path) -> tuple[str, str]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The files of a folder, hidden ones left out."""
-    for path in folder.rglob("*"):
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and path.is_file():
-            yield path
+    """The files of a folder and of those that links lead to, hidden ones left out."""
+    from .files import is_clutter
+
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_clutter(name))
+        for name in sorted(files):
+            if not is_clutter(name):
+                yield Path(parent, name)
 
 
 def _of_file(path: Path) -> tuple[str, str]:

@@ -157,7 +157,8 @@ def read_all(readers: Readers[S]) -> dict[str, S]:
         raise errors[0]
     first = next(iter(splits.values()))
     first.notes = (*first.notes, *map(str, errors))
-    return splits
+    reference = splits.get(find_split(splits, "train") or "", first)
+    return {name: _in_line(reference, split) for name, split in splits.items()}
 
 
 def read_train_and_eval(
@@ -181,11 +182,16 @@ def read_train_and_eval(
     if name is None:
         return _hold_out(train, arguments, seed) if hold_out else (train, None)
     evaluation = read_split(readers, name, arguments)
-    if train.class_names != evaluation.class_names and set(evaluation.class_names) <= set(train.class_names):
-        # files may name their classes in any order, and one to evaluate on may lack some
-        evaluation = evaluation.with_classes(train.class_names)
+    evaluation = _in_line(train, evaluation)
     _check_classes(train, evaluation)
     return train, evaluation
+
+
+def _in_line(train: S, other: S) -> S:
+    """A split with the classes of the training split, where it has no others: files may order them in any way."""
+    if train.class_names == other.class_names or not set(other.class_names) <= set(train.class_names):
+        return other
+    return other.with_classes(train.class_names)
 
 
 def _check_classes(train: Split, evaluation: Split) -> None:
