@@ -64,7 +64,7 @@ def test_of_few_classes_all_are_shown_and_the_worst_is_first():
     figures = [ClassFigure("good", 0.9, 10), ClassFigure("none", float("nan"), 0), ClassFigure("bad", 0.25, 4)]
     header, rows = class_table(figures, "videos")
     assert header == ("class, worst first", "videos", "accuracy", "95 % interval")
-    assert [row[:3] for row in rows] == [("bad", "4", "25.0 %"), ("good", "10", "90.0 %"), ("none of none", "0", "-")]
+    assert [row[:3] for row in rows] == [("bad", "4", "25.0 %"), ("good", "10", "90.0 %"), ("none of none", "0", "")]
     # Wilson's score for 1 of 4 and 9 of 10, as in Newcombe (1998)
     assert [row[3] for row in rows] == ["4.6 to 69.9 %", "59.6 to 98.2 %", ""]
 

@@ -66,7 +66,7 @@ def test_figures_of_several_labels(several, threshold):
     assert [each.average_precision for each in found.per_class[:3]] == pytest.approx(precisions, abs=1e-12)
     assert [each.f1 for each in found.per_class[:3]] == pytest.approx(f1[:3], abs=1e-12)
     assert [each.samples for each in found.per_class] == labels.sum(axis=0).tolist()
-    assert found.class_table()[1][-1] == ("none of never", "0", "-", "") and found.confusion is None
+    assert found.class_table()[1][-1] == ("none of never", "0", "", "") and found.confusion is None
     assert ("threshold of F1", f"{threshold:g}") in figures.rows("images")
 
 

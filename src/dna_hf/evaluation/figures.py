@@ -202,7 +202,7 @@ def class_table(per_class: Sequence[PartFigure], unit: str) -> tuple[tuple[str, 
         rows.append((f"{len(rest):,} more classes", count, f"{rest[0].row()[2]} or more", *blank))
     empty = [each.name for each in per_class if not each.samples]
     if empty:
-        rows.append((f"none of {', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}", "0", "-", *blank))
+        rows.append((f"none of {', '.join(empty[:3])}{', ...' if len(empty) > 3 else ''}", "0", "", *blank))
     return (f"{what}, worst first", *titles), rows
 
 
