@@ -603,6 +603,21 @@ class DnAVideoLlama3ForConditionalGeneration(VideoLlama3ForConditionalGeneration
             video_hidden_states=outputs.video_hidden_states,
         )
 
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As `generate` of every model of transformers, for inputs that are padded on the left.
+
+        Raises:
+            ValueError: for an `attention_mask` that ends in padding: the answer would go on from that.
+        """
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and not mask[:, -1].all():
+            rows = (mask[:, -1] == 0).nonzero().flatten().tolist()
+            raise ValueError(
+                f"attention_mask has padding on the right in {len(rows)} of {len(mask)} rows, the first of them row "
+                f"{rows[0]}: an answer goes on from the last token, so pad on the left (padding_side='left')."
+            )
+        return super().generate(*args, **kwargs)
+
     def prepare_inputs_for_generation(
         self, *args: Any, is_first_iteration: bool = False, **kwargs: Any
     ) -> dict[str, Any]:

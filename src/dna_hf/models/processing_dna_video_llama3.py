@@ -202,6 +202,9 @@ class DnAVideoLlama3Processor(ProcessorMixin):
     ) -> Any:
         """Lay out conversations as text or inputs; the options of `__call__` may be given by name, too.
 
+        With `add_generation_prompt` or `continue_final_message`, what `generate` goes on from, several conversations
+        are padded on the left, unless `padding_side` says otherwise; else on the side of the tokenizer.
+
         Raises:
             ValueError: for a conversation that is none, an unknown role, or images and videos that are not the
                 user's; and as `__call__`.
@@ -209,9 +212,11 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         check_conversation(conversation)
         known = self._option_names()
         moved = {name: options.pop(name) for name in list(options) if name in known}
-        return super().apply_chat_template(
-            conversation, chat_template, processor_kwargs=(processor_kwargs or {}) | moved, **options
-        )
+        call = (processor_kwargs or {}) | moved
+        goes_on = options.get("add_generation_prompt") or options.get("continue_final_message")
+        if goes_on and "padding_side" not in call and "padding_side" not in (call.get("text_kwargs") or {}):
+            call["padding_side"] = "left"
+        return super().apply_chat_template(conversation, chat_template, processor_kwargs=call, **options)
 
     def _option_names(self) -> dict[str, tuple[str, ...]]:
         """Names of options, and whose they are: `text`, `images` or `videos`."""
