@@ -126,6 +126,7 @@ READ = {
         "ab",
         ["11", "01", "00"],
     ),
+    "lists as text": ({"labels": ['["a", "b"]', None, "[]"]}, None, {}, MULTI_LABEL, "ab", ["11", "00", "00"]),
     "a name with a comma": (
         {"labels": ['["red, white"]', "[]", '["a"]']},
         MULTI_LABEL,

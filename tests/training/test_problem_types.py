@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 from transformers import AutoConfig
 
 from dna_hf import DnAViTForImageClassification
@@ -20,6 +22,7 @@ from dna_hf.records.checkpoint_records import read_measurements
 from dna_hf.training import classification as training
 from dna_hf.training.config_file import run_config
 from dna_hf.training.errors import ConfigurationError
+from dna_hf.training.tasks import task_of
 from dna_hf.training.yaml_file import read_sections
 from tests.kit.command_line import run_cli
 from tests.kit.paths import ROOT
@@ -114,6 +117,45 @@ def test_evaluate_prints_and_writes_the_figures(finished, pictures, tmp_path, ca
     for option in (["--slices", "label"], ["--confusion", str(tmp_path / "confusion.csv")]):
         refused = run_cli(*words, *option)
         assert refused.returncode == 2 and f"has problem_type {problem_type}: leave it out" in refused.stderr
+
+
+def test_flips_of_a_regression_are_noted(tmp_path, pictures):
+    for probability in (0.0, 0.5):
+        run = tiny_run(tmp_path, **pictures[REGRESSION] | {"flip_probability": probability})
+        train, _ = task_of(run).load(run)
+        assert any("images are flipped (flip_probability 0.5)" in note for note in train.notes) == (probability > 0)
+
+
+@pytest.mark.parametrize("problem_type", [MULTI_LABEL, REGRESSION])
+def test_what_was_held_out_can_be_evaluated(tmp_path, pictures, problem_type):
+    keys = pictures[problem_type] | {"num_train_epochs": 1, "seed": 5}
+    keys |= {"dataset": str(Path(keys["dataset"], "train")), "train_split": "train"}
+    result = training.train_classifier(tiny_run(tmp_path / "run", **keys))
+    data = data_of(pictures, problem_type)
+    data.dataset = keys["dataset"]
+    again = evaluate_checkpoint(str(tmp_path / "run"), data, "held-out", device="cpu")
+    assert again.figures.samples == 4
+    assert again.figures.means() == pytest.approx(result.evaluation.figures.means(), rel=1e-6, nan_ok=True)
+
+
+def test_the_distractor_test_is_for_one_class(tmp_path, finished, pictures):
+    problem_type, folder, _ = finished
+    refused = run_cli("distractors", folder, "--dataset", "fashion-mnist-mini", "--output-dir", tmp_path / "out")
+    assert refused.returncode == 2 and f"has problem_type {problem_type}: leave it out" in refused.stderr
+
+
+def test_the_data_are_looked_at_by_their_problem_type(tmp_path, pictures):
+    folder = tmp_path / "pictures"
+    (folder / "train").mkdir(parents=True)
+    for number in range(2):
+        Image.new("RGB", (8, 8), (90 * number, 0, 0)).save(folder / "train" / f"{number}.png")
+    (folder / "train" / "metadata.csv").write_text("file_name,labels\n0.png,rose;tulip\n1.png,rose\n")
+    refused = run_cli("data", folder)
+    assert refused.returncode == 2 and "holds 'rose;tulip': set problem_type to multi_label" in refused.stderr
+    looked = run_cli("data", folder, "--problem-type", MULTI_LABEL)
+    assert looked.returncode == 0 and "tulip" in looked.stdout
+    refused = run_cli("data", "moving-fashion-mnist", "--problem_type", MULTI_LABEL)
+    assert refused.returncode == 2 and "--problem-type is for images" in refused.stderr
 
 
 def test_a_model_of_one_class_is_not_evaluated_on_numbers(pictures, tmp_path):

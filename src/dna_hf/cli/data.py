@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.kinds_of_data import CONVERSATIONS, IMAGES, KINDS, QUESTIONS, find_kind
+from ..data.problem_types import PROBLEM_TYPES
 from .keys import DATA
 from .options import add_output, add_output_dir
 from .parser import add_verb
@@ -41,6 +42,11 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--kind", choices=KINDS, help="what the data set consists of (default: as its files say, which is printed)"
     )
+    parser.add_argument(
+        "--problem-type",
+        choices=PROBLEM_TYPES,
+        help="what a model is asked for each image (default: as the labels say, which is printed)",
+    )
     add_output_dir(
         parser,
         required=False,
@@ -57,7 +63,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     data = DATA.section(given, section, dataset=arguments.dataset)
     is_file = kind in (CONVERSATIONS, QUESTIONS)
     summary: DataSummary | FileSummary
-    summary, sheets = _of_file(data, kind) if is_file else _of_splits(data, kind, arguments.output_dir)
+    if arguments.problem_type is not None and kind != IMAGES:
+        from ..training.errors import ConfigurationError
+
+        raise ConfigurationError(f"--problem-type is for images, but these are {kind}: leave it out.")
+    splits = [] if is_file else _load(data, kind, arguments.problem_type)
+    summary, sheets = _of_file(data, kind) if is_file else _of_splits(data, splits, arguments.output_dir)
     if reason:
         print(f"{kind.removesuffix('s')}s, for {reason}\n")
     print_summary(summary)
@@ -74,11 +85,10 @@ def _of_file(data: Any, kind: str) -> "tuple[FileSummary, list[Sheet]]":
     return summarize_conversations(data) if kind == CONVERSATIONS else summarize_questions(data), []
 
 
-def _of_splits(data: Any, kind: str, output_dir: Path | None) -> "tuple[DataSummary, list[Sheet]]":
+def _of_splits(data: Any, splits: "list[Split]", output_dir: Path | None) -> "tuple[DataSummary, list[Sheet]]":
     """What the splits hold, and contact sheets where there is a folder for them."""
     from ..data.summary import summarize
 
-    splits = _load(data, kind)
     summary = summarize(data, splits, seconds=SECONDS)
     if output_dir is None:
         return summary, []
@@ -87,15 +97,16 @@ def _of_splits(data: Any, kind: str, output_dir: Path | None) -> "tuple[DataSumm
     return summary, write_class_sheets(output_dir / SHEETS, splits, summary)
 
 
-def _load(data: Any, kind: str) -> list["Split"]:
+def _load(data: Any, kind: str, problem_type: str | None) -> list["Split"]:
     """All splits, the one to train on first."""
-    if kind == IMAGES:
-        from ..data.sources import load_all
-    else:
-        from ..data.video_sources import load_all  # type: ignore[assignment]
+    from ..data import sources, video_sources
     from ..data.splits import find_split
 
-    splits: dict[str, Any] = load_all(data)
+    splits: dict[str, Split]
+    if kind == IMAGES:
+        splits = dict(sources.load_all(data, problem_type))
+    else:
+        splits = dict(video_sources.load_all(data))
     first = find_split(splits, data.train_split)
     return sorted(splits.values(), key=lambda split: split.name != first)
 

@@ -88,9 +88,9 @@ def find_vectors(
         return None
     problem_type, given = problem_of_columns(columns, wanted), given_names(arguments)
     is_stream = isinstance(rows, datasets.IterableDataset)
+    if wanted is None and columns.holds == {TEXT} and not columns.is_list and not is_stream:
+        problem_type = _problem_of_texts(rows.unique(columns.names[0]), columns)
     if problem_type == SINGLE_LABEL:
-        if wanted is None and columns.holds == {TEXT} and not is_stream:
-            _refuse_lists(rows.unique(columns.names[0]), columns)
         return None
     targets = Targets(columns, problem_type, split, base=arguments.label_base)
     if arguments.label_base and not (columns.is_list and columns.holds == {WHOLE} and problem_type == MULTI_LABEL):
@@ -162,14 +162,22 @@ def _streamed(rows: Any, targets: Targets) -> Any:
     return rows.map(one, with_indices=True, features=features)
 
 
-def _refuse_lists(texts: list[str | None], columns: LabelColumns) -> None:
-    """Refuse text that may be several labels, where nothing says whether it is."""
-    found = next((text for text in texts if text is not None and looks_like_a_list(text)), None)
+def _problem_of_texts(texts: list[str | None], columns: LabelColumns) -> str:
+    """What a column of text holds where nothing says it: names of classes, or lists, if all of them are.
+
+    Raises:
+        DataError: for a text that may be several labels.
+    """
+    some = [text for text in texts if text]
+    if some and all(text.lstrip().startswith("[") for text in some):
+        return MULTI_LABEL
+    found = next(filter(looks_like_a_list, some), None)
     if found is not None:
         raise DataError(
             f"{columns.text} holds {found!r}: set problem_type to {MULTI_LABEL} if these are several labels, or to "
             f"{SINGLE_LABEL} if this is the name of one class."
         )
+    return SINGLE_LABEL
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,7 @@ def evaluate_checkpoint(
     else:
         # the classes or outputs that the data has, in the order of the model
         order = np.argsort(classes)
-        known = [known[number] for number in classes[order]]
-        logits, labels = logits[:, classes[order]], labels[:, order]
+        known, logits, labels = [known[place] for place in classes[order]], logits[:, classes[order]], labels[:, order]
     result = classification_result(logits, labels, known, IMAGE, problem)
     result.unreadable = dataset.unreadable.names()
     if rows_of_slices is not None:

@@ -17,7 +17,7 @@ from ..data.errors import DataError
 from ..data.images import ImageDataset, ImageProcessor, StreamedImageDataset, image_processor, torch_dataset
 from ..data.images import output_size as image_output_size
 from ..data.images import with_given as image_processor_with
-from ..data.problem_types import PROBLEM_TYPES, SINGLE_LABEL
+from ..data.problem_types import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 from ..data.provenance import DatasetRecord, provenance, video_provenance
 from ..data.sampling import RepeatedSampler
 from ..data.sources import LabelledImages, load_train_and_eval
@@ -140,7 +140,14 @@ class ImageTask(Task[ImageDataArguments, LabelledImages, ImageProcessor]):
         """The splits to train on and to evaluate on."""
         if run.data.streaming and run.training.max_steps < 1:
             raise ConfigurationError("a streamed data set has no length: set training.max_steps.")
-        return load_train_and_eval(run.data, run.training.seed, _evaluates(run), _problem_type(run))
+        train, evaluation = load_train_and_eval(run.data, run.training.seed, _evaluates(run), _problem_type(run))
+        if train.problem_type == REGRESSION and run.data.flip_probability:
+            note = (
+                f"images are flipped (flip_probability {run.data.flip_probability:g}): set it to 0 if left and right "
+                "matter to the targets."
+            )
+            train.notes = (*train.notes, note)
+        return train, evaluation
 
     def provenance(self, data: ImageDataArguments, split: LabelledImages) -> DatasetRecord:
         """Where a split came from."""
