@@ -138,12 +138,6 @@ def test_what_was_held_out_can_be_evaluated(tmp_path, pictures, problem_type):
     assert again.figures.means() == pytest.approx(result.evaluation.figures.means(), rel=1e-6, nan_ok=True)
 
 
-def test_the_distractor_test_is_for_one_class(tmp_path, finished, pictures):
-    problem_type, folder, _ = finished
-    refused = run_cli("distractors", folder, "--dataset", "fashion-mnist-mini", "--output-dir", tmp_path / "out")
-    assert refused.returncode == 2 and f"has problem_type {problem_type}: leave it out" in refused.stderr
-
-
 def test_the_data_are_looked_at_by_their_problem_type(tmp_path, pictures):
     folder = tmp_path / "pictures"
     (folder / "train").mkdir(parents=True)
