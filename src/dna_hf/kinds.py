@@ -173,6 +173,16 @@ def problem_type_of(config: PreTrainedConfig) -> str:
     return config.problem_type or (REGRESSION if config.num_labels == 1 else SINGLE_LABEL)
 
 
+def threshold_of(config: PreTrainedConfig) -> float:
+    """The probability above which a class holds, for several labels: `threshold` of its configuration, or 0.5.
+
+    Args:
+        config: configuration of the model.
+    """
+    threshold = getattr(config, "threshold", None)
+    return 0.5 if threshold is None else threshold
+
+
 def kind_of_config(config: PreTrainedConfig) -> Kind | None:
     """Which kind a configuration is of, `None` for one of another model."""
     return next((kind for kind in KINDS if kind.model_type == config.model_type), None)

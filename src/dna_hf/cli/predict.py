@@ -73,7 +73,6 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 
 def _columns(answer: "Answer") -> tuple[str, ...]:
     """What stands beside the name of a file."""
-
     if answer.problem_type == REGRESSION:
         return ("output", "value")
     if answer.problem_type == MULTI_LABEL:
@@ -83,7 +82,6 @@ def _columns(answer: "Answer") -> tuple[str, ...]:
 
 def _rows(path: str, answer: "Answer", top_k: int) -> list[tuple[str, ...]]:
     """An answer under these columns: all outputs of a regression, else the likeliest classes."""
-
     rows: list[tuple[str, ...]] = []
     for name, score in answer.scores if answer.problem_type == REGRESSION else answer.scores[:top_k]:
         holds = ("yes" if score > answer.threshold else "no",) if answer.problem_type == MULTI_LABEL else ()

@@ -7,8 +7,8 @@ from ..analysis.errors import AnalysisError
 from ..data.errors import DataError
 from ..data.problem_types import MULTI_LABEL
 from ..errors import told_as
-from ..evaluation.class_answers import answer_type, threshold_of
-from ..kinds import CLASSIFIERS, Loaded
+from ..evaluation.class_answers import answer_type
+from ..kinds import CLASSIFIERS, Loaded, threshold_of
 from .address import check_address
 from .explore import MAPS, Choices, Explorer, Reading, Shown, asking, has_negative_scale, has_two_branches
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..data.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from ..kinds import problem_type_of
+from ..kinds import problem_type_of, threshold_of
 
 
 # classes or outputs that a line has room for
@@ -113,16 +113,6 @@ def class_scores(logits: torch.Tensor, config: Any) -> torch.Tensor:
     if problem == REGRESSION:
         return logits.float()
     return logits.float().sigmoid() if problem == MULTI_LABEL else logits.float().softmax(dim=-1)
-
-
-def threshold_of(config: Any) -> float:
-    """The score above which a class holds, for a model of several labels: `threshold` of its configuration, or 0.5.
-
-    Args:
-        config: configuration of the model.
-    """
-    threshold = getattr(config, "threshold", None)
-    return 0.5 if threshold is None else threshold
 
 
 def answer_type(config: Any) -> str:

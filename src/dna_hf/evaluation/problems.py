@@ -7,8 +7,7 @@ import numpy as np
 from transformers import PreTrainedConfig
 
 from ..data.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from ..kinds import problem_type_of
-from .class_answers import threshold_of
+from ..kinds import problem_type_of, threshold_of
 from .figures import Figures, PartFigure, compute_class_figures, compute_figures
 from .multi_label import compute_label_figures, compute_multi_label_figures
 from .regression import compute_output_figures, compute_regression_figures

@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.problem_types import MULTI_LABEL, REGRESSION
-from ..kinds import CLASSIFIERS, IMAGE, VIDEO, VIDEO_LLM, Kind, kind_of_config, problem_type_of
+from ..kinds import CLASSIFIERS, IMAGE, VIDEO, VIDEO_LLM, Kind, kind_of_config, problem_type_of, threshold_of
 from ..models import DnATimesformerConfig, DnAVideoLlama3Config
 from ..models.configuration_dna import pair
 from ..records.checkpoint_records import Measurement, RecordError, TrainingRun
@@ -165,7 +165,7 @@ def _problem(kind: Kind, config: PreTrainedConfig) -> dict[str, Any]:
         "several_labels": problem_type == MULTI_LABEL,
         "is_regression": problem_type == REGRESSION,
         "outputs": ", ".join(f"`{names[number]}`" for number in sorted(names)),
-        "threshold": getattr(config, "threshold", 0.5),
+        "threshold": threshold_of(config),
         # of the views of a video, what is averaged
         "scores": {MULTI_LABEL: ".sigmoid()", REGRESSION: ""}.get(problem_type or "", ".softmax(-1)"),
     }
