@@ -192,6 +192,12 @@ ERRORS = {
     "null list": ({"labels": [["a"], None]}, None, {}, "row 1 .* has null in column 'labels': give an empty list"),
     "null in a list": ({"labels": [["a"], ["b", None]]}, None, {}, "row 1 .* has null in a list of column 'labels'"),
     "two and more": (COLUMNS | {"rose": [0, 2, 0, 1]}, None, BOTH, "row 1 .* has 2 for class 'rose'"),
+    "other words than true and false": (
+        {"rose": ["true", "often"], "tulip": ["false", "true"]},
+        None,
+        BOTH,
+        "row 1 .* has 'often' in column 'rose': give 0 or 1",
+    ),
     "half": ({"labels": [[0.0, 1.0], [0.5, 0.0]]}, MULTI_LABEL, {}, "row 1 .* has 0.5 for class '0'"),
     "lists of several lengths": (
         {"label": [[1.5, 2.0], [3.0]]},
@@ -389,3 +395,108 @@ def test_drawn_parts_are_random_and_spread():
     # more classes than can be drawn
     kept, held, lacking = several_label_parts(np.eye(6).repeat(2, axis=0), 3, np.random.default_rng(0))
     assert len(held) == 3 and len(lacking) == 3
+
+
+TABLES = {
+    # name of the table, its lines, problem type that is asked for, keys -> names, vectors
+    "delimited text": (
+        "metadata.csv",
+        "labels\n0.png,b;a\n1.png,\n2.png,a|c",
+        MULTI_LABEL,
+        {},
+        "abc",
+        ["110", "000", "101"],
+    ),
+    "lists as text": (
+        "metadata.csv",
+        'labels\n0.png,"[""b""]"\n1.png,[]\n2.png,"[\'a\']"',
+        None,
+        {},
+        "ab",
+        ["01", "00", "10"],
+    ),
+    "lists": (
+        "metadata.jsonl",
+        '{"file_name": "0.png", "labels": ["b"]}\n'
+        '{"file_name": "1.png", "labels": []}\n{"file_name": "2.png", "labels": ["a"]}',
+        None,
+        {},
+        "ab",
+        ["01", "00", "10"],
+    ),
+    "columns": (
+        "metadata.csv",
+        "rose,tulip\n0.png,0,1\n1.png,1,1\n2.png,0,0",
+        None,
+        BOTH,
+        ["rose", "tulip"],
+        ["01", "11", "00"],
+    ),
+    "truth": (
+        "metadata.csv",
+        "rose,tulip\n0.png,False,True\n1.png,True,True\n2.png,True,False",
+        None,
+        BOTH,
+        ["rose", "tulip"],
+        ["01", "11", "10"],
+    ),
+    "numbers": (
+        "metadata.csv",
+        "angle\n0.png,0.5\n1.png,-1\n2.png,2",
+        None,
+        {"label_column": "angle"},
+        ["angle"],
+        [[0.5], [-1], [2]],
+    ),
+    "whole numbers": (
+        "metadata.csv",
+        "age\n0.png,5\n1.png,10\n2.png,2",
+        REGRESSION,
+        {"label_column": "age"},
+        ["age"],
+        [[5], [10], [2]],
+    ),
+    "a cell without a number": (
+        "metadata.csv",
+        "angle\n0.png,0.5\n1.png,\n2.png,2",
+        None,
+        {"label_column": "angle"},
+        "row 1 of split 'train' has null",
+        None,
+    ),
+    "not a number": (
+        "metadata.csv",
+        "angle\n0.png,0.5\n1.png,nan\n2.png,2",
+        REGRESSION,
+        {"label_column": "angle"},
+        "row 1 of split 'train' has n",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_beside_pictures(tmp_path, case):
+    name, lines, wanted, keys, names, vectors = TABLES[case]
+    for number in range(3):
+        GREY.save(tmp_path / f"{number}.png")
+    (tmp_path / name).write_text(lines if name.endswith("jsonl") else f"file_name,{lines}\n")
+    arguments = ImageDataArguments(dataset=str(tmp_path), **keys)
+    if vectors is None:
+        with pytest.raises(DataError, match=names):
+            load_split(arguments, "train", problem_type=wanted)
+        return
+    images = load_split(arguments, "train", problem_type=wanted)
+    assert images.class_names == list(names)
+    assert images.labels().tolist() == [[float(value) for value in row] for row in vectors]
+
+
+def test_a_column_beside_class_folders(tmp_path):
+    """The folders are classes, until another column is named."""
+    for number, name in enumerate(["rose", "tulip"]):
+        (tmp_path / name).mkdir()
+        GREY.save(tmp_path / name / f"{number}.png")
+    (tmp_path / "metadata.csv").write_text("file_name,angle\nrose/0.png,0.5\ntulip/1.png,-1.5\n")
+    assert load_split(ImageDataArguments(dataset=str(tmp_path)), "train").class_names == ["rose", "tulip"]
+    images = load_split(ImageDataArguments(dataset=str(tmp_path), label_column="angle"), "train")
+    assert (images.problem_type, images.labels().tolist()) == (REGRESSION, [[0.5], [-1.5]])

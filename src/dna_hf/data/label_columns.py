@@ -53,7 +53,7 @@ class LabelColumns:
     @property
     def are_lists(self) -> bool:
         """Whether a value is a list of labels or of numbers, or text that stands for one."""
-        return self.is_list or self.holds == {TEXT}
+        return self.is_list or (self.holds == {TEXT} and not self.several)
 
     @property
     def content(self) -> str:
@@ -153,7 +153,10 @@ def _fits(columns: LabelColumns, wanted: str) -> bool:
     held = columns.holds
     if wanted == SINGLE_LABEL:
         return not columns.several and not columns.is_list and held != {REAL}
-    if wanted == REGRESSION or columns.several:
+    if columns.several and wanted == MULTI_LABEL:
+        # tables write true and false as text
+        return held <= {*NUMBERS, TEXT}
+    if wanted == REGRESSION:
         return held <= NUMBERS
     return (columns.is_list and OTHER not in held) or held == {TEXT}
 
@@ -161,7 +164,7 @@ def _fits(columns: LabelColumns, wanted: str) -> bool:
 def _told_by(columns: LabelColumns) -> str:
     """The problem type where none was given."""
     held = columns.holds
-    if columns.several and held <= {WHOLE, TRUTH}:
+    if columns.several and held <= {WHOLE, TRUTH, TEXT}:
         return MULTI_LABEL
     if columns.is_list and REAL not in held:
         return MULTI_LABEL

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # column that is added for the vectors
 VECTORS = "dna_hf_targets"
+# what tables write for 0 and 1
+TRUTH_WORDS = {"false": 0, "0": 0, "true": 1, "1": 1}
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def find_vectors(
         return None
     problem_type, given = problem_of_columns(columns, wanted), given_names(arguments)
     is_stream = isinstance(rows, datasets.IterableDataset)
-    if wanted is None and columns.holds == {TEXT} and not columns.is_list and not is_stream:
+    if wanted is None and columns.are_lists and not columns.is_list and not is_stream:
         problem_type = _problem_of_texts(rows.unique(columns.names[0]), columns)
     if problem_type == SINGLE_LABEL:
         return None
@@ -263,6 +265,8 @@ class Targets:
         import pyarrow as pa
 
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+            array = self._truth(array, first, name)
         numbers = array.cast(pa.uint8() if pa.types.is_boolean(array.type) else array.type)
         numbers = numbers.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
         with np.errstate(over="ignore"):
@@ -276,6 +280,18 @@ class Targets:
                 "number, or take the row out."
             )
         return found
+
+    def _truth(self, texts: Any, first: int, name: str) -> Any:
+        """Text that says true or false, as numbers."""
+        import pyarrow as pa
+
+        found = [None if text is None else TRUTH_WORDS.get(text.strip().lower(), text) for text in texts.to_pylist()]
+        for row, value in enumerate(found):
+            if isinstance(value, str):
+                raise DataError(
+                    f"{self.where(first + row)} has {value!r} in column {name!r}: give 0 or 1, true or false."
+                )
+        return pa.array(found, type=pa.int64())
 
     def _check_lengths(self, rows: np.ndarray, count: int, first: int) -> None:
         lengths = np.bincount(rows, minlength=count)
