@@ -54,6 +54,9 @@ class ConversationDataArguments(VisualDataArguments):
         default=None, metadata={"help": "file of conversations to measure the loss on; by default there is none"}
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "read only this many training samples"})
+    system: str | None = field(
+        default=None, metadata={"help": "system turn of samples that have none; by default they go without"}
+    )
     model_max_length: int = field(
         default=16384, metadata={"help": "longest sequence in tokens: nothing is cut, a longer sample is an error"}
     )

@@ -1,12 +1,7 @@
 """Conversations about images and videos: files of questions and answers to what a video LLM trains on.
 
-A file is a list of samples (`.json`), or one sample a line (`.jsonl`), as LLaVA and VideoLLaMA3 write them:
-
-    {"id": "clip-1", "video": "cook/clip-1.mp4", "conversations": [
-        {"from": "human", "value": "<video>\nWhat is cut?"}, {"from": "gpt", "value": "A carrot."}]}
-
-`video` and `image` are paths, or lists of them, that start from the data folder. The tags `<video>` and `<image>` say
-where they stand; where a sample has none, they stand before its first question. Loss is on the answers alone.
+A file is a list of samples (`.json`), or one sample a line (`.jsonl`), in any of the forms of
+[`~dna_hf.data.conversation_forms`]. Loss is on the answers alone.
 
 A sample that is wrong, or cannot be read, ends the run or is left out and listed in a file. Where it shows when the
 file is read, the sample is not there. Where it shows only when it is its turn (a video that does not decode, a
@@ -15,9 +10,9 @@ repeat and resume.
 """
 
 import json
-import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +22,11 @@ from torch.utils.data import Dataset
 
 from ..errors import one_line
 from .conversation_arguments import ConversationDataArguments
+from .conversation_forms import MEDIA, WrongSampleError, kind_of_value, read_sample
 from .errors import DataError
 from .provenance import DatasetRecord
 
 
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-MEDIA = ("image", "video")
-TAG = re.compile(r"(<image>|<video>)")
 # label of a token without loss, as transformers and torch have it
 IGNORED = -100
 # of what a processor returns, what has one entry per token, and the value that fills up shorter sequences
@@ -69,23 +62,26 @@ class Conversations:
         path: file of conversations.
         samples: samples that can be used, in the order of the file.
         bad: what is wrong with samples that cannot be used, one sentence each.
+        forms: form of samples, e.g. `"messages with role and content"` -> how many have it.
     """
 
     path: str
     samples: list[Conversation]
     bad: list[str]
+    forms: dict[str, int] = field(default_factory=dict)
 
     def provenance(self, split: str) -> DatasetRecord:
         """Where the conversations came from, for records."""
         return DatasetRecord(name=Path(self.path).name, splits={split: len(self.samples)})
 
 
-class _Wrong(Exception):
-    """What is wrong with a field of a sample; the message begins with the field."""
-
-
 def read_conversations(
-    path: str | Path, data_folder: str | Path | None = None, *, limit: int | None = None, on_error: str = "raise"
+    path: str | Path,
+    data_folder: str | Path | None = None,
+    *,
+    limit: int | None = None,
+    on_error: str = "raise",
+    system: str | None = None,
 ) -> Conversations:
     """Read a file of conversations and check all of them; images and videos must exist but are not read.
 
@@ -94,6 +90,7 @@ def read_conversations(
         data_folder: folder that paths of images and videos start from; by default that of the file.
         limit: read only this many samples.
         on_error: `"raise"`, or `"skip"` to leave out samples that are wrong.
+        system: system turn of samples that have none.
 
     Raises:
         DataError: if the file cannot be read or has no sample that can be used; with `on_error="raise"` naming the
@@ -103,21 +100,23 @@ def read_conversations(
     folder = (path.parent if data_folder is None else Path(data_folder)).absolute()
     if not folder.is_dir():
         raise DataError(f"data_folder {str(data_folder)!r} is no folder.")
-    samples, bad = [], []
+    samples, bad, forms = [], [], Counter[str]()
     for row, (place, entry) in enumerate(_entries(path)):
         if row == limit:
             break
         sample_id = entry.get("id") if isinstance(entry, dict) else None
         name = f"{path.name!r}, {place}" + ("" if sample_id is None else f", sample {sample_id!r}")
         try:
-            samples.append(Conversation(name, row, _messages(entry, folder)))
-        except _Wrong as wrong:
+            messages, form = read_sample(_whole(entry), folder, system)
+            samples.append(Conversation(name, row, messages))
+            forms[form] += 1
+        except WrongSampleError as wrong:
             if on_error == "raise":
                 raise DataError(f"{name}: {wrong}.") from None
             bad.append(f"{name}: {wrong}.")
     if not samples:
         raise DataError(f"{str(path)!r} has no sample that can be used" + (f", e.g. {bad[0]}" if bad else "."))
-    return Conversations(str(path), samples, bad)
+    return Conversations(str(path), samples, bad, dict(forms))
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any]]:
@@ -139,8 +138,19 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
     except ValueError as error:
         raise DataError(f"{str(path)!r} is no valid JSON: {error}.") from error
     if not isinstance(entries, list):
-        raise DataError(f"{str(path)!r} must hold a list of samples, got {_kind(entries)}.")
+        raise DataError(f"{str(path)!r} must hold a list of samples, got {kind_of_value(entries)}.")
     yield from ((f"entry {number}", entry) for number, entry in enumerate(entries, 1))
+
+
+def _whole(entry: Any) -> Any:
+    """A sample, unless its line is no JSON.
+
+    Raises:
+        WrongSampleError: if it is none.
+    """
+    if isinstance(entry, ValueError):
+        raise WrongSampleError(f"it is no valid JSON: {entry}")
+    return entry
 
 
 def _parsed_line(line: str) -> Any:
@@ -149,91 +159,6 @@ def _parsed_line(line: str) -> Any:
         return json.loads(line)
     except ValueError as error:
         return error
-
-
-def _messages(entry: Any, folder: Path) -> list[dict[str, Any]]:
-    """A sample as messages of a chat template, with absolute paths."""
-    if isinstance(entry, ValueError):
-        raise _Wrong(f"it is no valid JSON: {entry}")
-    if not isinstance(entry, dict):
-        raise _Wrong(f"a sample must be an object, got {_kind(entry)}")
-    media = {kind: _paths(entry.get(kind), kind, folder) for kind in MEDIA}
-    turns = _turns(entry)
-    _place_tags(turns, media)
-    waiting = {kind: iter(paths) for kind, paths in media.items()}
-    messages = []
-    for role, text in turns:
-        content: list[dict[str, str]] = []
-        for part in TAG.split(text) if role == "user" else [text]:
-            kind = part.strip("<>")
-            if role == "user" and TAG.fullmatch(part):
-                content.append({"type": kind, kind: next(waiting[kind])})
-            elif part.strip():
-                content.append({"type": "text", "text": part.strip()})
-        messages.append({"role": role, "content": content})
-    return messages
-
-
-def _paths(value: Any, kind: str, folder: Path) -> list[str]:
-    """Paths of the images or videos of a sample."""
-    if value is None:
-        return []
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
-        raise _Wrong(f"field {kind!r} must be a path or a list of paths, got {_kind(value)}")
-    for name in names:
-        # a video may be a folder of frames
-        if not ((folder / name).is_file() or (kind == "video" and (folder / name).is_dir())):
-            raise _Wrong(f"field {kind!r}: there is no file {str(folder / name)!r}")
-    return [str(folder / name) for name in names]
-
-
-def _turns(entry: dict[str, Any]) -> list[tuple[str, str]]:
-    """(role, text) of every turn, from the first question on, a system turn before it included."""
-    given = entry.get("conversations")
-    if not isinstance(given, list):
-        raise _Wrong(f"field 'conversations' must be a list of turns, got {_kind(given)}")
-    turns: list[tuple[str, str]] = []
-    for number, turn in enumerate(given, 1):
-        where = f"field 'conversations', turn {number}"
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("from", "value")):
-            raise _Wrong(f"{where} must have 'from' and 'value', both text")
-        role = ROLES.get(turn["from"])
-        if role is None:
-            raise _Wrong(f"{where}: 'from' must be human, gpt or system, got {turn['from']!r}")
-        asked = any(earlier == "user" for earlier, _ in turns)
-        if role == "assistant" and not asked:
-            continue
-        if not turn["value"].strip():
-            raise _Wrong(f"{where}, from {turn['from']!r}, is empty")
-        if role != "user" and TAG.search(turn["value"]):
-            raise _Wrong(f"{where}, from {turn['from']!r}, has a tag {TAG.search(turn['value'])[0]}")  # type: ignore[index]
-        turns.append((role, turn["value"]))
-    for role, who in (("user", "human"), ("assistant", "gpt")):
-        if role not in [each for each, _ in turns]:
-            raise _Wrong(f"field 'conversations' has no turn from {who!r}" + (" to learn" if who == "gpt" else ""))
-    return turns
-
-
-def _place_tags(turns: list[tuple[str, str]], media: dict[str, list[str]]) -> None:
-    """See that there is one tag for each image and video, in place; those that are missing go first."""
-    first = next(number for number, (role, _) in enumerate(turns) if role == "user")
-    if media["video"] and not media["image"]:
-        # released files name the video of a sample by either tag
-        turns[first] = ("user", turns[first][1].replace("<image>", "<video>"))
-    for kind in MEDIA:
-        tags = sum(text.count(f"<{kind}>") for _, text in turns)
-        files = len(media[kind])
-        if not tags:
-            turns[first] = ("user", f"<{kind}>\n" * files + turns[first][1])
-        elif tags != files:
-            raise _Wrong(f"field 'conversations' has {tags} <{kind}> for {files} files in field {kind!r}")
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    return {dict: "an object", list: "a list", str: "text", bool: "true or false"}.get(type(value), "a number")
 
 
 class ConversationDataset(Dataset):

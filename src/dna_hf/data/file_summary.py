@@ -70,7 +70,8 @@ def summarize_conversations(arguments: ConversationDataArguments) -> FileSummary
     Raises:
         DataError: if it cannot be read, or no sample can be used.
     """
-    return conversation_summary(read_conversations(arguments.dataset, arguments.data_folder, on_error="skip"))
+    found = read_conversations(arguments.dataset, arguments.data_folder, on_error="skip", system=arguments.system)
+    return conversation_summary(found)
 
 
 def conversation_summary(found: Conversations) -> FileSummary:
@@ -81,17 +82,22 @@ def conversation_summary(found: Conversations) -> FileSummary:
 def _conversation_facts(found: Conversations) -> dict[str, int | str]:
     turns: Counter[str] = Counter()
     media: dict[str, list[str]] = {"video": [], "image": []}
+    parts = 0
     for message in (message for sample in found.samples for message in sample.messages):
         turns[message["role"]] += 1
         for part in message["content"]:
             if part["type"] in media:
-                media[part["type"]].append(part[part["type"]])
+                source = part[part["type"]]
+                parts += isinstance(source, dict)
+                media[part["type"]].append(source["path"] if isinstance(source, dict) else source)
     return {
         "samples": len(found.samples),
+        "read as": ", ".join(f"{form} ({count:,})" for form, count in found.forms.items()),
         "questions": turns["user"],
         "answers": turns["assistant"],
         "system turns": turns["system"],
         **_media_facts(media),
+        "parts of videos": parts,
         "samples without video or image": sum(not sample.visuals for sample in found.samples),
     }
 

@@ -194,7 +194,7 @@ def load_conversations(run: VideoLLMRun) -> tuple[Conversations, Conversations |
     data = run.data
 
     def read(path: str, limit: int | None) -> Conversations:
-        return read_conversations(path, data.data_folder, limit=limit, on_error=data.on_error)
+        return read_conversations(path, data.data_folder, limit=limit, on_error=data.on_error, system=data.system)
 
     train = read(data.dataset, data.max_train_samples)
     evaluation = None if data.eval_dataset is None else read(data.eval_dataset, data.max_eval_samples)
