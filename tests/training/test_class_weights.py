@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from dna_hf import DnAViTConfig, DnAViTForImageClassification
 from dna_hf.data.mixing import MixingCollator, smooth_one_hot
 from dna_hf.data.problem_types import MULTI_LABEL, SINGLE_LABEL
-from dna_hf.data.splits import Split
 from dna_hf.training.arguments import ClassifierTrainingArguments
 from dna_hf.training.class_weights import WeightedLoss, class_weights
 from dna_hf.training.classification import train_classifier
@@ -26,26 +25,15 @@ SIZES = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "num_hidden_layers
 SIZES |= {"intermediate_size": 16, "initializer_range": 0.5, "num_labels": 3}
 
 
-class Labels(Split):
-    """A split of which nothing but the labels is asked."""
+class Labels:
+    """What is asked of a split."""
 
-    unit, name, class_names = "images", "train", NAMES
-
-    def __init__(self, labels, is_stream=False):
-        self.own, self.stream = np.asarray(labels), is_stream
-
-    def __len__(self):
-        return len(self.own)
+    def __init__(self, labels, is_stream=False, class_names=NAMES):
+        self.own, self.is_stream, self.class_names = np.asarray(labels), is_stream, class_names
+        self.unit, self.name = "images", "train"
 
     def labels(self):
         return self.own
-
-    def part(self, numbers, name=None):
-        raise NotImplementedError
-
-    @property
-    def is_stream(self):
-        return self.stream
 
 
 def logits_and_labels(count=64):
@@ -156,6 +144,9 @@ def test_balanced_weights_are_those_of_scikit_learn():
     several = [[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 1, 1]]
     assert class_weights("balanced", Labels(several), MULTI_LABEL).tolist() == pytest.approx([1.0, 1 / 3, 3.0])
     assert class_weights([1, 2, 3], Labels(labels), SINGLE_LABEL).tolist() == [1, 2, 3]
+    # YAML reads names that are numbers as numbers
+    numbered = Labels(labels, class_names=["0", "1", "2"])
+    assert class_weights({1: 2.5}, numbered, SINGLE_LABEL).tolist() == [1, 2.5, 1]
     assert class_weights({"bird": 2.5}, Labels(labels), SINGLE_LABEL).tolist() == [1, 1, 2.5]
 
 
@@ -188,6 +179,7 @@ def test_a_label_that_every_sample_has_cannot_be_balanced():
         ({"cat": -1}, "must be positive, got -1.0 for class 'cat'"),
         (["cat"], "class_weights must be"),
         ({"cat": "much"}, "class_weights must be"),
+        ({1: -2}, "must be positive, got -2.0 for class 1"),
     ],
 )
 def test_wrong_values_are_refused_before_data_is_read(tmp_path, value, sentence):
