@@ -114,9 +114,24 @@ def test_evaluate_prints_and_writes_the_figures(finished, pictures, tmp_path, ca
         assert set(content["metrics"]) == {"loss", "map", "f1_macro", "f1_micro", "images", "unreadable"}
     else:
         assert set(content["per_class"]["angle"]) == {"mae", "rmse", "r2", "mean", "deviation", "images"}
-    for option in (["--slices", "label"], ["--confusion", str(tmp_path / "confusion.csv")]):
-        refused = run_cli(*words, *option)
-        assert refused.returncode == 2 and f"has problem_type {problem_type}: leave it out" in refused.stderr
+    refused = run_cli(*words, "--confusion", tmp_path / "confusion.csv")
+    assert refused.returncode == 2 and f"has problem_type {problem_type}: leave it out" in refused.stderr
+
+
+def test_slices_have_the_figures_of_the_problem(finished, pictures, tmp_path):
+    """By number of labels, or by quartile of the angle; each slice against the figures of its rows alone."""
+    problem_type, folder, _ = finished
+    column = "labels" if problem_type == MULTI_LABEL else "angle"
+    data = [f"--{key}={value}" for key, value in pictures[problem_type].items() if key in ("dataset", "label_column")]
+    words = ["evaluate", str(folder), *data, "--output", tmp_path / "figures.json", "--slices", column]
+    result = run_cli(*words)
+    assert result.returncode == 0 and "slice" in result.stdout
+    slices = json.loads((tmp_path / "figures.json").read_text())["slices"]
+    assert sum(each["images"] for each in slices.values()) == 20
+    whole = evaluate_checkpoint(str(folder), data_of(pictures, problem_type), "test", device="cpu").figures
+    mean = sum(each["loss"] * each["images"] for each in slices.values()) / 20
+    assert mean == pytest.approx(whole.loss, rel=1e-6)
+    assert len(slices) > 1 and all(set(each) == {"images", *whole.means()} for each in slices.values())
 
 
 def test_flips_of_a_regression_are_noted(tmp_path, pictures):

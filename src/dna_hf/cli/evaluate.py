@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ from .values import output_file, positive
 
 
 if TYPE_CHECKING:
-    from ..evaluation.figures import SliceFigure
     from ..evaluation.image_classification import ClassificationResult
     from ..kinds import Kind
 
@@ -29,7 +27,8 @@ def add(commands: Any) -> None:
         "evaluate",
         run,
         help="top-1, top-5, loss and accuracy per class of a checkpoint",
-        description="Evaluate a classifier of images or videos. Labels are matched to the model's classes by name.",
+        description="Evaluate a classifier of images or videos. Labels are matched to the model's classes by name. Of "
+        "several labels for each image: mAP and F1; of a regression: R², mean absolute and root mean square error.",
         keys=EVALUATE.help(),
         example="evaluate runs/vit_tiny_fashion_mnist --dataset fashion-mnist-mini --output figures.json",
         go_on="nothing was written",
@@ -52,7 +51,8 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--slices",
         metavar="COLUMN",
-        help="also state the accuracy by the values of this column (numbers by quartile, lists by length); of images",
+        help="also state the accuracy, of several labels and of a regression all figures, by the values of this column "
+        "(numbers by quartile, lists by length); of images",
     )
     parser.add_argument(
         "--knn",
@@ -107,8 +107,8 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _print(result: "ClassificationResult", title: str, unit: str) -> None:
     print(table(*result.class_table()))
     print("\n" + table((title, ""), result.rows()))
-    if result.slices is not None:
-        print("\n" + table(("slice", unit, "top-1", "95 % interval"), _slice_rows(result.slices)))
+    if result.slices:
+        print("\n" + table(result.slices[0].header(unit), [each.row() for each in result.slices]))
     for sample in result.unreadable:
         print(f"dna-hf: left out, cannot be read: {sample}", file=sys.stderr)
 
@@ -123,21 +123,20 @@ def _check_knn(arguments: argparse.Namespace) -> None:
 
 
 def _check_problem(arguments: argparse.Namespace) -> None:
-    """Refuse what only classes of which each sample has one can have."""
+    """Refuse the confusion matrix of what has none."""
+    if arguments.confusion is None or arguments.knn is not None:
+        return
     from ..data.problem_types import SINGLE_LABEL
     from ..kinds import problem_type_of
     from ..pretrained import load_config
     from ..training.errors import ConfigurationError
 
-    for option in ("confusion", "slices"):
-        if getattr(arguments, option) is None or arguments.knn is not None:
-            continue
-        problem_type = problem_type_of(load_config(arguments.checkpoint, arguments.revision, ConfigurationError))
-        if problem_type != SINGLE_LABEL:
-            raise ConfigurationError(
-                f"--{option} is for models of one class per sample, but {arguments.checkpoint!r} has problem_type "
-                f"{problem_type}: leave it out."
-            )
+    problem_type = problem_type_of(load_config(arguments.checkpoint, arguments.revision, ConfigurationError))
+    if problem_type != SINGLE_LABEL:
+        raise ConfigurationError(
+            f"--confusion is for models of one class per sample, but {arguments.checkpoint!r} has problem_type "
+            f"{problem_type}: leave it out."
+        )
 
 
 def _evaluate(arguments: argparse.Namespace, data: Any, kind: "Kind") -> "ClassificationResult":
@@ -179,10 +178,3 @@ def _evaluate(arguments: argparse.Namespace, data: Any, kind: "Kind") -> "Classi
         seed=arguments.seed,
         **common,
     )
-
-
-def _slice_rows(slices: Iterable["SliceFigure"]) -> list[tuple[str, ...]]:
-    return [
-        (one.name, str(one.samples), f"{100 * one.accuracy:.1f} %", f"{100 * one.low:.1f} to {100 * one.high:.1f} %")
-        for one in slices
-    ]

@@ -175,6 +175,20 @@ class SliceFigure:
     low: float
     high: float
 
+    @staticmethod
+    def header(unit: str) -> tuple[str, ...]:
+        """Titles of the texts in a row, the samples called `unit`."""
+        return "slice", unit, "top-1", "95 % interval"
+
+    def row(self) -> tuple[str, ...]:
+        """The figures as a row of a table."""
+        ends = f"{100 * self.low:.1f} to {100 * self.high:.1f} %"
+        return self.name, str(self.samples), f"{100 * self.accuracy:.1f} %", ends
+
+    def by_name(self, unit: str) -> dict[str, float]:
+        """The figures by name, as files hold them, the samples called `unit`."""
+        return {unit: self.samples, "accuracy": self.accuracy, "low": self.low, "high": self.high}
+
 
 def interval_text(proportion: float, samples: int) -> str:
     """The 95 % interval of a proportion in [0, 1] that was measured on so many samples, as text."""

@@ -28,7 +28,7 @@ from ..records.stamp import stamp
 from .figures import Figures, PartFigure, SliceFigure, class_table, confusion_matrix, is_readable
 from .held_out import as_trained
 from .problems import Problem, problem_of
-from .slices import slice_figures, slice_rows
+from .slices import SliceFigures, problem_slices, slice_figures, slice_rows
 
 
 @dataclass
@@ -41,7 +41,7 @@ class ClassificationResult:
         per_class: figures on each class or output, in the order of the model's.
         confusion: samples of a class (row) that were taken for a class (column), in the order of the model's classes;
             `None` where a sample has not just one class.
-        slices: accuracy on each slice, where slices were asked for.
+        slices: figures on each slice, where slices were asked for.
         measurement: the figures, tied to the weights they were measured on.
         unreadable: names of samples that could not be read, and count nowhere.
     """
@@ -50,7 +50,7 @@ class ClassificationResult:
     figures: Figures
     per_class: Sequence[PartFigure]
     confusion: list[list[int]] | None
-    slices: list[SliceFigure] | None = None
+    slices: Sequence[SliceFigure | SliceFigures] | None = None
     measurement: Measurement | None = None
     unreadable: list[str] = field(default_factory=list)
 
@@ -69,14 +69,10 @@ class ClassificationResult:
             "metrics": self.figures.by_name(self.kind),
             "per_class": {each.name: each.by_name(unit) for each in self.per_class},
             "measurement": None if self.measurement is None else asdict(self.measurement),
-            "slices": None if self.slices is None else {each.name: _of_slice(each, unit) for each in self.slices},
+            "slices": None if self.slices is None else {each.name: each.by_name(unit) for each in self.slices},
             "confusion": self.confusion,
             "unreadable": self.unreadable,
         }
-
-
-def _of_slice(found: SliceFigure, unit: str) -> dict[str, float]:
-    return {unit: found.samples, "accuracy": found.accuracy, "low": found.low, "high": found.high}
 
 
 def evaluate_checkpoint(
@@ -137,8 +133,10 @@ def evaluate_checkpoint(
         known, logits, labels = [known[place] for place in classes[order]], logits[:, classes[order]], labels[:, order]
     result = classification_result(logits, labels, known, IMAGE, problem)
     result.unreadable = dataset.unreadable.names()
-    if rows_of_slices is not None:
+    if rows_of_slices is not None and problem.problem_type == SINGLE_LABEL:
         result.slices = slice_figures(rows_of_slices, logits.argmax(axis=1) == labels, is_readable(labels))
+    elif rows_of_slices is not None:
+        result.slices = problem_slices(rows_of_slices, problem, logits, labels)
     result.measurement = Measurement(
         task=IMAGE.task,
         dataset=provenance(arguments, images),

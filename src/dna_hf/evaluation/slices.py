@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,10 @@ import pyarrow.compute as pc
 
 from ..data.errors import DataError
 from ..data.sources import LabelledImages
-from .figures import SliceFigure
+from ..records.metrics import metric_rows
+from .figures import Figures, SliceFigure, is_readable
 from .intervals import wilson_interval
+from .problems import Problem
 
 
 if TYPE_CHECKING:
@@ -76,6 +79,50 @@ def slice_figures(slices: dict[str, np.ndarray], hits: np.ndarray, readable: np.
         low, high = wilson_interval(correct, len(rows))
         figures.append(SliceFigure(name, len(rows), correct / len(rows), low, high))
     return figures
+
+
+@dataclass(frozen=True)
+class SliceFigures:
+    """What a model of several labels or of a regression reaches on one slice of a split.
+
+    Args:
+        name: name of the slice.
+        figures: all figures over the samples of the slice.
+    """
+
+    name: str
+    figures: Figures
+
+    def header(self, unit: str) -> tuple[str, ...]:
+        """Titles of the texts in a row, the samples called `unit`."""
+        return "slice", unit, *(title for title, _ in metric_rows(self.figures.means()))
+
+    def row(self) -> tuple[str, ...]:
+        """The figures as a row of a table."""
+        return self.name, str(self.figures.samples), *(text for _, text in metric_rows(self.figures.means()))
+
+    def by_name(self, unit: str) -> dict[str, float]:
+        """The figures by name, as files hold them, the samples called `unit`."""
+        return {unit: self.figures.samples, **self.figures.means()}
+
+
+def problem_slices(
+    slices: dict[str, np.ndarray], problem: Problem, scores: np.ndarray, labels: np.ndarray
+) -> list[SliceFigures]:
+    """All figures on every slice that has an image which could be read.
+
+    Args:
+        slices: name of the slice -> its rows, as [`slice_rows`] returns them.
+        problem: what the model is asked for each sample.
+        scores: logits (samples, classes or outputs) of every row of the split.
+        labels: numbers (samples, classes or outputs) of every row; nan for one that could not be read.
+    """
+    readable = is_readable(labels)
+    return [
+        SliceFigures(name, problem.figures(scores[rows], labels[rows]))
+        for name, rows in slices.items()
+        if readable[rows].any()
+    ]
 
 
 def _check_column(images: LabelledImages, column: str) -> None:
