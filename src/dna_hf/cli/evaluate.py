@@ -51,7 +51,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--slices",
         metavar="COLUMN",
-        help="also state the accuracy, of several labels and of a regression all figures, by the values of this column "
+        help="also state the accuracy, of other problem types all figures, by the values of this column "
         "(numbers by quartile, lists by length); of images",
     )
     parser.add_argument(
