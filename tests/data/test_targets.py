@@ -342,6 +342,15 @@ def test_a_name_of_one_class_may_look_like_a_list(tmp_path):
     assert load_split(ImageDataArguments(dataset=path), "train", problem_type=SINGLE_LABEL).class_names == ["a", "b;c"]
 
 
+def test_the_only_column_of_stored_classes_goes_before_usual_names(tmp_path):
+    columns = {"species": [0, 1], "labels": [["a"], ["b"]]}
+    path = save(tmp_path / "train.parquet", columns, {"species": ClassLabel(names=["x", "y"])})
+    images = load_split(ImageDataArguments(dataset=path), "train")
+    assert (images.problem_type, images.class_names) == (SINGLE_LABEL, ["x", "y"])
+    images = load_split(ImageDataArguments(dataset=path), "train", problem_type=MULTI_LABEL)
+    assert images.class_names == ["a", "b"]
+
+
 def test_a_list_of_columns_is_for_images():
     with pytest.raises(ConfigurationError, match=r"data\.label_column must be str or null"):
         data_arguments({"label_column": ["a", "b"]}, VideoDataArguments)

@@ -196,6 +196,7 @@ REFUSED = {
     ),
     "mixed numbers": (REGRESSION, {"mixup_alpha": 0.8}, "mixup_alpha is 0.8, but it is for single_label"),
     "cut numbers": (REGRESSION, {"cutmix_alpha": 0.8}, "cutmix_alpha is 0.8, but it is for single_label"),
+    "names of classes for the model": (MULTI_LABEL, {"id2label": {0: "a"}}, "model.id2label is told by the data"),
     "a threshold of one class": (SINGLE_LABEL, {"threshold": 0.4}, "threshold is 0.4, but it is for multi_label"),
     "a threshold of numbers": (REGRESSION, {"threshold": 0.4}, "threshold is 0.4, but it is for multi_label"),
     "a threshold that is none": (MULTI_LABEL, {"threshold": 1.5}, "threshold must lie between 0 and 1, got 1.5"),

@@ -111,6 +111,9 @@ def find_label_columns(
             )
         return label_columns(features, named)
     found = [name for other in usual for name in features if name.lower() == other]
+    stored = [name for name, feature in features.items() if _kind(feature) == CLASS]
+    if wanted in (None, SINGLE_LABEL) and len(stored) == 1:
+        return label_columns(features, stored[0])
     if wanted in (MULTI_LABEL, REGRESSION):
         fitting = [name for name in features if _fits(label_columns(features, name), wanted)]
         found = [name for name in found if name in fitting] or (fitting if len(fitting) == 1 else [])

@@ -95,10 +95,7 @@ def find_vectors(
     if problem_type == SINGLE_LABEL:
         return None
     targets = Targets(columns, problem_type, split, base=arguments.label_base)
-    if arguments.label_base and not (columns.is_list and columns.holds == {WHOLE} and problem_type == MULTI_LABEL):
-        raise DataError(
-            f"label_base is {arguments.label_base}, but {columns.content}, and no numbers of classes: leave it out."
-        )
+    _check_base(targets)
     if is_stream:
         targets = find_targets(targets, given, None, complete)
         return VectorLabels(_streamed(rows, targets), list(targets.names), problem_type, [])
@@ -162,6 +159,15 @@ def _streamed(rows: Any, targets: Targets) -> Any:
         return {VECTORS: targets.vectors(table, number)[0].tolist()}
 
     return rows.map(one, with_indices=True, features=features)
+
+
+def _check_base(targets: Targets) -> None:
+    columns = targets.columns
+    are_numbers = columns.is_list and columns.holds == {WHOLE} and targets.problem_type == MULTI_LABEL
+    if targets.base and not are_numbers:
+        raise DataError(
+            f"label_base is {targets.base}, but {columns.content}, and no numbers of classes: leave it out."
+        )
 
 
 def _problem_of_texts(texts: list[str | None], columns: LabelColumns) -> str:

@@ -124,19 +124,11 @@ def evaluate_checkpoint(
     dataset = torch_dataset(images, processor, arguments=arguments)
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
     logits, labels = predict_logits(model, loader)
-    if problem.problem_type == SINGLE_LABEL:
-        readable = is_readable(labels)
-        labels = np.where(readable, classes[np.where(readable, labels, 0)], UNREADABLE)
-    else:
-        # the classes or outputs that the data has, in the order of the model
-        order = np.argsort(classes)
-        known, logits, labels = [known[place] for place in classes[order]], logits[:, classes[order]], labels[:, order]
-    result = classification_result(logits, labels, known, IMAGE, problem)
+    names, logits, labels = _in_order_of_model(problem, classes, known, logits, labels)
+    result = classification_result(logits, labels, names, IMAGE, problem)
     result.unreadable = dataset.unreadable.names()
-    if rows_of_slices is not None and problem.problem_type == SINGLE_LABEL:
-        result.slices = slice_figures(rows_of_slices, logits.argmax(axis=1) == labels, is_readable(labels))
-    elif rows_of_slices is not None:
-        result.slices = problem_slices(rows_of_slices, problem, logits, labels)
+    if rows_of_slices is not None:
+        result.slices = _on_slices(rows_of_slices, problem, logits, labels)
     result.measurement = Measurement(
         task=IMAGE.task,
         dataset=provenance(arguments, images),
@@ -149,6 +141,25 @@ def evaluate_checkpoint(
         weights=weights_digest(model.state_dict()),
     )
     return result
+
+
+def _in_order_of_model(
+    problem: Problem, classes: np.ndarray, known: list[str], logits: np.ndarray, labels: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, logits and labels of the model's classes; of several labels and of a regression, those the data has."""
+    if problem.problem_type == SINGLE_LABEL:
+        readable = is_readable(labels)
+        return known, logits, np.where(readable, classes[np.where(readable, labels, 0)], UNREADABLE)
+    order = np.argsort(classes)
+    return [known[place] for place in classes[order]], logits[:, classes[order]], labels[:, order]
+
+
+def _on_slices(
+    slices: dict[str, np.ndarray], problem: Problem, logits: np.ndarray, labels: np.ndarray
+) -> Sequence[SliceFigure | SliceFigures]:
+    if problem.problem_type == SINGLE_LABEL:
+        return slice_figures(slices, logits.argmax(axis=1) == labels, is_readable(labels))
+    return problem_slices(slices, problem, logits, labels)
 
 
 def record_evaluation(folder: str | Path, result: ClassificationResult) -> None:

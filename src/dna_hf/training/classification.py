@@ -224,6 +224,9 @@ def check_problem(run: ClassifierRun, problem_type: str) -> None:
             f"training.metric_for_best_model is {training.metric_for_best_model!r}, but the figures of {problem_type} "
             f"are {known}: choose one of them."
         )
+    for key in ("id2label", "label2id"):
+        if key in run.model:
+            raise ConfigurationError(f"model.{key} is told by the data: leave it out, and give data.class_names.")
     refused = {
         "model.threshold": (run.model.get("threshold"), (MULTI_LABEL,)),
         "training.label_smoothing_factor": (training.label_smoothing_factor, (SINGLE_LABEL,)),
