@@ -11,9 +11,7 @@ beside the images may add columns, or say the labels themselves: see [`~dna_hf.d
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,26 +22,21 @@ from .arguments import ImageDataArguments
 from .errors import DataError
 from .files import Folder, LeftOut, is_image, look_into, unpacked, why_no_image
 from .image_tables import TABLE_SUFFIXES, ImageTable, Places, read_tables, stacked
-from .splits import SPLIT_ALIASES
+from .split_folders import (
+    Node,
+    refuse_splits_in_classes,
+    split_folders,
+    split_name,
+    split_of_table,
+    unwrapped,
+    without_wrappers,
+)
 
 
 if TYPE_CHECKING:
     import datasets
 
 
-# what folders of splits are called, in any case: Training, test_set, val2017, images_train
-_BESIDE = "images?|imgs?|pictures?|photos?|data|set|split|files?|folder"
-_SPLIT_NAMES = {
-    split: re.compile(rf"(?:(?:{_BESIDE})[-_. ]?)?(?:{words})(?:[-_. ]?(?:{_BESIDE}))?[-_. ]?\d*", re.IGNORECASE)
-    for split, words in (
-        ("train", "train|training"),
-        ("validation", "validation|valid|validate|val|dev|development"),
-        ("test", "test|testing|eval|evaluation"),
-    )
-}
-_ALIASES = {name for names in SPLIT_ALIASES for name in names}
-# train_labels.csv is the table of train
-_TABLE_ENDING = re.compile(r"[-_. ]?(labels?|metadata|annotations?|list)$", re.IGNORECASE)
 ARCHIVE = ".zip"
 
 
@@ -75,20 +68,20 @@ def list_images(folder: Folder, arguments: ImageDataArguments, wanted: Iterable[
         DataError: if it is not clear which images belong to which split, or a table does not fit the images.
     """
     notes: list[str] = []
-    root = _unwrapped(_node(folder), notes)
+    root = unwrapped(_node(folder), notes)
     asked = {*wanted, arguments.train_split, *([arguments.eval_split] if arguments.eval_split else [])}
-    folders = _split_folders(root, asked, notes)
+    folders = split_folders(root, asked, notes)
     outside: list[LeftOut] = []
     if folders is None:
-        _refuse_splits_in_classes(root)
+        refuse_splits_in_classes(root)
     else:
-        outside += [*(LeftOut(path, "in no split folder") for path in root.images), *root.left_out]
+        outside += [*(LeftOut(path, "in no split folder") for path in root.samples), *root.left_out]
     tables = read_tables(root.all_tables(), arguments, outside)
-    splits = _without_wrappers(folders or {"train": root}, notes)
+    splits = without_wrappers(folders or {"train": root}, notes)
     classes = sorted({inner.name for node in splits.values() for inner in node.nodes})
     labelled = [table for table in tables if table.has_labels]
     used = labelled or (tables if len(classes) < 2 else [])
-    places = Places(path for node in splits.values() for path in node.all_images())
+    places = Places(path for node in splits.values() for path in node.all_samples())
     if used:
         parts = _by_tables(splits if folders else {}, used, places, asked, outside)
         outside += [one for node in splits.values() for one in node.all_left_out()]
@@ -106,62 +99,23 @@ def count_images(folder: Folder) -> int:
     return sum(is_image(path) or path.lower().endswith(ARCHIVE) for path in folder.all_files())
 
 
-@dataclass
-class _Node:
-    """A folder as a data set sees it: its images, and the folders in it that hold any."""
-
-    name: str
-    images: list[str] = field(default_factory=list)
-    nodes: list[_Node] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
-
-    def all_images(self) -> Iterator[str]:
-        """Paths of the images in this folder and in those inside."""
-        yield from self.images
-        for node in self.nodes:
-            yield from node.all_images()
-
-    def all_left_out(self) -> Iterator[LeftOut]:
-        """What is left out of this folder and of those inside."""
-        yield from self.left_out
-        for node in self.nodes:
-            yield from node.all_left_out()
-
-    def all_tables(self) -> Iterator[str]:
-        """Paths of the tables in this folder and in those inside."""
-        yield from self.tables
-        for node in self.nodes:
-            yield from node.all_tables()
-
-    @property
-    def is_wrapper(self) -> bool:
-        """Whether it holds nothing but one folder, which holds folders and no images itself."""
-        return not self.images and len(self.nodes) == 1 and bool(self.nodes[0].nodes) and not self.nodes[0].images
-
-    def inner(self, name: str) -> _Node:
-        """The only folder in it, in its place and under another name."""
-        only = self.nodes[0]
-        return _Node(name, only.images, only.nodes, self.tables + only.tables, self.left_out + only.left_out)
-
-
-def _node(folder: Folder, name: str | None = None) -> _Node:
+def _node(folder: Folder, name: str | None = None) -> Node:
     """What of a folder a data set sees; a ZIP archive is a folder of its name, or what the one folder in it holds."""
-    node = _Node(name or folder.name, left_out=list(folder.left_out))
+    node = Node(name or folder.name, left_out=list(folder.left_out))
     inside = [_node(one) for one in folder.folders]
     for path in folder.files:
         if is_image(path):
-            node.images.append(path)
+            node.samples.append(path)
         elif path.lower().endswith(ARCHIVE):
             archive = _node(look_into(unpacked(path)), os.path.basename(path)[: -len(ARCHIVE)])
-            named_alike = [inner.name for inner in archive.nodes] == [archive.name] and not archive.images
+            named_alike = [inner.name for inner in archive.nodes] == [archive.name] and not archive.samples
             inside.append(archive.inner(archive.name) if named_alike or archive.is_wrapper else archive)
         elif path.lower().endswith(TABLE_SUFFIXES):
             node.tables.append(path)
         else:
             node.left_out.append(LeftOut(path, why_no_image(path)))
     for one in sorted(inside, key=lambda each: each.name):
-        if next(one.all_images(), None) is not None:
+        if next(one.all_samples(), None) is not None:
             node.nodes.append(one)
         else:
             node.left_out += one.all_left_out()
@@ -169,107 +123,32 @@ def _node(folder: Folder, name: str | None = None) -> _Node:
     return node
 
 
-def _unwrapped(node: _Node, notes: list[str]) -> _Node:
-    """The folder in which the data begins: of one that holds but one folder, which holds folders, that one."""
-    while node.is_wrapper and not _usual_split(node.nodes[0].name):
-        name = node.nodes[0].name
-        notes.append(f"folder {node.name!r} holds but one folder, {name!r}: the folders in that one count.")
-        node = node.inner(name)
-    return node
-
-
-def _usual_split(name: str) -> str | None:
-    """The split that a folder of this name usually is."""
-    return next((split for split, names in _SPLIT_NAMES.items() if names.fullmatch(name)), None)
-
-
-def _split_name(name: str, asked: set[str]) -> str:
-    """The name of a split that a folder or a table calls by any name: a usual one, or its own if the user named it."""
-    usual = _usual_split(name)
-    if usual is None or (name in asked and name.lower() not in _ALIASES):
-        return name
-    return usual
-
-
-def _split_folders(root: _Node, asked: set[str], notes: list[str]) -> dict[str, _Node] | None:
-    """The folders of splits, by the name of the split; `None` if there are none.
-
-    Raises:
-        DataError: if a folder beside them is neither a split nor a class, or there are two to train on.
-    """
-    named = [node for node in root.nodes if node.name in asked and not _usual_split(node.name)]
-    usual = [node for node in root.nodes if _usual_split(node.name)]
-    others = [node.name for node in root.nodes if node not in named and node not in usual]
-    if not named and others and not any(node.nodes for node in usual):
-        notes += [
-            f"folder {node.name!r} is taken for a class, not for a split: it lies beside classes and holds none."
-            for node in usual
-        ]
-        return None
-    if not named and not usual:
-        return None
-    if others:
-        more = f" (and {', '.join(map(repr, others[1:6]))})" if others[1:] else ""
-        raise DataError(
-            f"folder {others[0]!r}{more} lies beside {(named + usual)[0].name!r}, a split: if it is one, too, set "
-            "eval_split to its name; otherwise move it out of the data set."
-        )
-    counts = Counter(_usual_split(node.name) for node in usual)
-    if counts["train"] > 1:
-        names = [node.name for node in usual if _usual_split(node.name) == "train"]
-        raise DataError(f"folders {names[0]!r} and {names[1]!r} are both to train on: join them, or rename one.")
-    return {
-        # of two folders for one split each keeps its name
-        node.name if counts[_usual_split(node.name)] > 1 else _split_name(node.name, asked): node
-        for node in root.nodes
-    }
-
-
-def _refuse_splits_in_classes(root: _Node) -> None:
-    """Refuse `class/split/picture.jpg`: test images would be trained on."""
-    for node in root.nodes:
-        inside = {inner.name: _usual_split(inner.name) for inner in node.nodes}
-        if "train" in inside.values() and len(set(inside.values()) - {None}) > 1:
-            raise DataError(
-                f"class folder {node.name!r} holds folders of splits ({', '.join(inside)}): put the splits above the "
-                f"classes, as in {next(iter(inside))}/{node.name}."
-            )
-
-
-def _without_wrappers(splits: dict[str, _Node], notes: list[str]) -> dict[str, _Node]:
-    """Step over a folder that is the only one in every split and holds the class folders."""
-    while all(node.is_wrapper for node in splits.values()):
-        notes.append(f"class folders are one level deeper, in {next(iter(splits.values())).nodes[0].name!r}.")
-        splits = {name: node.inner(node.name) for name, node in splits.items()}
-    return splits
-
-
-def _by_folders(node: _Node, classes: list[str]) -> _Part:
+def _by_folders(node: Node, classes: list[str]) -> _Part:
     """The images of a split with the classes of their folders; without a class where there are no class folders."""
     if not node.nodes:
-        return _Part(sorted(node.images), left_out=list(node.left_out))
+        return _Part(sorted(node.samples), left_out=list(node.left_out))
     numbers = {name: number for number, name in enumerate(classes)}
-    found = sorted((path, numbers[inner.name]) for inner in node.nodes for path in inner.all_images())
-    loose = [LeftOut(path, "in no class folder") for path in node.images]
+    found = sorted((path, numbers[inner.name]) for inner in node.nodes for path in inner.all_samples())
+    loose = [LeftOut(path, "in no class folder") for path in node.samples]
     return _Part([path for path, _ in found], [label for _, label in found], left_out=[*loose, *node.all_left_out()])
 
 
-def _note_deeper_folders(splits: Iterable[_Node], notes: list[str]) -> None:
+def _note_deeper_folders(splits: Iterable[Node], notes: list[str]) -> None:
     deeper = [f"{inner.name}/{inner.nodes[0].name}" for split in splits for inner in split.nodes if inner.nodes]
     if deeper:
         notes.append(f"images in folders inside a class folder are of its class, e.g. those in {deeper[0]!r}.")
 
 
 def _by_tables(
-    folders: dict[str, _Node], tables: list[ImageTable], places: Places, asked: set[str], outside: list[LeftOut]
+    folders: dict[str, Node], tables: list[ImageTable], places: Places, asked: set[str], outside: list[LeftOut]
 ) -> dict[str, _Part]:
     """The images that tables name, by split: that of the folder, of the column `split`, or of the table's name."""
-    folder_of = {path: split for split, node in folders.items() for path in node.all_images()}
+    folder_of = {path: split for split, node in folders.items() for path in node.all_samples()}
     paths: dict[str, list[str]] = {}
     rows: dict[str, list[list[int]]] = {}
     named: dict[str, ImageTable] = {}
     for number, table in enumerate(tables):
-        own = _usual_split(_TABLE_ENDING.sub("", os.path.splitext(table.name)[0])) or "train"
+        own = split_of_table(table.name) or "train"
         column = table.splits()
         for row, path in enumerate(places.files_of(table)):
             if named.setdefault(path, table) is not table:
@@ -277,7 +156,7 @@ def _by_tables(
                     f"tables {named[path].path!r} and {table.path!r} both name {table.files[row]!r}: take one of them "
                     "out of the data set."
                 )
-            split = folder_of.get(path) or (own if column is None else _split_name(column[row] or own, asked))
+            split = folder_of.get(path) or (own if column is None else split_name(column[row] or own, asked))
             paths.setdefault(split, []).append(path)
             rows.setdefault(split, [[] for _ in tables])[number].append(row)
     outside += [LeftOut(path, "named in no table") for path in places.images.values() if path not in named]
