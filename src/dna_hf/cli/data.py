@@ -99,13 +99,17 @@ def _of_splits(data: Any, splits: "list[Split]", output_dir: Path | None) -> "tu
 
 def _load(data: Any, kind: str, problem_type: str | None) -> list["Split"]:
     """All splits, the one to train on first."""
-    from ..data import sources, video_sources
     from ..data.splits import find_split
 
     splits: dict[str, Split]
+    # images need no torch, which what reads videos imports
     if kind == IMAGES:
+        from ..data import sources
+
         splits = dict(sources.load_all(data, problem_type))
     else:
+        from ..data import video_sources
+
         splits = dict(video_sources.load_all(data))
     first = find_split(splits, data.train_split)
     return sorted(splits.values(), key=lambda split: split.name != first)
