@@ -1,6 +1,8 @@
 """Which files of folders are images and videos: no hidden ones, none that cannot be read, and the others by name."""
 
+import ast
 import logging
+import subprocess
 import sys
 import types
 
@@ -75,3 +77,10 @@ def test_suffixes_that_pillow_knows_and_cannot_read_are_no_images():
         assert is_image(f"a{suffix}"), suffix
     for suffix in (".pdf", ".h5", ".mpg", ".mpeg", ".grib", ".palm", ".emf", ""):
         assert not is_image(f"a{suffix}"), suffix
+
+
+def test_pillow_goes_on_trying_the_usual_formats_first():
+    """In the order of their names PNG is the thirtieth, and opening an image takes a fifth longer."""
+    script = "from PIL import Image\nfrom dna_hf.data.files import is_image\nis_image('a.png')\nprint(Image.ID[:6])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(ast.literal_eval(done.stdout)) == {"BMP", "DIB", "GIF", "JPEG", "PPM", "PNG"}

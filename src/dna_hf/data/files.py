@@ -14,7 +14,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from PIL import EpsImagePlugin, Image, ImageFile
+from PIL import Image, ImageFile
 
 from ..errors import first_line
 from .errors import DataError
@@ -160,8 +160,12 @@ def image_suffixes() -> frozenset[str]:
 def _can_decode(kind: str) -> bool:
     """Whether Pillow reads a format that it can recognise: some need a program or a plug-in."""
     # it knows the endings of MPEG videos, but cannot read them
-    if kind == "MPEG" or (kind == "EPS" and not EpsImagePlugin.has_ghostscript()):
+    if kind == "MPEG":
         return False
+    if kind == "EPS":
+        from PIL import EpsImagePlugin
+
+        return EpsImagePlugin.has_ghostscript()
     reader = Image.OPEN[kind][0]
     return not (isinstance(reader, type) and issubclass(reader, ImageFile.StubImageFile))
 
@@ -169,6 +173,8 @@ def _can_decode(kind: str) -> bool:
 @cache
 def register_heif() -> None:
     """Teach Pillow HEIF in this process, where pillow-heif is installed."""
+    # Pillow tries formats in the order in which it learned them: the usual ones have to stay the first
+    Image.preinit()
     if find_spec("pillow_heif") is not None:
         from pillow_heif import register_heif_opener
 
