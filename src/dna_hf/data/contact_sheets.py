@@ -137,7 +137,8 @@ def _chosen(splits: Sequence[Split], labels: Sequence[np.ndarray]) -> list[tuple
         return [(0, "all")]
     if len(names) <= MAX_SHEETS:
         return list(enumerate(names))
-    by_size = sorted(range(len(names)), key=lambda number: -_count(labels[0], number))
+    counts = [_count(labels[0], number) for number in range(len(names))]
+    by_size = sorted((number for number in range(len(names)) if counts[number]), key=lambda number: -counts[number])
     ends = {*by_size[: MAX_SHEETS // 2], *by_size[-MAX_SHEETS // 2 :]}
     return [(number, names[number]) for number in sorted(ends)]
 

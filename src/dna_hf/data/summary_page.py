@@ -9,7 +9,7 @@ from jinja2 import Environment
 from PIL import Image
 
 from ..whole_files import whole_file
-from .contact_sheets import MAX_SHEETS, Sheet
+from .contact_sheets import Sheet
 from .file_summary import FileSummary
 from .summary import DataSummary
 
@@ -31,7 +31,7 @@ def write_page(path: Path, summary: DataSummary | FileSummary, sheets: Sequence[
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     header, rows = summary.all_classes()
     left_out = summary.left_out_lines()
-    heading = "Pictures of each class" if len(sheets) < MAX_SHEETS else "Pictures of the largest and smallest classes"
+    heading = "Pictures" if len(sheets) >= len(rows) else f"Pictures of {len(sheets)} of {len(rows):,} classes"
     page = template.render(
         dataset=Path(summary.dataset).name or summary.dataset,
         rows=summary.rows(),
