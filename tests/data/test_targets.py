@@ -238,6 +238,12 @@ ERRORS = {
         {"class_names": ["a", "b"]},
         "row 1 .* has label 3 .* outside the 2 classes",
     ),
+    "lists that may be vectors": (
+        {"labels": [[0, 1], [1, 0]]},
+        None,
+        {},
+        "may be both classes of each image, or 1 for the",
+    ),
     "numbers from 1 on": ({"labels": [[1], [2]]}, None, {}, r"are not 0\.\.n-1 .* set label_base to 1"),
     "a base of text": (
         {"labels": [["a"], ["b"]]},

@@ -378,7 +378,7 @@ def find_targets(targets: Targets, given: list[str] | None, table: pa.Table | No
     if columns.holds == {TEXT}:
         return replace(targets, names=_names_of_text(columns, values, given))
     lengths = np.bincount(rows, minlength=len(table))
-    if problem_type == REGRESSION or columns.holds != {WHOLE} or _are_vectors(lengths, values):
+    if problem_type == REGRESSION or columns.holds != {WHOLE} or _are_vectors(columns, lengths, values):
         names = given or [str(number) for number in range(max(lengths, default=0))]
         if problem_type == REGRESSION and given is None:
             names = [f"{columns.names[0]}_{name}" for name in names] if len(names) > 1 else list(columns.names)
@@ -425,7 +425,20 @@ def _names_of_numbers(targets: Targets, values: Any, complete: bool) -> tuple[st
     return tuple(map(str, numbers))
 
 
-def _are_vectors(lengths: np.ndarray, values: Any) -> bool:
-    """Whether lists of whole numbers are vectors of 0 and 1; as lists of classes, all would be the same."""
+def _are_vectors(columns: LabelColumns, lengths: np.ndarray, values: Any) -> bool:
+    """Whether lists of whole numbers are vectors of 0 and 1, and not lists of the numbers of classes.
+
+    A vector of three has a number twice, as no list of classes should; one of two may be a list of both classes.
+
+    Raises:
+        DataError: if they may be either.
+    """
     numbers = values.to_numpy(zero_copy_only=False)
-    return len(set(lengths)) == 1 and lengths[0] > 1 and bool(np.isin(numbers, (0, 1)).all())
+    if len(set(lengths)) != 1 or lengths[0] < 2 or not np.isin(numbers, (0, 1)).all():
+        return False
+    if columns.length is None and lengths[0] == 2 and (numbers[::2] != numbers[1::2]).all():
+        raise DataError(
+            f"{columns.text} holds lists of 0 and 1, which may be both classes of each image, or 1 for the class that "
+            "it has: name the classes in the lists, or give true and false."
+        )
+    return True
