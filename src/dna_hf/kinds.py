@@ -353,7 +353,9 @@ def check_images(processor: Any, config: PreTrainedConfig, source: str, error_cl
         return
     for field in ("image_mean", "image_std"):
         values = getattr(processor, field, None)
-        if isinstance(values, list | tuple) and len(values) != config.num_channels:
+        # one number stands for all of three channels
+        values = values if isinstance(values, list | tuple) else [values] * 3
+        if len(values) != config.num_channels:
             raise error_class(
                 f"{field} in {IMAGE.processor_file} of {source!r} has {len(values)} numbers, but num_channels of the "
                 f"model is {config.num_channels}: give as many."

@@ -1,17 +1,26 @@
 """Images as people have them, through the commands: 16 bits, grey and with alpha, some of them unreadable."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from dna_hf.data.unreadable import count_unreadable
 from dna_hf.records.checkpoint_records import read_measurements
 from tests.kit.command_line import run_cli
+from tests.kit.paths import ROOT
 from tests.kit.training import SECTIONS
 
 
@@ -103,6 +112,26 @@ def test_a_model_of_other_channels_does_everything(channels, draw, tmp_path):
     with torch.no_grad():
         logits = model(**processor([shown], return_tensors="pt")).logits
     assert model.config.id2label[int(logits.argmax())] == "bright"
+
+
+@pytest.mark.parametrize("mean", [[0.3], 0.3], ids=["list", "number"])
+def test_a_converted_grey_model_trains(mean, tmp_path):
+    """Of transformers' ViT of one channel; its processor may give one number for all channels."""
+    sizes = {"image_size": 28, "patch_size": 14, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    native = ViTForImageClassification(ViTConfig(**sizes, intermediate_size=16, num_channels=1, num_labels=2))
+    native.save_pretrained(tmp_path / "native")
+    processor = ViTImageProcessorPil(size={"height": 28, "width": 28}, image_mean=mean, image_std=mean)
+    processor.save_pretrained(tmp_path / "native")
+    assert run_cli("convert", tmp_path / "native", tmp_path / "dna").returncode == 0
+    data = write_classes(tmp_path / "data", deep, train=16)
+    result = run_cli("train", config(tmp_path, data, learning_rate=1e-2), "--checkpoint", tmp_path / "dna")
+    assert result.returncode == 2  # the sections of the run describe another model
+    text = yaml.safe_load((tmp_path / "run.yaml").read_text()) | {"model": {"checkpoint": str(tmp_path / "dna")}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(text))
+    result = run_cli("train", tmp_path / "run.yaml")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert json.loads((tmp_path / "out" / "all_results.json").read_text())["eval_top1"] > 0.95
+    assert run_cli("predict", tmp_path / "out", data / "test" / "dark" / "0.png").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -274,6 +303,54 @@ def test_evaluation_leaves_unreadable_images_out(trained, broken, tmp_path):
     assert [name.rpartition("/")[2] for name in report["unreadable"]] == ["5.tif"]
     assert "left out, unreadable" in result.stdout and "5.tif" in result.stderr
     assert sum(sum(row) for row in report["confusion"]) == 19
+
+
+def test_two_processes_leave_out_and_count_the_same(broken, tmp_path):
+    """Each reads half of every batch; what stands in for an unreadable image does not depend on who reads it."""
+    path = config(tmp_path, broken, data=SKIP, max_steps=7, adam_epsilon=1e-3, logging_steps=1)
+    assert run_cli("train", path, "--output_dir", tmp_path / "one").returncode == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(ROOT / "scripts" / "train.py"), str(path), "--output_dir", str(tmp_path / "two")]
+    command += ["--per_device_train_batch_size", "4"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("left out of train") == 1 and "3, see unreadable.jsonl" in result.stdout
+    losses = {}
+    for name in ("one", "two"):
+        assert count_unreadable(tmp_path / name / "unreadable.jsonl") == {"train": 3, "test": 1}
+        figures = json.loads((tmp_path / name / "all_results.json").read_text())
+        assert (figures["eval_images"], figures["eval_unreadable"]) == (19, 1)
+        history = json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"]
+        losses[name] = [entry["loss"] for entry in history if "loss" in entry]
+    assert len(losses["one"]) == 7 and losses["two"] == pytest.approx(losses["one"], rel=1e-5)
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_images_of_several_labels_are_left_out_too(problem, broken, tmp_path):
+    for split in ("train", "test"):
+        files = sorted((broken / split).glob("*/*.*"))
+        table = "file_name,value\n" + "".join(f"{file.name},{int(file.parent.name == 'bright')}\n" for file in files)
+        if problem == "multi_label_classification":
+            table = table.replace("value", "bright,any").replace(",0\n", ",0,1\n").replace(",1\n", ",1,1\n")
+            table = table.replace(",0,1,1\n", ",0,1\n").replace(",1,1,1\n", ",1,1\n")
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for file in files:
+            name = f"{file.parent.name}{file.name}"
+            (tmp_path / "data" / split / name).write_bytes(file.read_bytes())
+            table = table.replace(f"\n{file.name},", f"\n{name},", 1)
+        (tmp_path / "data" / split / "metadata.csv").write_text(table)
+    columns = ["bright", "any"] if problem == "multi_label_classification" else "value"
+    data = SKIP | {"label_column": columns, "max_bad_fraction": 0.3}
+    result = run_cli("train", config(tmp_path, tmp_path / "data", {"problem_type": problem}, data))
+    assert result.returncode == 0, result.stderr[-2000:]
+    figures = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert (figures["eval_images"], figures["eval_unreadable"]) == (19, 1)
+    assert np.isfinite(figures["eval_loss"])
+    words = ["--dataset", tmp_path / "data", "--on_error", "skip", "--max_bad_fraction", 0.3]
+    words += ["--label_column", json.dumps(columns)] if isinstance(columns, list) else ["--label_column", columns]
+    result = run_cli("evaluate", tmp_path / "out", *words, "--output", tmp_path / "figures.json")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert json.loads((tmp_path / "figures.json").read_text())["metrics"]["unreadable"] == 1
 
 
 def test_a_stream_leaves_nothing_out(broken, tmp_path):

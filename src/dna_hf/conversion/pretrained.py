@@ -151,7 +151,13 @@ def _add_image_processor(report: ConversionReport, config: Any, options: Options
     if report.image_processor is None:
         if options.image_processor is None:
             report.notes.append("the source has no image processor")
-    elif options.image_size is not None:
+        return
+    for field in ("image_mean", "image_std"):
+        value = getattr(report.image_processor, field, None)
+        if isinstance(value, int | float):
+            # a list says how many channels there are
+            setattr(report.image_processor, field, [value] * config.num_channels)
+    if options.image_size is not None:
         what = resize_image_processor(report.image_processor, config.image_size)
         report.notes.append(f"the image processor now {what}")
 
