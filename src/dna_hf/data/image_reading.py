@@ -5,6 +5,7 @@ the pipelines of transformers: alpha is left out, and nothing is laid underneath
 without a colour profile.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,8 @@ def read_image(source: dict[str, Any], name: str, mode: str = "RGB") -> Image.Im
     Raises:
         DataError: naming the image, if it cannot be decoded, or the range of its numbers is not known.
     """
-    datasets = needed("datasets", DataError, "reading images")
-    register_heif()
     try:
-        image = datasets.Image().decode_example(source)
+        image = _decoder().decode_example(source)
         if image.mode == mode:
             return image
         if image.mode.startswith(("I", "F")):
@@ -61,6 +60,13 @@ def read_image(source: dict[str, Any], name: str, mode: str = "RGB") -> Image.Im
     # Pillow raises all of these for broken files: SyntaxError for PNG, struct errors as ValueError
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"cannot read image {source.get('path') or name}: {first_line(error)}.") from error
+
+
+@cache
+def _decoder() -> Any:
+    """What decodes images, made once: there are many images."""
+    register_heif()
+    return needed("datasets", DataError, "reading images").Image()
 
 
 def read_image_file(path: str | Path, mode: str = "RGB") -> Image.Image:
