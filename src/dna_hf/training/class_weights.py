@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ..data.problem_types import MULTI_LABEL
 from ..data.splits import Split
-from ..data.videos import UNREADABLE
+from ..data.unreadable import UNREADABLE
 from .errors import ConfigurationError
 from .options import ClassWeights
 from .yaml_file import nearest
