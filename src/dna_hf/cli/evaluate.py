@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
         run,
         help="top-1, top-5, loss and accuracy per class of a checkpoint",
         description="Evaluate a classifier of images or videos. Labels are matched to the model's classes by name. Of "
-        "several labels for each image: mAP and F1; of a regression: R², mean absolute and root mean square error. With "
-        "--knn: the features of any model of images or videos.",
+        "several labels for each image: mAP and F1; of a regression: R², mean absolute and root mean square error; "
+        "with --knn: what the features of any model of images or videos are worth.",
         keys=EVALUATE.help(),
         example="evaluate runs/vit_tiny_fashion_mnist --dataset fashion-mnist-mini --output figures.json",
         go_on="nothing was written",

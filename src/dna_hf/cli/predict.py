@@ -14,8 +14,6 @@ from .values import positive
 if TYPE_CHECKING:
     from ..evaluation.class_answers import Answer
 
-TOP_K = 5
-
 
 def add(commands: Any) -> None:
     """Declare the verb and its options."""
@@ -33,8 +31,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--top-k",
         type=positive,
+        default=5,
         metavar="N",
-        help=f"classes to show, the likeliest first (default: {TOP_K}); a regression shows all its outputs",
+        help="classes to show, the likeliest first, or outputs of a regression, in their order (default: %(default)s)",
     )
     add_batch_size(parser, 32, "images at a time; videos go one by one")
     add_place(parser)
@@ -45,16 +44,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     from ..presence import must_be_there
 
     must_be_there(arguments.checkpoint, arguments.revision)
-    from ..data.errors import DataError
-    from ..evaluation.class_answers import answer_type
     from ..evaluation.predict import classify
     from ..kinds import CLASSIFIERS, kind_of, load
 
     kind = kind_of(arguments.checkpoint, arguments.revision, wanted=CLASSIFIERS)
     files = kind.files(arguments.files)
     loaded = load(arguments.checkpoint, wanted=(kind,), device=arguments.device, revision=arguments.revision)
-    if arguments.top_k is not None and answer_type(loaded.model.config) == REGRESSION:
-        raise DataError(f"--top-k is for classes, but {arguments.checkpoint!r} is a regression: leave it out.")
     rows: list[tuple[str, ...]] = []
     unreadable = []
     head: tuple[str, ...] = ()
@@ -63,7 +58,7 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
             unreadable.append(prediction.error)
         else:
             head = _columns(prediction.answer)
-            rows += _rows(str(prediction.path), prediction.answer, arguments.top_k or TOP_K)
+            rows += _rows(str(prediction.path), prediction.answer, arguments.top_k)
     if rows:
         print(table((kind.unit[:-1], *head), rows))
     for error in unreadable:
@@ -81,9 +76,9 @@ def _columns(answer: "Answer") -> tuple[str, ...]:
 
 
 def _rows(path: str, answer: "Answer", top_k: int) -> list[tuple[str, ...]]:
-    """An answer under these columns: all outputs of a regression, else the likeliest classes."""
+    """An answer under these columns."""
     rows: list[tuple[str, ...]] = []
-    for name, score in answer.scores if answer.problem_type == REGRESSION else answer.scores[:top_k]:
+    for name, score in answer.scores[:top_k]:
         holds = ("yes" if score > answer.threshold else "no",) if answer.problem_type == MULTI_LABEL else ()
         rows.append(("" if rows else path, name, answer.text(score), *holds))
     return rows
