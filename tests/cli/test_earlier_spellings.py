@@ -106,8 +106,7 @@ COMMANDS = {
 # what was meant without an option
 DEFAULTS = {
     "evaluate x": {"split": "test", "batch_size": None, "record": False, "output": None},
-    # five classes are shown where no number is given
-    "predict x a.png": {"top_k": None, "batch_size": 32},
+    "predict x a.png": {"top_k": 5, "batch_size": 32},
     "answer x q.json": {"max_new_tokens": 128, "batch_size": 1, "on_error": "raise", "second_chance": None},
     "chat x": {"max_new_tokens": 512, "temperature": None, "video": [], "image": [], "question": None},
     "distractors x --output_dir o": {

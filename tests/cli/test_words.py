@@ -108,7 +108,7 @@ WRONG = [
                 for name in ("from", "negative-init", "negative-sign", "attention-type", "dtype")
             ),
             ("merge", "--dtype"),
-            ("data", "--kind"),
+            *(("data", f"--{name}") for name in ("kind", "problem-type")),
             ("distractors", "--target-position"),
             *(("visualize", f"--{name}") for name in ("kind", "axis", "show", "format", "animation", "colours")),
             *(("analyze", f"--{name}") for name in ("against", "colours")),
