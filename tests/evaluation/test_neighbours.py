@@ -110,7 +110,7 @@ def test_what_is_compared_is_what_the_classifier_reads(pooling, tmp_path):
     pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         loaded.model(pixels)
-        assert torch.equal(neighbours._pooled(loaded.model, pixels), read[0])
+        assert torch.equal(neighbours._pooled(loaded, pixels), read[0])
 
 
 def test_the_views_of_a_video_are_averaged(tmp_path):

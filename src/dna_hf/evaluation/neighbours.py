@@ -26,7 +26,7 @@ from ..data.summary import Announce, summarize
 from ..data.unreadable import UNREADABLE
 from ..data.video_sources import load_train_and_eval as load_videos
 from ..data.videos import VideoDataset, split_views, view_processor
-from ..kinds import CLASSIFIERS, IMAGE, Loaded, load
+from ..kinds import CLASSIFIERS, IMAGE, VIDEO, Loaded, load
 from ..records.run_facts import model_facts
 from .figures import SingleLabelFigures, compute_class_figures, confusion_matrix
 from .held_out import as_trained
@@ -93,7 +93,7 @@ def evaluate_by_neighbours(
     if announce is not None:
         announce(summarize(arguments, [train, evaluation]), model_facts(loaded.model))
     size = batch_size or (64 if loaded.kind is IMAGE else 8)
-    references, classes, _ = _features(loaded, train, arguments, size)
+    references, classes, missing = _features(loaded, train, arguments, size)
     features, labels, unreadable = _features(loaded, evaluation, arguments, size)
     votes = neighbour_votes(references, classes, features, len(train.class_names), k)
     return ClassificationResult(
@@ -101,7 +101,7 @@ def evaluate_by_neighbours(
         figures=vote_figures(votes, labels, len(unreadable)),
         per_class=compute_class_figures(votes, labels, train.class_names),
         confusion=confusion_matrix(votes, labels),
-        unreadable=unreadable,
+        unreadable=[*missing, *unreadable],
     )
 
 
@@ -138,7 +138,6 @@ def _features(
     loaded: Loaded, split: Split, arguments: Any, batch_size: int
 ) -> tuple[torch.Tensor, np.ndarray, list[str]]:
     """Features (samples, width) of unit length in float32, labels (samples), and the names of what cannot be read."""
-    model: Any = loaded.model
     if loaded.kind is IMAGE:
         dataset: Any = torch_dataset(split, loaded.processor, arguments=arguments)  # type: ignore[arg-type]
     else:
@@ -146,7 +145,7 @@ def _features(
     found, labels = [], []
     loader = DataLoader(dataset, batch_size=batch_size, collate_fn=default_data_collator)
     for batch in tqdm(loader, desc=f"features of {split.name}", leave=False):
-        found.append(functional.normalize(_pooled(model, batch["pixel_values"]).float().cpu(), dim=1))
+        found.append(functional.normalize(_pooled(loaded, batch["pixel_values"]).float().cpu(), dim=1))
         labels.append(batch["labels"].numpy())
     numbers = np.concatenate(labels)
     readable = numbers != UNREADABLE
@@ -155,12 +154,12 @@ def _features(
     return torch.cat(found)[readable], numbers[readable], dataset.unreadable.names()
 
 
-def _pooled(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+def _pooled(loaded: Loaded, pixel_values: torch.Tensor) -> torch.Tensor:
     """What a classifier reads (samples, width), of a video the mean over its views."""
-    is_video = hasattr(model.config, "num_frames")
-    pixel_values, views = split_views(pixel_values) if is_video else (pixel_values, 1)
+    model: Any = loaded.model
+    pixel_values, views = split_views(pixel_values) if loaded.kind is VIDEO else (pixel_values, 1)
     outputs = model.base_model(pixel_values=pixel_values.to(model.device, model.dtype))
-    pooled = outputs.pooler_output if is_video else model.pool(outputs.last_hidden_state)
+    pooled = outputs.pooler_output if loaded.kind is VIDEO else model.pool(outputs.last_hidden_state)
     return pooled.unflatten(0, (-1, views)).mean(dim=1)
 
 
