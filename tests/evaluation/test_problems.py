@@ -9,6 +9,8 @@ from dna_hf import DnAViTConfig
 from dna_hf.data.errors import DataError
 from dna_hf.data.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from dna_hf.evaluation.image_classification import classification_result
+from dna_hf.evaluation.intervals import DRAWS
+from dna_hf.evaluation.multi_label import average_precision, weighted_precision
 from dna_hf.evaluation.problems import Problem, problem_of
 from dna_hf.kinds import IMAGE, problem_type_of
 from dna_hf.records.metrics import METRICS, PROBLEM_METRICS
@@ -92,6 +94,41 @@ def test_figures_of_regression():
     for each, values in zip(found.per_class, by_hand, strict=True):
         assert (each.mae, each.rmse, each.r2) == pytest.approx(values[:3], rel=1e-9)
     assert found.per_class[0].row()[:2] == ("age", "50")
+
+
+def test_drawn_again_is_as_if_it_were_there_as_often():
+    """The weighted figures of the bootstrap against those of samples that are repeated."""
+    random = np.random.default_rng(3)
+    scores, truth = np.round(random.normal(size=50), 1), random.random(50) < 0.3
+    targets = random.normal(size=(50, 2))
+    outputs = targets + random.normal(size=(50, 2))
+    found, expected = [], []
+    drawn = np.random.default_rng(0)
+    for _ in range(DRAWS):
+        weights = np.bincount(drawn.integers(50, size=50), minlength=50)
+        found.append(weighted_precision(scores, truth)(weights))
+        expected.append(average_precision(scores.repeat(weights), truth.repeat(weights)))
+    assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    labels = truth[:, None].astype(np.float32)
+    ends = np.quantile(expected, (0.025, 0.975))
+    figures = Problem(MULTI_LABEL).with_interval(scores[:, None], labels)
+    assert figures.interval == pytest.approx(tuple(ends)) and ends[0] < figures.map < ends[1]
+    drawn = np.random.default_rng(0)
+    rows = [drawn.integers(50, size=50) for _ in range(DRAWS)]
+    repeated = [Problem(REGRESSION).figures(outputs[row], targets[row]).r2 for row in rows]
+    figures = Problem(REGRESSION).with_interval(outputs, targets)
+    assert figures.interval == pytest.approx(tuple(np.quantile(repeated, (0.025, 0.975))))
+    assert ("95 % interval of R²", f"{figures.interval[0]:.4f} to {figures.interval[1]:.4f}") in figures.rows("images")
+
+
+def test_an_interval_holds_what_it_should():
+    """Of 60 samples of one population, nearly all intervals hold the part of its variance that is explained."""
+    random, hits = np.random.default_rng(4), 0
+    for _ in range(60):
+        targets = random.normal(size=(120, 1))
+        low, high = Problem(REGRESSION).with_interval(targets + random.normal(0, 0.5, (120, 1)), targets).interval
+        hits += low < 0.75 < high
+    assert 52 <= hits <= 60
 
 
 def test_the_best_constant_explains_nothing():

@@ -229,7 +229,7 @@ def classification_result(
     readable = is_readable(labels)
     return ClassificationResult(
         kind=kind,
-        figures=problem.figures(scores, labels),
+        figures=problem.with_interval(scores, labels),
         per_class=problem.parts(scores[readable], labels[readable], names),
         confusion=confusion_matrix(scores[readable], labels[readable]) if labels.ndim == 1 else None,
     )

@@ -1,6 +1,6 @@
 """The figures of a classifier of several labels for each sample: average precision, and F1 at a threshold."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from ..data.problem_types import MULTI_LABEL
 from .figures import Figures, is_readable
+from .intervals import bootstrap_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class MultiLabelFigures(Figures):
         f1_macro: mean of the F1 scores of the classes that occur, in [0, 1].
         f1_micro: F1 score of all pairs of a sample and a class together, in [0, 1].
         threshold: probability above which a class counts as predicted, for F1.
+        interval: ends of the 95 % interval of `map`, where it was asked for.
     """
 
     problem_type = MULTI_LABEL
@@ -28,10 +30,18 @@ class MultiLabelFigures(Figures):
     f1_macro: float
     f1_micro: float
     threshold: float
+    interval: tuple[float, float] | None = None
 
     def mean_rows(self) -> list[tuple[str, str]]:
-        """Name and value of each figure, with the threshold; see [`~dna_hf.evaluation.figures.Figures.mean_rows`]."""
-        return [*super().mean_rows(), ("threshold of F1", f"{self.threshold:g}")]
+        """Name and value of each figure, with interval and threshold; see [`Figures.mean_rows`]."""
+        first, *others = super().mean_rows()
+        ends = [] if self.interval is None else [f"{100 * self.interval[0]:.1f} to {100 * self.interval[1]:.1f} %"]
+        return [
+            first,
+            *(("95 % interval of mAP", text) for text in ends),
+            *others,
+            ("threshold of F1", f"{self.threshold:g}"),
+        ]
 
 
 @dataclass(frozen=True)
@@ -137,13 +147,46 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
         scores: score of each sample (samples).
         truth: whether each sample has the class (samples); at least one has it.
     """
+    return weighted_precision(scores, truth)(np.ones(len(scores), dtype=int))
+
+
+def weighted_precision(scores: np.ndarray, truth: np.ndarray) -> Callable[[np.ndarray], float]:
+    """What gives the average precision of one class where each sample occurs so many times; nan if none has the class.
+
+    Args:
+        scores: score of each sample (samples).
+        truth: whether each sample has the class (samples).
+    """
     order = np.argsort(-scores, kind="stable")
-    scores, truth = scores[order], truth[order]
+    ranked, right = scores[order], truth[order]
     # equal scores are reached together
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)
-    found = np.cumsum(truth)[last]
-    recall = found / found[-1]
-    return float((np.diff(recall, prepend=0) * found / (last + 1)).sum())
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+
+    def precision(weights: np.ndarray) -> float:
+        weights = weights[order]
+        found, reached = np.cumsum(weights * right)[last], np.cumsum(weights)[last]
+        if found[-1] == 0:
+            return float("nan")
+        return float((np.diff(found / found[-1], prepend=0) * found / np.maximum(reached, 1)).sum())
+
+    return precision
+
+
+def map_interval(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean average precision; see [`~dna_hf.evaluation.intervals.bootstrap_interval`].
+
+    Args:
+        scores: logits (samples, classes) of samples that could be read.
+        labels: 1 for each class that a sample has, 0 for the others (samples, classes).
+    """
+    truth = labels == 1
+    precisions = [weighted_precision(*column) for column in zip(scores.T, truth.T, strict=True) if column[1].any()]
+
+    def mean(weights: np.ndarray) -> float:
+        values = [value for value in (precision(weights) for precision in precisions) if not np.isnan(value)]
+        return float(np.mean(values)) if values else float("nan")
+
+    return bootstrap_interval(mean, len(labels))
 
 
 def f1_score(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:

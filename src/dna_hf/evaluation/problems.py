@@ -1,16 +1,16 @@
 """What a model is asked for each sample, and the figures that belong to it: one place asks for the problem type."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedConfig
 
 from ..data.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..kinds import problem_type_of, threshold_of
-from .figures import Figures, PartFigure, compute_class_figures, compute_figures
-from .multi_label import compute_label_figures, compute_multi_label_figures
-from .regression import compute_output_figures, compute_regression_figures
+from .figures import Figures, PartFigure, compute_class_figures, compute_figures, is_readable
+from .multi_label import MultiLabelFigures, compute_label_figures, compute_multi_label_figures, map_interval
+from .regression import RegressionFigures, compute_output_figures, compute_regression_figures, r2_interval
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,15 @@ class Problem:
         if self.problem_type == REGRESSION:
             return compute_regression_figures(scores, labels)
         return compute_figures(scores, labels)
+
+    def with_interval(self, scores: np.ndarray, labels: np.ndarray) -> Figures:
+        """The figures over all samples, with the 95 % interval of the first of them; see [`figures`]."""
+        found, readable = self.figures(scores, labels), is_readable(labels)
+        if isinstance(found, MultiLabelFigures):
+            return replace(found, interval=map_interval(scores[readable], labels[readable]))
+        if isinstance(found, RegressionFigures):
+            return replace(found, interval=r2_interval(scores[readable], labels[readable]))
+        return found
 
     def parts(self, scores: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Sequence[PartFigure]:
         """The figures on each class or output, in their order.

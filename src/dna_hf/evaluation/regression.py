@@ -7,6 +7,7 @@ import numpy as np
 
 from ..data.problem_types import REGRESSION
 from .figures import Figures, is_readable
+from .intervals import bootstrap_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class RegressionFigures(Figures):
         rmse: root of the mean square error, in the unit of the targets.
         r2: coefficient of determination, at most 1: 1 - square error / square distance of the targets from their mean.
             It is nan where an output does not vary.
+        interval: ends of the 95 % interval of `r2`, where it was asked for.
     """
 
     problem_type = REGRESSION
@@ -25,6 +27,13 @@ class RegressionFigures(Figures):
     mae: float
     rmse: float
     r2: float
+    interval: tuple[float, float] | None = None
+
+    def mean_rows(self) -> list[tuple[str, str]]:
+        """Name and value of each figure, with the interval of the first; see [`Figures.mean_rows`]."""
+        first, *others = super().mean_rows()
+        ends = [] if self.interval is None else [f"{self.interval[0]:.4f} to {self.interval[1]:.4f}"]
+        return [first, *(("95 % interval of R²", text) for text in ends), *others]
 
 
 @dataclass(frozen=True)
@@ -118,3 +127,23 @@ def compute_output_figures(scores: np.ndarray, labels: np.ndarray, names: Sequen
         )
         for index, name in enumerate(names)
     ]
+
+
+def r2_interval(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean R² of the outputs; see [`~dna_hf.evaluation.intervals.bootstrap_interval`].
+
+    Args:
+        scores: outputs of the model (samples, outputs) of samples that could be read.
+        labels: targets (samples, outputs).
+    """
+    targets = labels.astype(np.float64)
+    squares = (scores.astype(np.float64) - targets) ** 2
+
+    def mean(weights: np.ndarray) -> float:
+        drawn = targets[weights > 0]
+        if (drawn.min(axis=0) == drawn.max(axis=0)).any():
+            return float("nan")
+        spread = (targets - weights @ targets / weights.sum()) ** 2
+        return float(np.mean(1 - (weights @ squares) / (weights @ spread)))
+
+    return bootstrap_interval(mean, len(targets))
