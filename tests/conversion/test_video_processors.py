@@ -32,7 +32,7 @@ MEAN, STD = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
 CODE = {
     *("attention_variants.py", "configuration_dna.py", "layers_dna.py"),
     *("configuration_dna_timesformer.py", "modeling_dna_timesformer.py"),
-    *("video_decoding.py", "video_processing_dna_timesformer.py"),
+    *("processing_options.py", "video_decoding.py", "video_metadata.py", "video_processing_dna_timesformer.py"),
 }
 
 

@@ -33,7 +33,7 @@ publishing = import_module("dna_hf.hub.publish")
 CODE = {
     *("attention_variants.py", "configuration_dna.py", "layers_dna.py"),
     *("configuration_dna_timesformer.py", "modeling_dna_timesformer.py"),
-    *("video_decoding.py", "video_processing_dna_timesformer.py"),
+    *("processing_options.py", "video_decoding.py", "video_metadata.py", "video_processing_dna_timesformer.py"),
 }
 SIZES = {"image_size": 16, "patch_size": 8, "num_frames": 3, "hidden_size": 32, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "intermediate_size": 48}

@@ -18,7 +18,8 @@ CODE = {
     *("attention_variants.py", "configuration_dna.py", "layers_dna.py"),
     *("configuration_dna_video_llama3.py", "modeling_dna_video_llama3.py", "processing_dna_video_llama3.py"),
     *("image_processing_dna_video_llama3.py", "video_processing_dna_video_llama3.py", "video_decoding.py"),
-    "image_depth.py",
+    *("chat_dna_video_llama3.py", "placeholders_dna_video_llama3.py", "processing_options.py"),
+    *("image_depth.py", "video_inputs.py", "video_metadata.py"),
 }
 USE = """
 import os

@@ -27,10 +27,15 @@ from tests.kit.videos import write_video
 PROBES = 3
 IMAGE, VIDEO, IMAGE_PROBE, VIDEO_PROBE = "<|image_pad|>", "<|video_pad|>", "<|image_probe|>", "<|video_probe|>"
 CODE = {
+    "chat_dna_video_llama3.py",
     "image_depth.py",
     "image_processing_dna_video_llama3.py",
+    "placeholders_dna_video_llama3.py",
     "processing_dna_video_llama3.py",
+    "processing_options.py",
     "video_decoding.py",
+    "video_inputs.py",
+    "video_metadata.py",
     "video_processing_dna_video_llama3.py",
 }
 # of the frames and images below, 4 x 4 tokens of 2 x 2 patches and 4 x 5 of one patch
@@ -401,7 +406,8 @@ def test_offsets_count_the_characters_of_what_was_given(processor):
         ([user(image("missing.png"))], r"^cannot read image 'missing\.png': there is no such file\.$"),
         ([user(image("https://example.org/a.png"))], "^cannot read image 'https.*a.png': HF_HUB_OFFLINE=1 forbids"),
         ([user(image(5))], "an image is a path, a URL, a PIL image or an array, got int"),
-        ([user(image(np.zeros((30, 30, 3))))], "an image has bytes from 0 to 255"),
+        ([user(image(np.full((30, 30, 3), 300)))], r"an image has bytes from 0 to 255 .*, got torch\.int64 from 300"),
+        ([user(image(np.full((30, 30, 3), -0.1)))], r"in \[0, 1\] or \[0, 255\], got torch\.float64 from -0\.1"),
         ([user(image(np.zeros((30, 30), np.uint8)))], r"an image is \(height, width, channels\)"),
         ([user(video(PICTURE))], "a video has a list of frames, got one image"),
         ([user(video("missing.mp4"))], "^cannot read video 'missing.mp4': no such file"),
@@ -442,7 +448,8 @@ def test_the_template_alone_refuses_unknown_roles(processor):
         ),
         ({"text": IMAGE, "images": [5]}, "an image is a path, a URL, a PIL image or an array, got int"),
         ({"text": "A", "audio": np.zeros(9)}, "the model does not hear"),
-        ({"text": "A", "num_frames": 8}, "DnAVideoLlama3Processor has no option 'num_frames'"),
+        ({"text": "A", "num_frame": 8}, "Processor has no option 'num_frame': did you mean 'num_frames'"),
+        ({"text": "A", "num_frames": 8, "fps": 2}, "num_frames and fps are both given"),
         ({"text": "A", "videos_kwargs": {"padding": True}}, "DnAVideoLlama3Processor has no option 'padding'"),
         ({"text": "A", "fps": 2, "videos_kwargs": {"fps": 1}}, "'fps' is given twice"),
         ({"text": "A", "fps": 0}, "fps must be a number above 0"),

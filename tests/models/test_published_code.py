@@ -35,12 +35,18 @@ SHARED_CODE = {"attention_variants.py", "configuration_dna.py", "layers_dna.py"}
 VIT_CODE = SHARED_CODE | {"configuration_dna_vit.py", "modeling_dna_vit.py"}
 TIMESFORMER_CODE = SHARED_CODE | {"configuration_dna_timesformer.py", "modeling_dna_timesformer.py"}
 VIDEO_LLAMA3_CODE = SHARED_CODE | {"configuration_dna_video_llama3.py", "modeling_dna_video_llama3.py"}
-VIDEO_PROCESSOR_CODE = {"video_decoding.py", "video_processing_dna_timesformer.py"}
+VIDEO_PROCESSOR_CODE = {"processing_options.py", "video_decoding.py", "video_metadata.py"}
+VIDEO_PROCESSOR_CODE |= {"video_processing_dna_timesformer.py"}
 VIDEO_LLAMA3_PROCESSOR_CODE = {
+    "chat_dna_video_llama3.py",
     "image_depth.py",
     "image_processing_dna_video_llama3.py",
+    "placeholders_dna_video_llama3.py",
     "processing_dna_video_llama3.py",
+    "processing_options.py",
     "video_decoding.py",
+    "video_inputs.py",
+    "video_metadata.py",
     "video_processing_dna_video_llama3.py",
 }
 VIT_AUTO_MAP = {

@@ -251,7 +251,9 @@ def test_saved_and_loaded(tmp_path):
     assert torch.equal(loaded(video).pixel_values, saved(video).pixel_values)
     assert DnATimesformerVideoProcessor.from_pretrained(tmp_path, num_frames=3).num_frames == 3
     assert {path.name for path in tmp_path.glob("*.py")} == {
+        "processing_options.py",
         "video_decoding.py",
+        "video_metadata.py",
         "video_processing_dna_timesformer.py",
     }
 

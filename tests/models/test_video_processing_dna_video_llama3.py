@@ -374,8 +374,8 @@ def test_impossible_options(options, message):
 
 
 def test_unknown_options():
-    with pytest.raises(ValueError, match="DnAVideoLlama3VideoProcessor has no option 'num_frames'"):
-        processor()(noise(1, 30, 30), num_frames=8)
+    with pytest.raises(ValueError, match="DnAVideoLlama3VideoProcessor has no option 'frames': did you mean '"):
+        processor()(noise(1, 30, 30), frames=8)
     with pytest.raises(ValueError, match="temporal_patch_size must be 1"):
         processor(temporal_patch_size=2)
 
@@ -389,9 +389,11 @@ def test_unknown_options():
         ([[]], "a video is a path, an array or tensor of frames, or a list of images, got list"),
         (np.zeros((2, 30, 30, 4), np.uint8), r"1 or 3 channels, got shape \(2, 30, 30, 4\)"),
         (np.zeros((0, 30, 30, 3), np.uint8), "a video is"),
-        (np.zeros((2, 30, 30, 3), np.float32), "are bytes from 0 to 255"),
+        (np.full((2, 30, 30, 3), 256.0), r"a video has bytes from 0 to 255 .*, got torch\.float64 from 256 to 256"),
+        (np.full((2, 30, 30, 3), np.nan), "a video has bytes from 0 to 255"),
         ([[np.zeros((30, 30, 3), np.uint8), np.zeros((30, 40, 3), np.uint8)]], "the frames of a video have different"),
-        ({"video": "a.mp4"}, "a part of a video is a path, start and end, got video"),
+        ({"video": "a.mp4"}, "a video has a path, start, end, .* got 'video': did you mean 'video_path'"),
+        ({"start": 1}, "a part of a video needs a path, got start"),
         ({"path": np.zeros((2, 30, 30, 3), np.uint8), "end": 1}, "start and end need the path of a video"),
         (
             {"path": "a.mp4", "start": 3, "end": 3},
@@ -439,7 +441,10 @@ def test_saved_and_loaded(tmp_path):
     assert {file.name for file in tmp_path.glob("*.py")} == {
         "image_depth.py",
         "image_processing_dna_video_llama3.py",
+        "processing_options.py",
         "video_decoding.py",
+        "video_inputs.py",
+        "video_metadata.py",
         "video_processing_dna_video_llama3.py",
     }
     assert DnAVideoLlama3VideoProcessor.from_pretrained(tmp_path, fps=5).fps == 5

@@ -91,7 +91,7 @@ def inference_processor(processor: Any, keep: int = 1, **settings: Any) -> Any:
         raise DataError(str(error)) from error
     read, kept = videos.read_video, lru_cache(keep)(videos.read_video)
     # what cannot be told from another one by its name is read every time
-    videos.read_video = lambda video: kept(video) if isinstance(video, str) else read(video)
+    videos.read_video = lambda video, *known: (kept if isinstance(video, str) and not known else read)(video, *known)
     copied = copy.copy(processor)
     copied.video_processor = videos
     return copied

@@ -1,70 +1,44 @@
 """Processor of the DnA VideoLLaMA3: conversations with images and videos to the inputs of the model."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin, TextKwargs
+from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.tokenization_utils_base import AddedToken
 
 # from its module, which is there without torchvision; the name at the top level is not
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from .image_processing_dna_video_llama3 import read_image
-from .video_processing_dna_video_llama3 import SETTINGS, SampledVideo, check_budget, is_video
+from .chat_dna_video_llama3 import CHAT_TEMPLATE, read_conversations
+from .image_processing_dna_video_llama3 import read_image, resized_sides
+from .placeholders_dna_video_llama3 import (
+    IMAGE_PROBE_TOKEN,
+    IMAGE_TOKEN,
+    VIDEO_PROBE_TOKEN,
+    VIDEO_TOKEN,
+    VISUAL_TOKENS,
+    Sample,
+    deal,
+    expand,
+    given_offsets,
+    is_image,
+    replacement,
+)
+from .processing_options import check_names, check_without_use, pixel_limits
+from .video_inputs import is_video
+from .video_metadata import listed_metadata
+from .video_processing_dna_video_llama3 import LIMITS, SampledVideo, check_budget
 
 
-IMAGE_TOKEN = "<|image_pad|>"
-VIDEO_TOKEN = "<|video_pad|>"
-IMAGE_PROBE_TOKEN = "<|image_probe|>"
-VIDEO_PROBE_TOKEN = "<|video_probe|>"
-VISUAL_TOKENS = (IMAGE_TOKEN, VIDEO_TOKEN, IMAGE_PROBE_TOKEN, VIDEO_PROBE_TOKEN)
 CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
-KWARGS = {"text_kwargs": "text", "images_kwargs": "images", "videos_kwargs": "videos"}
-ROLES = ("system", "user", "assistant")
-CONTENT_TYPES = ("text", "image", "image_url", "video")
-
-# ChatML; what the assistant says and its end of turn are marked for `return_assistant_tokens_mask`
-CHAT_TEMPLATE = """\
-{%- macro written(content) -%}
-    {%- if content is string -%}
-        {{- content -}}
-    {%- else -%}
-        {%- for part in content -%}
-            {%- if part.type == 'text' -%}
-                {{- part.text -}}
-            {%- elif part.type == 'image' -%}
-                {{- '<|image_pad|>\\n' -}}
-            {%- elif part.type == 'video' -%}
-                {{- '<|video_pad|>\\n' -}}
-            {%- else -%}
-                {{- raise_exception('unknown type of content: ' ~ part.type) -}}
-            {%- endif -%}
-        {%- endfor -%}
-    {%- endif -%}
-{%- endmacro -%}
-{%- for message in messages -%}
-    {%- if message.role not in ['system', 'user', 'assistant'] -%}
-        {{- raise_exception('unknown role: ' ~ message.role) -}}
-    {%- endif -%}
-    {{- '<|im_start|>' + message.role + '\\n' -}}
-    {%- if message.role == 'assistant' -%}
-        {%- generation -%}
-            {{- written(message.content) + '<|im_end|>' -}}
-        {%- endgeneration -%}
-    {%- else -%}
-        {{- written(message.content) + '<|im_end|>' -}}
-    {%- endif -%}
-    {{- '\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
+# of the tokenizer: texts are strings, one row of tokens each, and all of it may be a placeholder
+TEXT_WITHOUT_USE = (
+    *("text_pair", "text_target", "text_pair_target", "is_split_into_words", "return_overflowing_tokens"),
+    "sanitize_control_tokens",
+)
+OWNERS = {"text_kwargs": "text", "images_kwargs": "images", "videos_kwargs": "videos", "common_kwargs": "common"}
 
 
 class DnAVideoLlama3Processor(ProcessorMixin):
@@ -96,6 +70,9 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         ValueError: for sequences with neither, `num_probes` below 1, or a tokenizer without the tokens of ChatML.
     """
 
+    # what stays as it is where tensors are asked for
+    skip_tensor_conversion = ["offset_mapping", "text_replacement_offsets", "video_metadata"]
+
     def __init__(
         self,
         image_processor: Any,
@@ -126,6 +103,14 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         self.image_token_id, self.video_token_id, self.image_probe_token_id, self.video_probe_token_id = (
             tokenizer.convert_tokens_to_ids(list(VISUAL_TOKENS))
         )
+        # what `mm_token_type_ids` mark
+        self.image_token_ids = [self.image_token_id, self.image_probe_token_id]
+        self.video_token_ids = [self.video_token_id, self.video_probe_token_id]
+
+    @property
+    def unused_input_names(self) -> list[str]:
+        """What the tokenizer may make, but the model does not take."""
+        return ["token_type_ids"]
 
     def token_ids(self) -> dict[str, int]:
         """The ids that the configuration of the model has to have."""
@@ -143,55 +128,64 @@ class DnAVideoLlama3Processor(ProcessorMixin):
             )
         return BaseVideoProcessor
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         images: Any = None,
         text: str | list[str] | None = None,
         videos: Any = None,
-        audio: None = None,
-        return_tensors: str | None = None,
         **options: Any,
     ) -> BatchFeature:
         """Inputs of the model for one text or several.
 
         Args:
             images: images for the `<|image_pad|>` of the texts, in order: one image, a list, or a list for each text.
-                An image is a path, a URL, a PIL image, or bytes (height, width, channels) or (channels, height,
-                width).
+                An image is a path, a URL, a PIL image, or an array (height, width, channels) or (channels, height,
+                width) of bytes or floating-point numbers, of which those in [0, 1] are not scaled again.
             text: each `<|image_pad|>` and `<|video_pad|>` stands for an image or a video.
             videos: videos for the `<|video_pad|>` of the texts, as `images`; the video processor says what is a video.
-            return_tensors: `"pt"` or `"np"`; then several texts are padded, unless `padding` says otherwise. Without
-                it, token ids are lists, and images and videos tensors.
             options: options of the tokenizer, the image processor and the video processor, by name or in
-                `text_kwargs`, `images_kwargs` and `videos_kwargs`.
+                `text_kwargs`, `images_kwargs`, `videos_kwargs` and `common_kwargs`, as of every processor of
+                transformers. What the tokenizer was made with, e.g. `padding` and `max_length`, counts where nothing
+                is said. With `return_tensors`, `"pt"` or `"np"`, several texts are padded, unless `padding` says
+                otherwise; without it, token ids are lists, and images and videos tensors. `video_metadata` has an
+                entry for each video.
 
         Returns:
             `input_ids` and `attention_mask` (texts, tokens); for images `pixel_values` (patches, 3 * patch_size ** 2),
             `image_grid_thw` (images, 3) and `image_merge_sizes` (images,); for videos `pixel_values_videos`,
             `video_grid_thw` and `video_merge_sizes`, and with `use_token_compression` the `video_compression_mask`.
-            Offsets, with `return_offsets_mapping`, count characters of `text` as it was given.
+            With `return_mm_token_type_ids` the `mm_token_type_ids` (texts, tokens): 1 for tokens and probes of images,
+            2 for those of videos; with `return_metadata` the `video_metadata` of each video. Offsets, with
+            `return_offsets_mapping`, count characters of `text` as it was given; `text_replacement_offsets`, with
+            `return_text_replacement_offsets`, those of the text with all placeholders.
 
         Raises:
             ValueError: if the text and the images and videos do not match, one of them cannot be read, they do not
-                fit `max_visual_tokens`, an option is unknown, or truncation would cut visual tokens or probes.
+                fit `max_visual_tokens`, an option is unknown or would have no effect, or truncation would cut visual
+                tokens or probes.
         """
-        if audio is not None:
+        if options.pop("audio", None) is not None:
             raise ValueError("the model does not hear: give no audio.")
         texts = [text] if isinstance(text, str) else list(text or [])
         if not texts or not all(isinstance(sample, str) for sample in texts):
             raise ValueError(f"text must be a string or a list of strings, got {text!r:.100}.")
-        text_options, image_options, video_options = self._split_options(options)
-        video_processor = self.video_processor.with_options(**video_options)
+        metadata = self._take_metadata(options)
+        text_options, image_options, video_options = self._merged(options)
+        return_tensors = text_options.pop("return_tensors", None)
+        processors = self._video_processors(video_options)
+        dealt = zip(
+            deal(texts, images, IMAGE_TOKEN, is_image), deal(texts, videos, VIDEO_TOKEN, is_video), strict=True
+        )
+        pairs = list(dealt)
+        known = iter(listed_metadata(metadata, sum(len(own) for _, own in pairs)))
         samples = [
-            self._process_sample(*visuals, image_options, video_processor)
-            for visuals in zip(
-                deal(texts, images, IMAGE_TOKEN, is_image), deal(texts, videos, VIDEO_TOKEN, is_video), strict=True
-            )
+            self._process_sample(own_images, [(video, next(known)) for video in own], image_options, *processors)
+            for own_images, own in pairs
         ]
         if return_tensors is not None and len(texts) > 1:
             text_options.setdefault("padding", True)
-        data = self._tokenize(texts, samples, text_options) | self._batch(samples, video_processor)
-        return BatchFeature(data, return_tensors, skip_tensor_conversion=["offset_mapping"])
+        data = self._tokenize(texts, samples, text_options) | self._batch(samples, processors[1])
+        return BatchFeature(data, return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -202,15 +196,20 @@ class DnAVideoLlama3Processor(ProcessorMixin):
     ) -> Any:
         """Lay out conversations as text or inputs; the options of `__call__` may be given by name, too.
 
+        A video may have settings of its own, `{"type": "video", "video": "a.mp4", "fps": 2, "start": 3, "end": 9}`:
+        `fps`, `max_frames`, `num_frames`, and the seconds `start` and `end`. VideoLLaMA3's own form is read, too:
+        `{"type": "video", "video": {"video_path": "a.mp4", "fps": 1, "max_frames": 180, "start_time": 3}}`.
+
         With `add_generation_prompt` or `continue_final_message`, what `generate` goes on from, several conversations
         are padded on the left, unless `padding_side` says otherwise; else on the side of the tokenizer.
 
         Raises:
-            ValueError: for a conversation that is none, an unknown role, or images and videos that are not the
-                user's; and as `__call__`.
+            ValueError: for a conversation that is none, an unknown role or name, or images and videos that are not
+                the user's; and as `__call__`.
         """
-        check_conversation(conversation)
-        known = self._option_names()
+        own_template = (chat_template or self.chat_template) == CHAT_TEMPLATE
+        conversation = read_conversations(conversation, own_template)
+        known = {*self._option_names(), *OWNERS, "video_metadata"} - {"return_tensors", "sanitize_control_tokens"}
         moved = {name: options.pop(name) for name in list(options) if name in known}
         call = (processor_kwargs or {}) | moved
         goes_on = options.get("add_generation_prompt") or options.get("continue_final_message")
@@ -218,82 +217,182 @@ class DnAVideoLlama3Processor(ProcessorMixin):
             call["padding_side"] = "left"
         return super().apply_chat_template(conversation, chat_template, processor_kwargs=call, **options)
 
-    def _option_names(self) -> dict[str, tuple[str, ...]]:
+    def _adjust_assistant_masks_indices(self, processed_dict: Any, generation_indices: Any) -> Any:
+        """The offsets count the given text already, so that nothing has to be shifted."""
+        processed_dict.pop("text_replacement_offsets", None)
+        return super()._adjust_assistant_masks_indices(processed_dict, generation_indices)
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Any = None, video_sizes: Any = None, **options: Any
+    ) -> MultiModalData:
+        """Numbers of tokens and probes of images and videos, each alone in its sample, without their pixels.
+
+        Args:
+            image_sizes: (height, width) of each image, in pixels.
+            video_sizes: (frames, height, width) of each video, its chosen frames.
+            options: options of `__call__`.
+
+        Raises:
+            ValueError: for videos with `use_token_compression`, whose tokens are counted by their pixels.
+        """
+        _, image_options, video_options = self._merged(options)
+        shared, videos = self._video_processors(video_options)
+        probes = self.num_probes if self.include_visual_probes else 0
+        counts: dict[str, list[int]] = {}
+        if image_sizes is not None:
+            size = self._image_options(1, image_options, shared)["size"]
+            patch, merge = self._patch_and_merge(image_options)
+            limits = patch * merge, size["shortest_edge"], size["longest_edge"]
+            sides = [resized_sides(height, width, *limits) for height, width in image_sizes]
+            patches = [height // patch * (width // patch) for height, width in sides]
+            tokens = [count // merge**2 * self.include_visual_tokens + probes for count in patches]
+            counts |= {"num_image_tokens": tokens, "num_image_patches": patches}
+        if video_sizes is not None:
+            if videos.use_token_compression:
+                raise ValueError("use_token_compression: the tokens of a video are counted by its pixels alone.")
+            counts["num_video_tokens"] = [
+                videos.tokens_of(*size, self._frame_pixels(size[0], size[0], shared, videos))
+                * self.include_visual_tokens
+                + probes
+                for size in video_sizes
+            ]
+        return MultiModalData(**counts)  # type: ignore[arg-type]
+
+    def _option_names(self) -> dict[str, set[str]]:
         """Names of options, and whose they are: `text`, `images` or `videos`."""
-        owners: dict[str, tuple[str, ...]] = {}
-        # the last two are other names of `size`
-        hidden = {"text_pair", "return_tensors", "min_pixels", "max_pixels"}
-        of_images = [name for name in self.image_processor.valid_kwargs.__annotations__ if name not in hidden]
-        of_text = [name for name in TextKwargs.__annotations__ if name not in hidden]
-        for owner, names in (("text", of_text), ("images", of_images), ("videos", SETTINGS)):
-            for name in names:
-                owners[name] = (*owners.get(name, ()), owner)
+        owners: dict[str, set[str]] = {}
+        parts = {kwargs: self.valid_processor_kwargs.__annotations__[kwargs] for kwargs in list(OWNERS)[:3]}
+        for kwargs, part in (("images_kwargs", self.image_processor), ("videos_kwargs", self.video_processor)):
+            parts[kwargs] = part.valid_kwargs
+        for kwargs, names in parts.items():
+            for name in names.__annotations__:
+                owners.setdefault(name, set()).add(OWNERS[kwargs])
+        # of the whole, in newer transformers
+        for name in ("return_mm_token_type_ids", "return_text_replacement_offsets"):
+            owners[name] = {"text"}
+        owners.pop("video_metadata", None)
         return owners
 
-    def _split_options(self, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """Options of the tokenizer, the image processor and the video processor."""
-        # offsets count characters of the text as it was given, so that nothing has to be shifted
-        options = {name: value for name, value in options.items() if name != "return_text_replacement_offsets"}
-        owners = self._option_names()
-        parts: dict[str, dict[str, Any]] = {"text": {}, "images": {}, "videos": {}}
-        given: list[tuple[str, Any, Iterable[str]]] = [
-            (name, value, owners.get(name, ())) for name, value in options.items() if name not in KWARGS
-        ]
-        for kwargs, owner in KWARGS.items():
-            for name, value in (options.get(kwargs) or {}).items():
-                given.append((name, value, {owner} & set(owners.get(name, ()))))
-        for name, value, takers in given:
-            if not takers:
-                raise ValueError(f"{type(self).__name__} has no option {name!r}.")
-            for owner in takers:
-                if name in parts[owner]:
-                    raise ValueError(f"{name!r} is given twice, by name and in {owner}_kwargs: give it once.")
-                parts[owner][name] = value
-        return parts["text"], parts["images"], parts["videos"]
+    def _take_metadata(self, options: dict[str, Any]) -> Any:
+        """What is known of the videos, out of the options."""
+        nested = dict(options.get("videos_kwargs") or {})
+        found = [part.pop("video_metadata") for part in (options, nested) if "video_metadata" in part]
+        if len(found) > 1:
+            raise ValueError("'video_metadata' is given twice, by name and in videos_kwargs: give it once.")
+        if "videos_kwargs" in options:
+            options["videos_kwargs"] = nested
+        return found[0] if found else None
+
+    def _merged(self, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Options of the tokenizer, the image processor and the video processor, as transformers merges them.
+
+        Raises:
+            ValueError: for an option that is unknown, given twice, of the wrong type, or would have no effect.
+        """
+        owners, owner = self._option_names(), type(self).__name__
+        if options.pop("audio_kwargs", None):
+            raise ValueError("the model does not hear: give no audio_kwargs.")
+        flat = {name: value for name, value in options.items() if name not in OWNERS}
+        check_names(owner, flat, owners)
+        given: dict[str, Any] = dict(flat)
+        for kwargs, part in OWNERS.items():
+            nested = options.get(kwargs) or {}
+            check_names(owner, nested, [name for name in owners if part == "common" or part in owners[name]])
+            for name in nested:
+                # what is common is said before all else, which goes before it
+                if name in flat and part != "common":
+                    raise ValueError(f"{name!r} is given twice, by name and in {kwargs}: give it once.")
+            # of pixels, what is None is left as it is
+            kept = {name: value for name, value in nested.items() if value is not None or "text" in owners[name]}
+            if kept:
+                given[kwargs] = kept
+        given = {name: value for name, value in given.items() if value is not None or "text" in owners[name]}
+        try:
+            merged: dict[str, Any] = self._merge_kwargs(
+                self.valid_processor_kwargs,  # type: ignore[arg-type]
+                tokenizer_init_kwargs=self.tokenizer.init_kwargs,
+                **given,
+            )
+        except StrictDataclassError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+        for name in ("return_mm_token_type_ids", "return_text_replacement_offsets"):
+            merged["text_kwargs"].setdefault(name, merged.get(name))
+        text, images, videos = (merged[kwargs] for kwargs in list(OWNERS)[:3])
+        for name in TEXT_WITHOUT_USE:
+            if text.pop(name, None):
+                raise ValueError(f"{owner} has no use for {name}: leave it out.")
+        for pixels in (images, videos):
+            pixels.pop("return_tensors", None)
+        check_without_use(type(self.image_processor).__name__, images)
+        return text, images, videos
+
+    def _video_processors(self, options: dict[str, Any]) -> tuple[Any, Any]:
+        """The video processor that shares the tokens of a sample, and that of videos, which may be smaller yet."""
+        sizes = {name: options[name] for name in LIMITS if options.get(name) is not None}
+        others = {name: value for name, value in options.items() if name not in LIMITS}
+        shared = self.video_processor.with_options(**others)
+        return shared, shared.with_options(**sizes)
 
     def _process_sample(
-        self, images: list[Any], videos: list[Any], image_options: dict[str, Any], video_processor: Any
-    ) -> "_Sample":
+        self, images: list[Any], videos: list[Any], image_options: dict[str, Any], shared: Any, own: Any
+    ) -> Sample:
         """Pixels, and the text to be put in, of the images and videos of one text."""
-        read: list[SampledVideo] = [video_processor.read_video(video) for video in videos]
+        read: list[SampledVideo] = [
+            own.read_video(video, *([known] if known is not None else [])) for video, known in videos
+        ]
         count = len(images) + sum(len(video.frames) for video in read)
-        check_budget(count, video_processor.max_visual_tokens, video_processor.min_visual_tokens)
-        sample = _Sample([], [], [], [])
+        check_budget(count, shared.max_visual_tokens, shared.min_visual_tokens)
+        sample = Sample([], [], [], [], [video.metadata for video in read])
         for image in images:
-            features = self._process_image(image, count, image_options, video_processor)
+            limited = self._image_options(count, image_options, shared)
+            rescale = image_options.get("do_rescale", self.image_processor.do_rescale)
+            features = self.image_processor(read_image(image, rescale), **limited, return_tensors="pt")
             tokens = int(features["image_grid_thw"].prod()) // int(features["image_merge_sizes"]) ** 2
             sample.images.append(features)
             sample.image_texts.append(self._expansion(IMAGE_TOKEN * tokens, IMAGE_PROBE_TOKEN))
         for video in read:
-            patches, grid = video_processor.process_frames(video.frames, video_processor.pixels_per_frame(count))
-            frame_tokens = [grid[1] * grid[2] // video_processor.merge_size**2] * grid[0]
-            if video_processor.use_token_compression:
-                frame_tokens = video_processor.compression_mask(patches, grid).sum(dim=1).tolist()
+            patches, grid = own.process_frames(video.frames, self._frame_pixels(count, len(video.frames), shared, own))
+            frame_tokens = [grid[1] * grid[2] // own.merge_size**2] * grid[0]
+            if own.use_token_compression:
+                frame_tokens = own.compression_mask(patches, grid).sum(dim=1).tolist()
             times = (f"Time {time:.1f}s:" for time in video.timestamps)
             frames = (time + VIDEO_TOKEN * kept for time, kept in zip(times, frame_tokens, strict=True))
             sample.videos.append((patches, grid))
             sample.video_texts.append(self._expansion(",".join(frames), VIDEO_PROBE_TOKEN))
         return sample
 
-    def _process_image(self, image: Any, count: int, options: dict[str, Any], video_processor: Any) -> BatchFeature:
-        """Patches of one of `count` images and frames that share the tokens of a sample."""
-        patch = options.get("patch_size") or self.image_processor.patch_size
-        factor = patch * (options.get("merge_size") or self.image_processor.merge_size)
-        size = options.get("size") or self.image_processor.size
-        most = min(size["longest_edge"], video_processor.max_visual_tokens * factor**2 // count)
-        least = min(max(size["shortest_edge"], video_processor.min_visual_tokens * factor**2), most)
-        limits = {"shortest_edge": least, "longest_edge": most}
-        return self.image_processor(read_image(image), **options | {"size": limits}, return_tensors="pt")
+    def _image_options(self, count: int, options: dict[str, Any], shared: Any) -> dict[str, Any]:
+        """Options of one of `count` images and frames that share the tokens of a sample."""
+        options = dict(options)
+        least, most = pixel_limits(*(options.pop(name, None) for name in LIMITS))
+        own_least, own_most = pixel_limits(self.image_processor.size)
+        patch, merge = self._patch_and_merge(options)
+        tokens = (patch * merge) ** 2
+        most = min(most or own_most, shared.max_visual_tokens * tokens // count)
+        least = min(max(least or own_least, shared.min_visual_tokens * tokens), most)
+        return options | {"size": {"shortest_edge": least, "longest_edge": most}}
+
+    def _patch_and_merge(self, options: dict[str, Any]) -> tuple[int, int]:
+        """Side of a patch of images in pixels, and of a token in patches."""
+        images = self.image_processor
+        return options.get("patch_size") or images.patch_size, options.get("merge_size") or images.merge_size
+
+    def _frame_pixels(self, count: int, frames: int, shared: Any, own: Any) -> int:
+        """Pixels of each of the frames of a video, in a sample of `count` images and frames."""
+        return min(shared.pixels_per_frame(count), own.pixels_per_frame(frames))
 
     def _expansion(self, tokens: str, probe: str) -> str:
         """What stands for an image or a video."""
         parts = [tokens] if self.include_visual_tokens else []
         return "\n".join(parts + ([probe * self.num_probes] if self.include_visual_probes else []))
 
-    def _tokenize(self, texts: list[str], samples: list["_Sample"], options: dict[str, Any]) -> dict[str, Any]:
+    def _tokenize(self, texts: list[str], samples: list[Sample], options: dict[str, Any]) -> dict[str, Any]:
         """Token ids of the texts with all tokens of their images and videos."""
         expanded = [expand(*pair) for pair in zip(texts, samples, strict=True)]
         options.setdefault("return_token_type_ids", False)
+        marks, replacements = (
+            options.pop(name, None) for name in ("return_mm_token_type_ids", "return_text_replacement_offsets")
+        )
         tokenized = dict(self.tokenizer([text for text, _ in expanded], **options))
         for number, (ids, (text, _)) in enumerate(zip(tokenized["input_ids"], expanded, strict=True)):
             for token, token_id in zip(VISUAL_TOKENS, self.token_ids().values(), strict=True):
@@ -307,128 +406,25 @@ class DnAVideoLlama3Processor(ProcessorMixin):
                 given_offsets(offsets, spans, len(text))
                 for offsets, (_, spans), text in zip(tokenized["offset_mapping"], expanded, texts, strict=True)
             ]
+        if marks:
+            tokenized["mm_token_type_ids"] = self.create_mm_token_type_ids(tokenized["input_ids"])
+        if replacements:
+            tokenized["text_replacement_offsets"] = [
+                [replacement(given, text, span) for span in spans]
+                for given, (text, spans) in zip(texts, expanded, strict=True)
+            ]
         return tokenized
 
-    def _batch(self, samples: list["_Sample"], video_processor: Any) -> dict[str, torch.Tensor]:
-        """Pixels of all samples."""
-        data: dict[str, torch.Tensor] = {}
+    def _batch(self, samples: list[Sample], video_processor: Any) -> dict[str, Any]:
+        """Pixels of all samples, and what is known of their videos if that is asked for."""
+        data: dict[str, Any] = {}
         images = [features for sample in samples for features in sample.images]
         for name in images[0] if images else ():
             data[name] = torch.cat([features[name] for features in images])
         videos = [video for sample in samples for video in sample.videos]
+        if videos and video_processor.return_metadata:
+            data["video_metadata"] = [known for sample in samples for known in sample.metadata]
         return data | (video_processor.batch(videos) if videos else {})
-
-
-@dataclass
-class _Sample:
-    """Pixels of the images and videos of one text, and what stands for each of them."""
-
-    images: list[BatchFeature]
-    image_texts: list[str]
-    videos: list[tuple[torch.Tensor, tuple[int, int, int]]]
-    video_texts: list[str]
-
-
-def is_image(image: Any) -> bool:
-    """Whether it may be one image: it is no list of images."""
-    return not isinstance(image, list | tuple)
-
-
-def deal(texts: list[str], visuals: Any, token: str, is_one: Callable[[Any], bool]) -> list[list[Any]]:
-    """Images or videos of each text, one for each `token`.
-
-    Raises:
-        ValueError: if there are more or fewer.
-    """
-    counts = [text.count(token) for text in texts]
-    if visuals is None:
-        visuals = []
-    given = list(visuals) if isinstance(visuals, list | tuple) and not is_one(visuals) else [visuals]
-    if len(given) == len(texts) and all(isinstance(part, list | tuple) and not is_one(part) for part in given):
-        dealt = [list(part) for part in given]
-    else:
-        places = iter(given)
-        dealt = [list(islice(places, count)) for count in counts]
-        dealt[-1] += places
-    for number, (part, count) in enumerate(zip(dealt, counts, strict=True)):
-        if len(part) != count:
-            kind = "images" if token == IMAGE_TOKEN else "videos"
-            raise ValueError(f"sample {number} has {count} {token} but {len(part)} {kind}: they must be as many.")
-    return dealt
-
-
-Span = tuple[int, int, int, int]
-
-
-def expand(text: str, sample: _Sample) -> tuple[str, list[Span]]:
-    """The text with all tokens of its images and videos, and where: first and last place in the new and the old text.
-
-    Raises:
-        ValueError: if the text has probes already.
-    """
-    for token in (IMAGE_PROBE_TOKEN, VIDEO_PROBE_TOKEN):
-        if token in text:
-            raise ValueError(f"the text holds {token!r}: the processor writes it, remove it from the text.")
-    texts = {IMAGE_TOKEN: iter(sample.image_texts), VIDEO_TOKEN: iter(sample.video_texts)}
-    pieces, spans, place, length = [], [], 0, 0
-    for match in re.finditer("|".join(map(re.escape, texts)), text):
-        pieces += [text[place : match.start()], next(texts[match.group()])]
-        start = length + match.start() - place
-        length, place = start + len(pieces[-1]), match.end()
-        spans.append((start, length, *match.span()))
-    return "".join([*pieces, text[place:]]), spans
-
-
-def given_offsets(offsets: list[tuple[int, int]], spans: list[Span], length: int) -> list[tuple[int, int]]:
-    """Offsets of tokens in the text that was given, of `length` characters, from those in the expanded one.
-
-    The tokens of an image or a video have the offsets of what stood for it. Padding on the right stands at the end,
-    so that the offsets never fall.
-    """
-    result, shift, number = [], 0, 0
-    for start, end in offsets:
-        while number < len(spans) and start >= spans[number][1]:
-            shift = spans[number][3] - spans[number][1]
-            number += 1
-        if number < len(spans) and start >= spans[number][0]:
-            result.append(spans[number][2:])
-        elif end == 0 and result and result[-1][1]:
-            result.append((length, length))
-        else:
-            # text and what was put in may share a token
-            end = end if number == len(spans) else min(end, spans[number][0])
-            result.append((start + shift, end + shift))
-    return result
-
-
-def check_conversation(conversation: Any) -> None:
-    """
-    Raises:
-        ValueError: for a conversation that is none, an unknown role or type of content, or images and videos that are
-            not the user's.
-    """
-    if not isinstance(conversation, list | tuple) or not conversation:
-        raise ValueError(f"a conversation is a list of messages, got {conversation!r:.100}.")
-    if isinstance(conversation[0], list | tuple):
-        for one in conversation:
-            check_conversation(one)
-        return
-    for message in conversation:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str | list | tuple):
-            raise ValueError(f"a message has a role and content, text or a list of parts, got {message!r:.100}.")
-        role, content = message.get("role"), message["content"]
-        if role not in ROLES:
-            raise ValueError(f"unknown role {role!r}: use one of {', '.join(ROLES)}.")
-        for part in [] if isinstance(content, str) else content:
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            if kind not in CONTENT_TYPES:
-                raise ValueError(f"unknown content {part!r:.100}: use one of the types {', '.join(CONTENT_TYPES)}.")
-            if kind != "text" and role != "user":
-                raise ValueError(f"a message of the {role} holds {kind}: only those of the user may.")
-            if kind == "video" and is_video([part.get("video")]):
-                raise ValueError("a video has a list of frames, got one image: write it as an image.")
-            if kind == "text" and not isinstance(part.get("text"), str):
-                raise ValueError(f"content of the type text needs a text, got {part!r:.100}.")
 
 
 __all__ = ["DnAVideoLlama3Processor"]
