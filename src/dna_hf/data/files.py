@@ -149,8 +149,6 @@ def is_clutter(name: str) -> bool:
 @cache
 def image_suffixes() -> frozenset[str]:
     """Suffixes of the files that Pillow reads here, in small letters; those of pillow-heif where it is installed."""
-    # Pillow tries its formats in the order in which it meets them: the common ones first, or each image takes longer
-    Image.preinit()
     register_heif()
     return frozenset(
         suffix

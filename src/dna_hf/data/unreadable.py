@@ -36,7 +36,9 @@ class Unreadable:
         self.split = split
         self.name = name
         self.path = path
-        self._entries: list[dict[str, Any]] = []
+        # row -> entry of what is known of this split, and how far the file is read
+        self._found: dict[int, dict[str, Any]] = {}
+        self._offset = 0
 
     def add(self, row: int, error: DataError) -> None:
         """Leave out a sample.
@@ -51,29 +53,42 @@ class Unreadable:
         """
         if not self.skips:
             raise error
-        unit = self.split.unit.removesuffix("s")
-        entry = {unit: self.name(row), "split": self.split.name, "row": row, "error": str(error)}
-        found = {each["row"]: each["error"] for each in self._listed(entry) if each["split"] == self.split.name}
-        if len(found) > self.largest * len(self.split):
+        self._read_on()
+        if row not in self._found:
+            unit = self.split.unit.removesuffix("s")
+            self._write({unit: self.name(row), "split": self.split.name, "row": row, "error": str(error)})
+        if len(self._found) > self.largest * len(self.split):
+            first = next(iter(self._found.values()))["error"]
             raise DataError(
-                f"{len(found)} of {len(self.split)} {self.split.unit} of split {self.split.name!r} cannot be read, "
-                f"more than max_bad_fraction ({self.largest:g}) of them; the first: {next(iter(found.values()))}"
+                f"{len(self._found)} of {len(self.split)} {self.split.unit} of split {self.split.name!r} cannot be "
+                f"read, more than max_bad_fraction ({self.largest:g}) of them; the first: {first}"
             )
 
     def names(self) -> list[str]:
-        """What is left out so far, in order, where there is no file."""
-        return [entry[self.split.unit.removesuffix("s")] for entry in self._entries]
+        """What is left out, in order, as far as this process knows."""
+        return [entry[self.split.unit.removesuffix("s")] for entry in self._found.values()]
 
-    def _listed(self, entry: dict[str, Any]) -> list[dict[str, Any]]:
-        """All entries, this one included."""
+    def _write(self, entry: dict[str, Any]) -> None:
+        """Add an entry. Workers and processes share the file: a line is one write."""
         if self.path is None:
-            self._entries.append(entry)
-            return self._entries
+            self._found[entry["row"]] = entry
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # workers and processes share the file: a line is one write
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-        return _entries(self.path)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Read what came to the file since, whoever wrote it."""
+        if self.path is None or not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(end)
+        for entry in map(json.loads, whole.splitlines()):
+            if entry["split"] == self.split.name:
+                self._found.setdefault(entry["row"], entry)
 
     def stand_in(self, row: int, read: Callable[[int], Sample]) -> Sample:
         """What the next sample is that can be read.
