@@ -32,41 +32,48 @@ VIDEOS = {"max_frames": 2, "max_visual_tokens": 24}
 def clips(tmp_path_factory):
     """A folder with small copies of 19 clips of actions, and `questions.json` about them.
 
-    Clips of four actions have the same question and options: nothing but the video tells the answer.
+    Clips of four actions have the same question and options: nothing but the video tells the answer. Two of them are
+    the parts of one video, two seconds each.
     """
     folder, source = tmp_path_factory.mktemp("clips"), shared_path("data", "action-clips")
     with (source / "labels.csv").open() as file:
         table = list(csv.DictReader(file))
     labels = list(dict.fromkeys(row["label"] for row in table))
     groups = [*(labels[start : start + 4] for start in range(0, len(labels) - 4, 4)), labels[-4:]]
-    questions = []
+    questions, pictures = [], {}
     for row in table:
         places = [int(row["frames"]) // 4, int(row["frames"]) // 2]
         found = decode_everything(source / row["file"], wanted=places)
         frames = [np.asarray(Image.fromarray(found[place]).resize(SIZE)) for place in places]
+        pictures[row["file"]] = frames
         write_video(folder / f"{row['file']}.mp4", frames, fps=1)
         options = next(group for group in groups if row["label"] in group)
         question = {"id": row["file"], "video": f"{row['file']}.mp4", "question": "What does the person do?"}
         question |= {"options": [label.replace("_", " ") for label in options]}
         questions.append(question | {"answer": "ABCD"[options.index(row["label"])]})
+    first = questions[0]
+    second = next(
+        each for each in questions if each["options"] == first["options"] and each["answer"] != first["answer"]
+    )
+    write_video(folder / "two.mp4", pictures[first["id"]] + pictures[second["id"]], fps=1)
+    first |= {"video": "two.mp4", "start": 0, "end": 2}
+    second |= {"video": "two.mp4", "start": 2, "end": 4}
     (folder / "questions.json").write_text(json.dumps(questions))
     return folder
 
 
 def write_conversations(folder):
     """The questions as conversations to train on: asked as the evaluation asks, answered by a letter."""
-    turns = [
-        {
-            "id": question.id,
-            "video": question.media,
-            "conversations": [
-                {"from": "human", "value": f"<video>\n{question_prompt(question)}"},
-                {"from": "gpt", "value": f"({question.answer})"},
-            ],
-        }
-        for question in load_questions(folder / "questions.json").questions
-    ]
-    (folder / "train.json").write_text(json.dumps(turns))
+    samples = []
+    for question in load_questions(folder / "questions.json").questions:
+        part = {} if question.start is None else {"start": question.start, "end": question.end}
+        asked = [
+            {"type": "video", "video": question.media, **part},
+            {"type": "text", "text": question_prompt(question)},
+        ]
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": f"({question.answer})"}]
+        samples.append({"id": question.id, "messages": messages})
+    (folder / "train.json").write_text(json.dumps(samples))
     return folder / "train.json"
 
 
