@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -160,8 +161,11 @@ def test_paths_of_every_kind_are_equal(path):
     assert torch.equal(small()([path, str(path)]).pixel_values, expected.repeat(2, 1, 1, 1, 1))
 
 
-def test_urls(path):
+def test_urls(path, monkeypatch):
     with served(path.parent) as address:
+        with pytest.raises(ValueError, match=r"^cannot read video 'http.*\.mp4': HF_HUB_OFFLINE=1 forbids downloads"):
+            small()(address + path.name)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         assert torch.equal(small()(address + path.name).pixel_values, small()(str(path)).pixel_values)
         with pytest.raises(Exception, match="404"):
             small()(address + "missing.mp4")

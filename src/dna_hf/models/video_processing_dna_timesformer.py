@@ -10,20 +10,33 @@ from typing import Any
 from urllib.request import urlopen
 
 import torch
+from huggingface_hub import is_offline_mode
 from torch.nn import functional
-from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import PILImageResampling
+from transformers.image_processing_utils import BatchFeature, get_size_dict
+from transformers.image_utils import PILImageResampling, is_pil_image
+from transformers.processing_utils import VideosKwargs
 
 # from its module, which is there without torchvision; the name at the top level is not
 from transformers.video_processing_utils import BaseVideoProcessor
-from transformers.video_utils import make_batched_videos
+from transformers.video_utils import VideoMetadata, make_batched_videos
 
+from .processing_options import WITHOUT_USE, check_names, check_without_use, scaled_to_levels
 from .video_decoding import BASE_FRAME_RATE, FrameSampling, VideoDecodingError, decode_video
+from .video_metadata import channels_first, even, frame_metadata, listed_metadata, times_of
 
 
 # seconds without an answer
 DOWNLOAD_TIMEOUT = 60
 INTERPOLATIONS = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
+
+
+class DnATimesformerVideoProcessorKwargs(VideosKwargs, total=False):
+    """Options beyond those of every video processor, see below."""
+
+    sampling: str | None
+    sampling_rate: int | None
+    num_clips: int | None
+    num_crops: int | None
 
 
 class DnATimesformerVideoProcessor(BaseVideoProcessor):
@@ -36,6 +49,9 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
             Frames to choose.
         sampling (`str`, *optional*, defaults to `"uniform"`):
             How they are chosen, `"uniform"`, `"centered"` or `"released"`: see `FrameSampling` in `video_decoding.py`.
+        fps (`float`, *optional*):
+            Frames to choose of each second, as transformers does, instead of `num_frames` and `sampling`: as many as
+            the video is long. Of frames that are given it needs their `video_metadata`.
         sampling_rate (`int`, *optional*, defaults to 32):
             Frames of a video of 30 frames per second from one chosen frame to the next, where a window is sampled.
         size (`dict`, *optional*, defaults to `{"shortest_edge": 224}`):
@@ -47,16 +63,22 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
         num_crops (`int`, *optional*, defaults to 1):
             Views along the long side: 1, or 3 for left, middle and right (top, middle and bottom). The views of a
             video follow each other in `pixel_values`, the crops of a clip first.
+        input_data_format (`str`, *optional*):
+            Of frames: `"channels_first"` or `"channels_last"`; by default where 1 or 3 numbers are.
+        return_metadata (`bool`, *optional*, defaults to `False`):
+            Whether to return `video_metadata`, too: a [`VideoMetadata`] for each video and view over time.
         do_resize, do_center_crop, do_rescale, do_normalize, do_sample_frames, resample, rescale_factor, image_mean,
         image_std:
             As of every video processor of transformers.
 
     The inputs are videos or lists of them: paths, URLs, and arrays or tensors (frames, height, width, channels) or
     (frames, channels, height, width), or lists of PIL images; of these, frames are chosen if there are more than
-    `num_frames`.
+    `num_frames`. Floating-point numbers in [0, 1] are not scaled again. A video of fewer frames than `num_frames`
+    shows some of them more than once.
 
     Raises:
-        ValueError: for an unknown option, a video that cannot be decoded, or frames that cannot be cropped.
+        ValueError: for an unknown option or one that would have no effect, a video that cannot be decoded, or frames
+            that cannot be cropped.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -77,31 +99,62 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
     sampling_rate = 32
     num_clips = 1
     num_crops = 1
+    fps: float | None = None
+    valid_kwargs = DnATimesformerVideoProcessorKwargs  # type: ignore[assignment]
     model_input_names = ["pixel_values"]
 
-    def preprocess(self, videos: Any, return_tensors: str | None = "pt", **options: Any) -> BatchFeature:
-        """Process videos; any argument of the class can be overridden by name."""
+    def preprocess(  # type: ignore[override]
+        self, videos: Any, return_tensors: str | None = "pt", video_metadata: Any = None, **options: Any
+    ) -> BatchFeature:
+        """Process videos; any argument of the class can be overridden by name.
+
+        Args:
+            videos: a video or a list of them.
+            return_tensors: `"pt"`, `"np"`, or `None` for a list of tensors.
+            video_metadata: of each video whose frames are given, what transformers' [`VideoMetadata`] knows of it:
+                `fps`, and `frames_indices` where the frames are not all of the video.
+            options: settings of this call.
+        """
         settings = self._with_options(options)
-        views = [
-            view
-            for video in make_batched_videos(_paths_as_text(videos))
-            for clip in settings.read_clips(video)
-            for view in settings.crops(clip)
-        ]
+        batch = make_batched_videos(_paths_as_text(_pictures_as_rgb(videos)))
+        views, known = [], []
+        for video, metadata in zip(batch, listed_metadata(video_metadata, len(batch)), strict=True):
+            for clip, own in settings.read_clips_with_metadata(video, metadata):
+                views += settings.crops(clip)
+                known.append(own)
         shapes = {tuple(view.shape) for view in views}
         if return_tensors is not None and len(shapes) > 1:
-            raise ValueError(f"the videos have different shapes ({', '.join(map(str, shapes))}): set do_center_crop.")
-        return BatchFeature({"pixel_values": torch.stack(views) if return_tensors else views}, return_tensors)
+            raise ValueError(
+                f"the videos have different shapes ({', '.join(map(str, shapes))}): set do_center_crop, and "
+                "num_frames instead of fps."
+            )
+        data: dict[str, Any] = {"pixel_values": torch.stack(views) if return_tensors else views}
+        if settings.return_metadata:
+            data["video_metadata"] = known
+        return BatchFeature(data, return_tensors, skip_tensor_conversion=["video_metadata"])
 
     def _with_options(self, options: dict[str, Any]) -> "DnATimesformerVideoProcessor":
-        """This processor with other settings."""
+        """This processor with other settings.
+
+        Raises:
+            ValueError: for an option that is unknown, or would have no effect.
+        """
         given = {name: value for name, value in options.items() if value is not None}
-        unknown = [name for name in given if name not in SETTINGS]
-        if unknown:
-            raise ValueError(f"{type(self).__name__} has no option {unknown[0]!r}.")
+        check_names(type(self).__name__, given, (*SETTINGS, *WITHOUT_USE))
+        check_without_use(type(self).__name__, given, SETTINGS)
+        if "num_frames" in given and "fps" in given:
+            raise ValueError("num_frames and fps are both given: the one or the other says which frames to choose.")
+        for name in ("size", "crop_size"):
+            if name in given and not hasattr(given[name], "get"):
+                given[name] = get_size_dict(
+                    given[name], default_to_square=name == "crop_size" or given.get("default_to_square", False)
+                )
+        given = {name: value for name, value in given.items() if name in SETTINGS}
         if not given:
             return self
-        return type(self)(**{name: getattr(self, name) for name in SETTINGS} | given)
+        # a number of frames that is given now is meant rather than an fps that was set before
+        kept = [name for name in SETTINGS if name != "fps" or "num_frames" not in given]
+        return type(self)(**{name: getattr(self, name) for name in kept} | given)
 
     def samplings(self) -> list[FrameSampling]:
         """How the frames of every view over time are chosen."""
@@ -110,26 +163,71 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
             for clip in range(self.num_clips)
         ]
 
-    def read_clips(self, video: Any) -> list[torch.Tensor]:
-        """Views over time of one video: its chosen frames, (frames, channels, height, width) in bytes.
+    def read_clips_with_metadata(self, video: Any, video_metadata: Any) -> list[tuple[torch.Tensor, VideoMetadata]]:
+        """Views over time of one video, its chosen frames (frames, channels, height, width), and which they are.
 
         Raises:
-            ValueError: if it cannot be decoded.
+            ValueError: if it cannot be decoded, or what is known of it does not fit.
         """
         if not isinstance(video, str):
-            frames = as_frames(video)
-            if not self.do_sample_frames:
-                return [frames]
-            return [frames[sampling(len(frames), BASE_FRAME_RATE)] for sampling in self.samplings()]
+            return self._choose_of(video, video_metadata)
+        if video_metadata is not None:
+            raise ValueError(
+                f"video_metadata tells of frames that are decoded already, but {video[:200]!r} is read here and tells "
+                "itself: leave it out, or give None for this video."
+            )
         source: Any = video
         if video.startswith(("http://", "https://")):
+            if is_offline_mode():
+                raise ValueError(f"cannot read video {video!r}: HF_HUB_OFFLINE=1 forbids downloads.")
             with urlopen(video, timeout=DOWNLOAD_TIMEOUT) as response:
                 source = BytesIO(response.read())
-        choose: Any = self.samplings() if self.do_sample_frames else [lambda total, rate: list(range(total))]
-        try:
-            return [as_frames(decode_video(source, each)[0]) for each in choose]
-        except VideoDecodingError as error:
-            raise ValueError(f"cannot read video {video!r}: {error}.") from error
+        clips = []
+        for choose in self._choices():
+            known = VideoMetadata(0, video_backend="pyav")
+
+            def chosen(total: int, frame_rate: float, choose: Any = choose, known: VideoMetadata = known) -> list[int]:
+                indices = choose(total, frame_rate)
+                known.update(times_of(total, frame_rate, indices, None))
+                return indices
+
+            try:
+                frames = as_frames(decode_video(source, chosen)[0])
+            except VideoDecodingError as error:
+                raise ValueError(f"cannot read video {video!r}: {error}.") from error
+            known.height, known.width = frames.shape[-2:]
+            clips.append((frames, known))
+        return clips
+
+    def _choose_of(self, video: Any, video_metadata: Any) -> list[tuple[torch.Tensor, VideoMetadata]]:
+        """Views over time of frames that are decoded already."""
+        frames = as_frames(video, getattr(self, "input_data_format", None))
+        if self.do_rescale:
+            frames = scaled_to_levels(frames, "a video")
+        known = frame_metadata(video_metadata, len(frames))
+        if known is None and self.fps is not None and self.do_sample_frames:
+            raise ValueError("fps needs video_metadata of frames that are given: how many of them are there a second?")
+        rate = known.fps if known is not None and known.fps else BASE_FRAME_RATE
+        own = known.frames_indices if known is not None and known.frames_indices else list(range(len(frames)))
+        clips = []
+        for choose in self._choices():
+            indices = choose(len(frames), rate)
+            about = VideoMetadata(**known) if known is not None else VideoMetadata(len(frames))
+            about.height, about.width = frames.shape[-2:]
+            about.frames_indices = [own[index] for index in indices]
+            clips.append((frames[indices], about))
+        return clips
+
+    def _choices(self) -> list[Any]:
+        """For every view over time, what chooses the numbers of frames of their count and frames per second."""
+        if not self.do_sample_frames:
+            return [lambda total, rate: list(range(total))]
+        fps = self.fps
+        if fps is not None:
+            if self.num_clips > 1:
+                raise ValueError("fps chooses frames of the whole video: with num_clips, give num_frames.")
+            return [lambda total, rate: even(total, max(1, int(total / rate * fps)))]
+        return list(self.samplings())
 
     def crops(self, frames: torch.Tensor) -> list[torch.Tensor]:
         """Resize, crop and normalise frames (frames, channels, height, width); one tensor per crop."""
@@ -171,7 +269,7 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
             frames = frames * self.rescale_factor
         if not self.do_normalize:
             return frames
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.image_mean, self.image_std))
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.image_mean, self.image_std))
         return (frames - mean) / std
 
     def describe(self) -> dict[str, str]:
@@ -207,7 +305,7 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
 SETTINGS = (
     *("resample", "image_mean", "image_std", "size", "crop_size", "do_resize", "do_center_crop", "do_rescale"),
     *("rescale_factor", "do_normalize", "do_sample_frames", "num_frames", "sampling", "sampling_rate", "num_clips"),
-    "num_crops",
+    *("num_crops", "fps", "input_data_format", "return_metadata"),
 )
 
 
@@ -218,14 +316,26 @@ def _paths_as_text(videos: Any) -> Any:
     return os.fspath(videos) if isinstance(videos, os.PathLike) else videos
 
 
-def as_frames(video: Any) -> torch.Tensor:
+def _pictures_as_rgb(videos: Any) -> Any:
+    """Videos with pictures of every mode, e.g. with transparency, in RGB."""
+    if isinstance(videos, list | tuple):
+        return [_pictures_as_rgb(video) for video in videos]
+    return videos.convert("RGB") if is_pil_image(videos) else videos
+
+
+def as_frames(video: Any, input_data_format: str | None = None) -> torch.Tensor:
     """Frames (frames, channels, height, width) of an array or tensor with the channels behind or in front.
+
+    Args:
+        video: frames.
+        input_data_format: `"channels_first"` or `"channels_last"`; by default where 1 or 3 numbers are.
 
     Raises:
         ValueError: if it is neither.
     """
     frames = torch.as_tensor(video)
-    if frames.dim() == 4 and frames.shape[-1] in (1, 3):
+    first = channels_first(input_data_format)
+    if frames.dim() == 4 and (frames.shape[-1] in (1, 3) if first is None else not first):
         frames = frames.permute(0, 3, 1, 2)
     if frames.dim() != 4 or frames.shape[1] not in (1, 3) or not len(frames):
         raise ValueError(

@@ -139,7 +139,7 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
         if options.pop("temporal_patch_size", None) not in (None, 1):
             raise ValueError("temporal_patch_size must be 1: every frame has patches of its own.")
         # all of them are saved, also those that are not given
-        given = {name: value for name, value in options.items() if value is not None}
+        given = {name: value for name, value in options.items() if value is not None or name.startswith("do_")}
         super().__init__(**{name: getattr(type(self), name, None) for name in SETTINGS} | given)
         if least is not None and options.get("min_visual_tokens") is None:
             self.min_visual_tokens = max(1, math.ceil(least / self.factor**2))
