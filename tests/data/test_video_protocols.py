@@ -104,7 +104,7 @@ def test_what_is_in_no_split_is_told():
     splits = divide(names, "smarthome-cs", expected=expected)
     assert splits.clips == {"train": [("Walk_p03_r00_v01_c01.mp4", 29)], "test": []}
     assert splits.unassigned == ["Walk_p99_r00_v01_c01.mp4"]
-    assert splits.other_classes == ["Fly_p03_r00_v01_c01.mp4"]
+    assert splits.other_classes == {"Fly_p03_r00_v01_c01.mp4": "Fly"}
     assert splits.unknown == ["holiday.mp4"]
     assert splits.missing == ["Enter_p03_r00_v01_c01"]
     assert splits.counts()["train"]["Walk"] == 1 and splits.counts()["test"]["Walk"] == 0

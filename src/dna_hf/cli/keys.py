@@ -180,6 +180,7 @@ DATA = DataKeys(
             "videos",
             VideoDataArguments,
             *(*_LABELS, "protocol", "clip_list", "video_column", "video_root"),
+            *("start_column", "end_column", "start_frame_column", "end_frame_column"),
         ),
         _looked_at("conversations", ConversationDataArguments, "data_folder"),
         _looked_at("questions", QuestionDataArguments, "data_folder", "format", "views"),

@@ -194,6 +194,19 @@ class VideoDataArguments(CommonDataArguments):
         default=None, metadata={"help": "text file with the names of all clips of the protocol, to find missing ones"}
     )
     video_column: str | None = field(default=None, metadata={"help": "column of the videos; found if there is one"})
+    start_column: str | None = field(
+        default=None, metadata={"help": "column of the second at which a clip begins; found if there is one"}
+    )
+    end_column: str | None = field(
+        default=None, metadata={"help": "column of the second at which a clip ends; found if there is one"}
+    )
+    start_frame_column: str | None = field(
+        default=None, metadata={"help": "column of the number of a clip's first frame, from 0; found if there is one"}
+    )
+    end_frame_column: str | None = field(
+        default=None,
+        metadata={"help": "column of the number of the first frame behind a clip, from 0; found if there is one"},
+    )
     video_root: str | None = field(
         default=None,
         metadata={"help": "folder that paths in a table start from; by default that of the table, or the data set's"},

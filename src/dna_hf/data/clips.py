@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..models.video_decoding import BASE_FRAME_RATE, FrameSampling
 from .errors import DataError
+from .files import LeftOut
 from .image_reading import read_image_file
 from .splits import Split
 
@@ -15,8 +16,15 @@ from .splits import Split
 class Decoder(Protocol):
     """Decodes video files, as [`~dna_hf.data.videos.VideoReader`] does."""
 
-    def decode(self, path: str, sampling: FrameSampling, start: float | None, end: float | None) -> np.ndarray:
-        """Frames (frames, height, width, 3), uint8, of a file from `start` to `end`, in seconds."""
+    def decode(
+        self,
+        path: str,
+        sampling: FrameSampling,
+        start: float | None,
+        end: float | None,
+        frames: tuple[int, int | None] | None = None,
+    ) -> np.ndarray:
+        """Frames (frames, height, width, 3), uint8, of a file from `start` to `end` in seconds, or of `frames`."""
         ...
 
 
@@ -30,6 +38,8 @@ class Clip:
         start: seconds into the file at which the clip begins; `None`: at the beginning of the file.
         end: seconds into the file at which the clip ends; `None`: at the end of the file.
         frames: image files, in order, instead of a video file.
+        part: number of the clip's first frame in the file, from 0, and of the first one behind it, `None` at the end
+            of the file; `None`: `start` and `end` say what the clip is.
     """
 
     path: str
@@ -37,6 +47,7 @@ class Clip:
     start: float | None = None
     end: float | None = None
     frames: tuple[str, ...] | None = None
+    part: tuple[int, int | None] | None = None
 
     def frames_for(self, sampling: FrameSampling, decoder: Decoder) -> np.ndarray:
         """Read those frames of the clip that are sampled.
@@ -52,7 +63,8 @@ class Clip:
             DataError: naming the clip, if it cannot be read.
         """
         if self.frames is None:
-            return decoder.decode(self.path, sampling, self.start, self.end)
+            part = () if self.part is None else (self.part,)
+            return decoder.decode(self.path, sampling, self.start, self.end, *part)
         numbers = sampling(len(self.frames), BASE_FRAME_RATE)
         pictures = [np.asarray(read_image_file(self.frames[number])) for number in numbers]
         if len({picture.shape for picture in pictures}) > 1:
@@ -60,9 +72,10 @@ class Clip:
         return np.stack(pictures)
 
     @property
-    def key(self) -> tuple[str, float | None, float | None]:
-        """What two clips of the same part of the same file have in common."""
-        return self.path, self.start, self.end
+    def key(self) -> tuple[str, Any]:
+        """What two clips of the same part of the same file have in common: the file, and what tells the part."""
+        ends = (self.frames[0], self.frames[-1]) if self.frames else self.part
+        return self.path, (self.start, self.end, ends)
 
 
 @dataclass
@@ -75,6 +88,8 @@ class LabelledVideos(Split):
         name: name of the split.
         missing: files that the split lists and that are not there.
         notes: sentences about what was decided for the user.
+        left_out: what lies in the data set and is in no split.
+        hint: what to do about the missing files, where something is known.
     """
 
     clips: list[Clip]
@@ -82,6 +97,8 @@ class LabelledVideos(Split):
     name: str
     missing: list[str] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    hint: str = ""
 
     unit = "videos"
 

@@ -2,8 +2,9 @@
 
 usage: decoding_process.py FILE_DESCRIPTOR SECONDS
 
-It says "ready", and answers requests (path, fields of a FrameSampling, start, end) with ("frames", shape), followed by
-their bytes, or ("error", reason). It is started by its path, without this package, which would have to import torch.
+It says "ready", and answers requests (path, fields of a FrameSampling, start, end, frames) with ("frames", shape),
+followed by their bytes, or ("error", reason). It is started by its path, without this package, which would have to
+import torch.
 """
 
 import signal
@@ -14,7 +15,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "models"))
 
-from video_decoding import FrameSampling, VideoDecodingError, decode_video  # noqa: E402
+from video_decoding import FrameChoice, FrameSampling, VideoDecodingError, decode_video  # noqa: E402
+
+
+def _choice(sampling: FrameSampling, part: tuple[int, int | None] | None) -> FrameChoice:
+    """What chooses the frames of a whole file, or of a part that is given by the numbers of its frames."""
+    if part is None:
+        return sampling
+    first, last = part
+
+    def choose(total: int, frame_rate: float) -> list[int]:
+        if first >= total:
+            raise VideoDecodingError(f"it has {total} frames, and none from number {first} on")
+        end = total if last is None else min(last, total)
+        return [first + index for index in sampling(end - first, frame_rate)]
+
+    return choose
 
 
 def main(descriptor: int, seconds: float) -> None:
@@ -23,13 +39,13 @@ def main(descriptor: int, seconds: float) -> None:
         connection.send("ready")
         while True:
             try:
-                path, sampling, start, end = connection.recv()
+                path, sampling, start, end, part = connection.recv()
             except (EOFError, ConnectionError):
                 return
             # ends this process, in C code too, should its parent be gone by then
             signal.alarm(int(seconds) + 60)
             try:
-                frames, _ = decode_video(path, FrameSampling(**sampling), start, end)
+                frames, _ = decode_video(path, _choice(FrameSampling(**sampling), part), start, end)
             except (VideoDecodingError, OSError, MemoryError) as error:
                 connection.send(("error", str(error) or type(error).__name__))
             else:

@@ -18,13 +18,19 @@ from PIL import Image, ImageFile
 
 from ..errors import first_line
 from .errors import DataError
-from .video_protocols import VIDEO_SUFFIXES
 
 
 # what systems and programs leave in folders of data, beside hidden files, which begin with a dot
 CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")
 # formats of pillow-heif, which makes Pillow read them
 HEIF_SUFFIXES = (".heic", ".heics", ".heif", ".heifs", ".hif")
+# of the files that PyAV opens and that hold moving pictures; the commonest first, for they are looked up by turns
+VIDEO_SUFFIXES = (
+    *(".avi", ".mkv", ".mov", ".mp4", ".webm", ".gif", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv"),
+    *(".mts", ".m2ts", ".m2v", ".mpe", ".m1v", ".vob", ".3g2", ".asf", ".f4v", ".ogm", ".mj2", ".mjpeg"),
+    *(".mjpg", ".mk3d", ".mxf", ".nut", ".qt", ".divx", ".dv", ".rm", ".rmvb", ".y4m", ".h264", ".264", ".h265"),
+    *(".265", ".hevc", ".vc1", ".ivf", ".obu"),
+)
 
 logger = logging.getLogger(__name__)
 

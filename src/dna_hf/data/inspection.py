@@ -194,7 +194,7 @@ def _same_files(clips: Sequence[tuple[Any, Any]], end: float) -> list[list[tuple
             if clip.path not in digests and time.monotonic() < end:
                 digests[clip.path] = _file_digest(clip.path)
             if clip.path in digests:
-                groups.setdefault((digests[clip.path], clip.start, clip.end), []).append((split, clip))
+                groups.setdefault((digests[clip.path], *clip.key[1:]), []).append((split, clip))
     return [group for group in groups.values() if len(group) > 1]
 
 

@@ -13,7 +13,7 @@ from .errors import DataError
 
 # the command line offers these: nothing heavy is imported here
 IMAGES, VIDEOS, CONVERSATIONS, QUESTIONS = KINDS = ("image", "video", "conversation", "questions")
-TABLES = (".csv", ".json", ".jsonl", ".txt")
+TABLES = (".csv", ".json", ".jsonl", ".tsv", ".txt")
 # files of a folder that are looked at, and bytes of a file
 MANY, HEAD = 5000, 2**20
 
@@ -46,7 +46,8 @@ def _of_folder(folder: Path) -> tuple[str, str]:
 
     counts: Counter[str] = Counter()
     for path in itertools.islice(_walk(folder), MANY):
-        counts["video"] += is_video(path)
+        # a GIF is both: beside videos it is one, and alone an image
+        counts["video"] += is_video(path) and not is_image(path)
         counts["image"] += is_image(path) or path.suffix.lower() == ".zip"
         counts["parquet"] += path.suffix in (".parquet", ".arrow")
     if counts["video"]:
@@ -74,7 +75,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _of_file(path: Path) -> tuple[str, str]:
     """By the name of a file, and of one in JSON by the keys of its first entry."""
-    if path.suffix.lower() in (".csv", ".txt"):
+    if path.suffix.lower() in (".csv", ".tsv", ".txt"):
         return VIDEOS, "it is a table"
     if path.suffix.lower() not in (".json", ".jsonl"):
         return IMAGES, f"it is a file {path.suffix or 'without a suffix'}"

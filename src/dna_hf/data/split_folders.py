@@ -17,7 +17,7 @@ from .splits import SPLIT_ALIASES
 
 
 # what folders of splits are called, in any case: Training, test_set, val2017, images_train
-_BESIDE = "images?|imgs?|pictures?|photos?|data|set|split|files?|folder"
+_BESIDE = "images?|imgs?|pictures?|photos?|videos?|clips?|data|set|split|files?|folder"
 _SPLIT_NAMES = {
     split: re.compile(rf"(?:(?:{_BESIDE})[-_. ]?)?(?:{words})(?:[-_. ]?(?:{_BESIDE}))?[-_. ]?\d*", re.IGNORECASE)
     for split, words in (

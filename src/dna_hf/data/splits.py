@@ -79,6 +79,11 @@ def already(value: T) -> Callable[[], T]:
     return lambda: value
 
 
+def is_alias(name: str) -> bool:
+    """Whether a name is a usual one of a split, in any case of its letters."""
+    return any(name.lower() in names for names in SPLIT_ALIASES)
+
+
 def aliases(split: str) -> tuple[str, ...]:
     """All names of a split, in small letters."""
     return next((names for names in SPLIT_ALIASES if split.lower() in names), (split.lower(),))
@@ -108,7 +113,7 @@ def read_split(readers: Readers[S], wanted: str, arguments: CommonDataArguments,
         return readers[found]()
     if is_held_out(wanted):
         return held_out_part(readers, arguments, seed)
-    hint = "" if _usual_evaluation(readers) else f"; {HELD_OUT} is the part of it that training evaluates on"
+    hint = "" if usual_evaluation(readers) else f"; {HELD_OUT} is the part of it that training evaluates on"
     raise DataError(f"data set {arguments.dataset!r} has no split {wanted!r}: it has {', '.join(readers)}{hint}.")
 
 
@@ -123,7 +128,7 @@ def held_out_part(readers: Readers[S], arguments: CommonDataArguments, seed: int
     Raises:
         DataError: if training evaluates on a split of its own, or the seed is not known.
     """
-    own = arguments.eval_split or _usual_evaluation(readers)
+    own = arguments.eval_split or usual_evaluation(readers)
     if own is not None:
         raise DataError(f"nothing of data set {arguments.dataset!r} is held out, for it has split {own!r}: take that.")
     if seed is None:
@@ -131,7 +136,7 @@ def held_out_part(readers: Readers[S], arguments: CommonDataArguments, seed: int
     return _hold_out(read_split(readers, arguments.train_split, arguments), arguments, seed)[1]
 
 
-def _usual_evaluation(splits: Iterable[str]) -> str | None:
+def usual_evaluation(splits: Iterable[str]) -> str | None:
     """The split that is evaluated on where nothing is said."""
     names = list(splits)
     return next(filter(None, (find_split(names, name) for name in EVAL_SPLITS)), None)
@@ -178,7 +183,7 @@ def read_train_and_eval(
         DataError: if a split is missing, none can be held out, or the two have different classes.
     """
     train = read_split(readers, arguments.train_split, arguments)
-    name = arguments.eval_split or _usual_evaluation(readers)
+    name = arguments.eval_split or usual_evaluation(readers)
     if name is None:
         return _hold_out(train, arguments, seed) if hold_out else (train, None)
     evaluation = read_split(readers, name, arguments)

@@ -4,10 +4,9 @@ A split is read when it is asked for: the table of a hidden test, which has no l
 """
 
 # paths are text here: there may be millions
-# ruff: noqa: PTH118, PTH119
+# ruff: noqa: PTH110, PTH118, PTH119, PTH120, PTH122
 
 import os
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -17,16 +16,21 @@ from transformers.utils import logging
 
 from .arguments import VideoDataArguments
 from .errors import DataError
-from .splits import SPLIT_ALIASES, already, given_names
-from .video_protocols import VIDEO_SUFFIXES, divide, find_videos
-from .video_tables import TABLE_SUFFIXES, Row, Table, read_table
+from .files import LeftOut, is_video, look_into, told
+from .split_folders import Node, split_of_table
+from .splits import already, find_split, given_names, is_alias
+from .video_folders import TABLE_SUFFIXES, VideoFolder, class_folders, see_videos, split_nodes
+from .video_places import KINETICS_TIMES, plain_name
+from .video_protocols import divide, find_videos
+from .video_tables import CLASS_NAME_FILES, Row, Table, read_table
 
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 # where, in the folder of a data set, its tables may lie
 TABLE_FOLDERS = ("", "annotations", "annotations2", "labels")
 
 logger = logging.get_logger(__name__)
+# what lists each split, by name
+Listings = dict[str, Callable[[], "Listing"]]
 
 
 @dataclass
@@ -39,6 +43,8 @@ class Listing:
         table: table that the rows come from, `None` if from none.
         class_names: class names in the order of the labels, where the source knows it.
         missing: names of clips for which there is no file.
+        left_out: function that says what of the data set is in no split.
+        notes: sentences about what was decided.
     """
 
     rows: list[Row]
@@ -46,13 +52,15 @@ class Listing:
     table: Table | None = None
     class_names: list[str] | None = None
     missing: list[str] = field(default_factory=list)
+    left_out: Callable[[], Iterable[LeftOut]] = tuple
+    notes: tuple[str, ...] = ()
 
     def where(self, row: Row) -> str:
         """Place of a row, for messages."""
         return self.table.where(row) if self.table else repr(row.video)
 
 
-def list_splits(arguments: VideoDataArguments, wanted: set[str]) -> dict[str, Callable[[], Listing]]:
+def list_splits(arguments: VideoDataArguments, wanted: set[str]) -> Listings:
     """What lists each split, by name.
 
     Args:
@@ -71,10 +79,17 @@ def list_splits(arguments: VideoDataArguments, wanted: set[str]) -> dict[str, Ca
         raise DataError("clip_list names the clips of a protocol: set protocol.")
     if source.is_file():
         return _one_table(source, arguments)
-    tables = _find_tables(source, wanted)
+    videos = see_videos(look_into(source))
+    tables = _find_tables(source, videos, wanted)
+    if tables and (find_split(tables, arguments.train_split) or not videos.node.nodes):
+        return _tables(tables, source, videos, arguments)
     if tables:
-        return {name: cache(partial(_table, path, name, source, arguments)) for name, path in tables.items()}
-    return _folders(source, wanted)
+        # what is trained on lies in folders, and what is evaluated on is listed
+        return _folders(source, videos, wanted, []) | _tables(tables, source, videos, arguments)
+    whole, others = _whole_table(videos.node, source, arguments)
+    if whole is not None:
+        return _one_table(whole, arguments, videos, others)
+    return _folders(source, videos, wanted, others)
 
 
 def _absent(source: str) -> str:
@@ -87,72 +102,43 @@ def _absent(source: str) -> str:
 
 
 def _is_split(name: str, wanted: set[str]) -> bool:
-    return name in wanted or any(name.lower() in names for names in SPLIT_ALIASES)
+    return name in wanted or is_alias(name)
 
 
-def _folders(source: Path, wanted: set[str]) -> dict[str, Callable[[], Listing]]:
+def _folders(source: Path, videos: VideoFolder, wanted: set[str], others: list[LeftOut]) -> Listings:
     """Splits that are folders of class folders, or the class folders themselves."""
-    splits = [folder for folder in _subfolders(source) if _is_split(folder.name, wanted)]
-    if not splits:
-        return {"train": cache(partial(_class_folders, source))}
-    return {folder.name: cache(partial(_class_folders, folder)) for folder in splits}
+    notes: list[str] = []
+    outside = list(others)
+    nodes = split_nodes(videos, wanted, notes, outside)
+    tables = {one.path for one in others}
+    outside += [
+        LeftOut(path, "table that says nothing of the videos")
+        for path in videos.node.all_tables()
+        if path not in tables
+    ]
+    return {
+        name: cache(partial(_class_folders, node, str(source), videos, tuple(outside), tuple(notes)))
+        for name, node in nodes.items()
+    }
 
 
-def frames_in(folder: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Paths of the images of a folder, img_2 before img_10; none of a folder with videos."""
-    names = [name for name in names if not name.startswith(".")]
-    if any(name.lower().endswith(VIDEO_SUFFIXES) for name in names):
-        return ()
-    images = sorted((name for name in names if name.lower().endswith(IMAGE_SUFFIXES)), key=_natural)
-    return tuple(os.path.join(folder, name) for name in images)
+def _class_folders(
+    node: Node, path: str, videos: VideoFolder, outside: tuple[LeftOut, ...], notes: tuple[str, ...]
+) -> Listing:
+    found = class_folders(node, path, videos)
+    rows = [Row(0, sample, label, frames=videos.frames.get(sample)) for label, sample in found.rows]
+    return Listing(rows, left_out=already((*outside, *found.left_out)), notes=notes)
 
 
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _class_folders(folder: Path) -> Listing:
-    """Videos, and folders of frames, in one folder per class."""
-    rows = [row for class_folder in _subfolders(folder) for row in _class_folder(class_folder)]
-    if not rows:
-        direct = any(path.suffix.lower() in VIDEO_SUFFIXES for path in folder.iterdir())
-        raise DataError(
-            f"folder {str(folder)!r} has {'no class folders, but videos' if direct else 'no videos'}: put the videos "
-            "of each class in a folder of its own, name their labels in a table, or set protocol."
-        )
-    return Listing(rows)
-
-
-def _class_folder(folder: Path) -> list[Row]:
-    rows = []
-    for place, inner, files in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        videos = sorted(name for name in files if name.lower().endswith(VIDEO_SUFFIXES) and name[0] != ".")
-        rows += [Row(0, os.path.join(place, name), folder.name) for name in videos]
-        frames = () if inner else frames_in(place, files)
-        if frames and Path(place) == folder:
-            raise DataError(
-                f"class folder {str(folder)!r} holds images: put the frames of each clip in a folder of its own."
-            )
-        if frames:
-            rows.append(Row(0, place, folder.name, frames=frames))
-    return rows
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _protocol(source: Path, arguments: VideoDataArguments) -> dict[str, Callable[[], Listing]]:
+def _protocol(source: Path, arguments: VideoDataArguments) -> Listings:
     """Splits of a protocol, which knows the classes."""
     protocol = str(arguments.protocol)
     paths = find_videos(source)
     expected = _expected(arguments.clip_list, paths) if arguments.clip_list is not None else []
     divided = divide(paths, protocol, expected=expected)
-    outside = len(divided.unknown) + len(divided.unassigned)
-    if outside:
-        first = (divided.unknown + divided.unassigned)[0]
-        logger.warning(f"{outside} videos are in no split of {protocol}, by their names, e.g. {first!r}.")
+    left_out = divided.left_out()
+    if left_out:
+        logger.warning(f"{len(left_out)} videos are in no split of {protocol}: {told(left_out)}.")
     class_names = list(divided.protocol.class_names)
     if given_names(arguments) not in (None, class_names):
         raise DataError(f"protocol {protocol!r} fixes the order of its classes: leave class_names out.")
@@ -161,11 +147,13 @@ def _protocol(source: Path, arguments: VideoDataArguments) -> dict[str, Callable
         raise DataError(f"clip_list has {strange[0]!r}, which is no name of {protocol}: choose the list of its clips.")
     # names of files, as the dots of a name are no suffix
     missing = divide([f"{name}.mp4" for name in divided.missing], protocol).clips if divided.missing else {}
-    listings: dict[str, Callable[[], Listing]] = {}
+    listings: Listings = {}
     for split, clips in divided.clips.items():
         rows = [Row(0, path, class_names[label]) for path, label in clips]
         names_missing = [Path(path).stem for path, _ in missing.get(split, [])]
-        listings[split] = already(Listing(rows, class_names=class_names, missing=names_missing))
+        listings[split] = already(
+            Listing(rows, class_names=class_names, missing=names_missing, left_out=already(left_out))
+        )
     return listings
 
 
@@ -183,30 +171,91 @@ def _expected(clip_list: str, paths: list[str]) -> list[str]:
 def _stem(path: str) -> str:
     """Name of a file, whose other dots are no suffix."""
     name = os.path.basename(path)
-    return name[: name.rindex(".")] if name.lower().endswith(VIDEO_SUFFIXES) else name
+    return os.path.splitext(name)[0] if is_video(name) else name
 
 
-def _find_tables(source: Path, wanted: set[str]) -> dict[str, Path]:
-    """The table of each split: `train.csv`, also `train_manifest.txt` or `train_CS.txt`."""
-    tables: dict[str, Path] = {}
-    for folder in TABLE_FOLDERS:
-        if not (source / folder).is_dir():
+def _find_tables(source: Path, videos: VideoFolder, wanted: set[str]) -> dict[str, Path]:
+    """The table of each split: `train.csv`, also `train_manifest.txt`, `train_list.txt` or `trainlist01.txt`."""
+    exact: dict[str, Path] = {}
+    alike: dict[str, Path] = {}
+    usual = {os.path.join(source, folder).rstrip(os.sep) for folder in TABLE_FOLDERS}
+    paths = [path for path in videos.node.all_tables() if os.path.dirname(path) in usual]
+    for path in map(Path, sorted(paths, key=lambda path: (os.path.dirname(path), path))):
+        split = path.stem.removesuffix("_manifest").removesuffix("_CS")
+        found = exact if _is_split(split, wanted) else alike
+        name = split if found is exact else split_of_table(path.stem)
+        if name is None or path.name in CLASS_NAME_FILES:
             continue
-        for path in sorted((source / folder).iterdir()):
-            split = path.stem.removesuffix("_manifest").removesuffix("_CS")
-            if path.suffix.lower() not in TABLE_SUFFIXES or not _is_split(split, wanted) or not path.is_file():
-                continue
-            if split in tables:
-                both = [str(table.relative_to(source)) for table in (tables[split], path)]
-                raise DataError(f"split {split!r} has two tables, {both[0]!r} and {both[1]!r}: keep one.")
-            tables[split] = path
-    return tables
+        if name in found:
+            both = [str(table.relative_to(source)) for table in (found[name], path)]
+            raise DataError(f"split {name!r} has two tables, {both[0]!r} and {both[1]!r}: keep one.")
+        found[name] = path
+    return {name: path for name, path in alike.items() if find_split(exact, name) is None} | exact
 
 
-def _table(path: Path, split: str, source: Path, arguments: VideoDataArguments) -> Listing:
+def _tables(tables: dict[str, Path], source: Path, videos: VideoFolder, arguments: VideoDataArguments) -> Listings:
+    """The splits of several tables, and what of the folder none of them names."""
+    listings: Listings = {}
+    left_out = cache(partial(_unnamed, videos, listings, set(map(str, tables.values()))))
+    for name, path in tables.items():
+        listings[name] = cache(partial(_table, path, name, source, arguments, left_out))
+    # who asks may take some out
+    return dict(listings)
+
+
+def _unnamed(videos: VideoFolder, listings: Listings, tables: set[str]) -> list[LeftOut]:
+    """Videos of a folder that no table names, and its other files."""
+    named: set[str] = set()
+    for read in listings.values():
+        try:
+            rows = read().rows
+        except DataError:
+            # what it names is not known
+            return []
+        named.update(_stem(plain_name(row.video)) for row in rows)
+        if any(row.frames for row in rows):
+            return []
+    left_out = [
+        LeftOut(path, "named in no table")
+        for path in videos.node.all_samples()
+        if not {_stem(plain_name(path)), KINETICS_TIMES.sub("", _stem(path))} & named
+    ]
+    left_out += [LeftOut(path, "table of no split") for path in videos.node.all_tables() if path not in tables]
+    return [*left_out, *videos.node.all_left_out()]
+
+
+def _whole_table(node: Node, source: Path, arguments: VideoDataArguments) -> tuple[Path | None, list[LeftOut]]:
+    """The one table beside folders that names videos and their labels, and the tables that do not."""
+    usual = {os.path.join(source, folder).rstrip(os.sep) for folder in TABLE_FOLDERS}
+    found: list[Path] = []
+    others: list[LeftOut] = []
+    for path in sorted(node.all_tables()):
+        if os.path.dirname(path) not in usual or os.path.basename(path) in CLASS_NAME_FILES:
+            continue
+        try:
+            rows = read_table(Path(path), arguments, "train").rows
+        except DataError:
+            others.append(LeftOut(path, "no table of videos and labels"))
+            continue
+        if is_video(rows[0].video) or any(os.path.exists(os.path.join(root, rows[0].video)) for root in usual):
+            found.append(Path(path))
+        else:
+            others.append(LeftOut(path, "no table of videos and labels"))
+    if len(found) > 1:
+        both = [str(table.relative_to(source)) for table in found]
+        raise DataError(
+            f"there are two tables of videos, {both[0]!r} and {both[1]!r}: keep one, or set dataset to it."
+        )
+    return (found[0] if found else None), others
+
+
+def _table(
+    path: Path, split: str, source: Path, arguments: VideoDataArguments, left_out: Callable[[], Iterable[LeftOut]]
+) -> Listing:
     """The table of one split; its paths start in its folder, or in that of the data set."""
-    table = read_table(path, arguments, split)
-    return Listing(table.rows, _roots(arguments, path.parent, source), table, table.class_names)
+    roots = _roots(arguments, path.parent, source)
+    table = read_table(path, arguments, split, roots)
+    return Listing(table.rows, roots, table, table.class_names, left_out=left_out, notes=tuple(table.notes))
 
 
 def _roots(arguments: VideoDataArguments, *usual: Path) -> tuple[str, ...]:
@@ -218,17 +267,29 @@ def _roots(arguments: VideoDataArguments, *usual: Path) -> tuple[str, ...]:
     return (str(root),)
 
 
-def _one_table(path: Path, arguments: VideoDataArguments) -> dict[str, Callable[[], Listing]]:
-    """Splits of one table: those of its column `split`, or "train" alone."""
+def _one_table(
+    path: Path, arguments: VideoDataArguments, videos: VideoFolder | None = None, others: Iterable[LeftOut] = ()
+) -> Listings:
+    """Splits of one table: those of its column `split`, or "train" alone; `videos`: the folder that it describes."""
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise DataError(
             f"{arguments.dataset!r} is a file but no table ({', '.join(TABLE_SUFFIXES)}): give a table or a folder."
         )
-    table = read_table(path, arguments, "train")
+    source = Path(arguments.dataset).expanduser()
+    roots = _roots(arguments, path.parent, *([source] if videos else []))
+    table = read_table(path, arguments, "train", roots)
     rows: dict[str, list[Row]] = {}
     for row in table.rows:
         rows.setdefault(row.split or "", []).append(row)
     if "" in rows and len(rows) > 1:
         raise DataError(f"{table.where(rows[''][0])} has no split, but others have: fill the column 'split'.")
-    whole = Listing(table.rows, _roots(arguments, path.parent), table, table.class_names)
-    return {split or "train": already(replace(whole, rows=part)) for split, part in rows.items()}
+    listings: Listings = {}
+    whole = Listing(table.rows, roots, table, table.class_names, notes=tuple(table.notes))
+    if videos is not None:
+        note = f"labels are those of table {path.name!r}."
+        known = {str(path), *(one.path for one in others)}
+        left_out = cache(lambda: [*others, *_unnamed(videos, listings, known)])
+        whole = replace(whole, left_out=left_out, notes=(note, *whole.notes))
+    for split, part in rows.items():
+        listings[split or "train"] = already(replace(whole, rows=part))
+    return listings

@@ -14,6 +14,7 @@ code numbers some of the classes differently (Usetablet and Usetelephone of Smar
 Sources: Toyota Smarthome, ICCV 2019; NTU RGB+D, arXiv:1604.02808.
 """
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import DataError
+from .files import VIDEO_SUFFIXES, LeftOut, is_video, look_into
 
 
 SMARTHOME_CLASSES = (
@@ -50,7 +52,6 @@ NTU60_CLASSES = (
 )
 SMARTHOME_NAME = re.compile(r"(?P<activity>[A-Za-z.]+)_p(?P<subject>\d+)_r\d+_v\d+_c(?P<camera>\d+)")
 NTU_NAME = re.compile(r"S\d{3}C(?P<camera>\d{3})P(?P<subject>\d{3})R\d{3}A(?P<activity>\d{3})(_rgb)?")
-VIDEO_SUFFIXES = (".avi", ".mkv", ".mov", ".mp4", ".webm")
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ProtocolSplits:
     Args:
         protocol: protocol that divided the clips.
         clips: split -> pairs (path, label), in the order of the paths.
-        other_classes: clips of activities that the protocol leaves out.
+        other_classes: path of a clip of an activity that is no class of the protocol -> the activity.
         unassigned: clips of subjects or cameras that are in no split.
         unknown: video files whose names the protocol does not understand.
         missing: names of clips that were listed and for which there is no file.
@@ -87,7 +88,7 @@ class ProtocolSplits:
 
     protocol: Protocol
     clips: dict[str, list[tuple[str, int]]]
-    other_classes: list[str] = field(default_factory=list)
+    other_classes: dict[str, str] = field(default_factory=dict)
     unassigned: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -99,6 +100,26 @@ class ProtocolSplits:
             found = Counter(label for _, label in clips)
             result[split] = {name: found[label] for label, name in enumerate(self.protocol.class_names)}
         return result
+
+    def left_out(self) -> list[LeftOut]:
+        """Files that are in no split, and why; of an activity that is no class, also the class of the nearest name."""
+        rules = self.protocol
+        reasons = {activity: _no_class(activity, rules) for activity in set(self.other_classes.values())}
+        return [
+            *(LeftOut(path, reasons[activity]) for path, activity in self.other_classes.items()),
+            *(LeftOut(path, f"its {rules.divided_by} is in no split of {rules.name}") for path in self.unassigned),
+            *(LeftOut(path, f"its name is none of {rules.name}") for path in self.unknown),
+        ]
+
+
+def _no_class(activity: str, rules: Protocol) -> str:
+    """Why an activity is left out."""
+    reason = f"{activity!r} is no class of {rules.name}"
+    if activity in SMARTHOME_CLASSES or activity.isdigit():
+        return reason
+    by_small = {name.lower(): name for name in rules.class_names}
+    nearest = difflib.get_close_matches(activity.lower(), by_small, n=1, cutoff=0.7)
+    return f"{reason}: is {by_small[nearest[0]]!r} meant?" if nearest else reason
 
 
 def _numbers(*numbers: int) -> frozenset[int]:
@@ -191,9 +212,9 @@ def find_videos(folder: str | Path) -> list[str]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(f"there is no folder {str(folder)!r}.")
-    found = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    found = [path for path in look_into(folder).all_files() if is_video(path)]
     if not found:
-        raise DataError(f"folder {str(folder)!r} has no videos ({', '.join(VIDEO_SUFFIXES)}).")
+        raise DataError(f"folder {str(folder)!r} has no videos ({', '.join(VIDEO_SUFFIXES[:5])}, ...).")
     return found
 
 
@@ -205,7 +226,7 @@ def _assign(path: str, name: str, result: ProtocolSplits) -> None:
         return
     label = _label(match["activity"], rules)
     if label is None:
-        result.other_classes.append(path)
+        result.other_classes[path] = match["activity"]
         return
     number = int(match[rules.divided_by])
     for split, numbers in rules.splits.items():

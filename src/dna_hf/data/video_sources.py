@@ -22,14 +22,24 @@ from ..errors import first_line
 from .arguments import VideoDataArguments
 from .clips import Clip, LabelledVideos
 from .errors import DataError
+from .files import LeftOut, is_video
 from .motion import EMBEDDED, motion_splits
-from .splits import Readers, already, find_split, given_names, read_all, read_split, read_train_and_eval
-from .video_listings import Listing, frames_in, list_splits
-from .video_protocols import VIDEO_SUFFIXES
-from .video_tables import Row
+from .splits import (
+    Readers,
+    already,
+    find_split,
+    given_names,
+    read_all,
+    read_split,
+    read_train_and_eval,
+    usual_evaluation,
+)
+from .video_columns import NoLabels
+from .video_folders import frames_in
+from .video_listings import Listing, Listings, list_splits
+from .video_places import Places
+from .video_tables import CLASS_NAME_FILES, Row
 
-
-CLASS_NAME_FILES = ("kinetics_400_labels.csv", "kinetics400_labels.csv", "labels.csv")
 
 logger = logging.get_logger(__name__)
 
@@ -126,8 +136,25 @@ def _readers(arguments: VideoDataArguments, *wanted: str) -> Readers[LabelledVid
             raise DataError(f"protocol {arguments.protocol!r} divides the videos of a folder: set dataset to it.")
         return {name: already(videos) for name, videos in motion_splits().items()}
     listings = list_splits(arguments, {*wanted, arguments.train_split, arguments.eval_split or ""})
+    notes = _pass_over_hidden(listings) if arguments.eval_split is None and not set(wanted) & set(listings) else ()
     reference = find_split(listings, arguments.train_split)
-    return {name: partial(_labelled, name, reference or name, listings, arguments) for name in listings}
+    return {name: partial(_labelled, name, reference or name, listings, arguments, notes) for name in listings}
+
+
+def _pass_over_hidden(listings: Listings) -> tuple[str, ...]:
+    """Take out the splits that would be evaluated on, but have no labels, as those of hidden tests; say so."""
+    notes = []
+    while (name := usual_evaluation(listings)) is not None:
+        try:
+            listings[name]()
+            break
+        except NoLabels:
+            notes.append(f"split {name!r} has no labels, and is not evaluated on.")
+            del listings[name]
+        except DataError:
+            # whoever reads the split is told
+            break
+    return tuple(notes)
 
 
 def _checked_readers(arguments: VideoDataArguments, *wanted: str) -> Readers[LabelledVideos]:
@@ -136,19 +163,29 @@ def _checked_readers(arguments: VideoDataArguments, *wanted: str) -> Readers[Lab
 
 
 def _labelled(
-    split: str, reference: str, listings: dict[str, Callable[[], Listing]], arguments: VideoDataArguments
+    split: str, reference: str, listings: Listings, arguments: VideoDataArguments, notes: tuple[str, ...]
 ) -> LabelledVideos:
     """Number the labels of a split by the classes of another one, and look for its files."""
     listing = listings[split]()
     classes = _classes(listings[reference](), arguments)
     videos = LabelledVideos([], classes.names, split, list(listing.missing))
+    places = Places(listing.roots, listing.table.path.name) if listing.table else None
     labels: dict[tuple, int] = {}
+    left_out = []
     for row in listing.rows:
         label = _label(row, classes, listing, split, reference)
-        clip = _locate(row, label, listing.roots)
+        path = places.find(row) if places and row.frames is None else row.video
+        try:
+            clip = _clip(row, label, listing, path) if path else None
+        except DataError as error:
+            if arguments.on_error == "raise":
+                raise
+            left_out.append(LeftOut(row.video, first_line(error)))
+            continue
         if clip is None:
-            files = _files(row, listing.roots[0], row.folders[0])
-            videos.missing.append(next((file for file in files if not os.path.exists(file)), files[0]))
+            if places and not videos.missing:
+                videos.hint = f"{listing.where(row)}: {places.hint(row)}"
+            videos.missing.append(_missing_file(row, listing.roots[0]))
             continue
         if labels.setdefault(clip.key, label) != label:
             names = classes.names[labels[clip.key]], classes.names[label]
@@ -157,32 +194,53 @@ def _labelled(
                 f"{names[0]!r}: keep one."
             )
         videos.clips.append(clip)
+    videos.left_out = (*left_out, *listing.left_out())
+    videos.notes = (*notes, *listing.notes, *(places.notes() if places else ()))
     return videos
 
 
-def _files(row: Row, root: str, folder: str) -> list[str]:
-    """The file of a row, or the first and the last of its frames, which stand for all of them."""
-    names = (row.frames[0], row.frames[-1]) if row.frames else (row.video,)
-    return [os.path.normpath(os.path.join(root, folder, name)) for name in names]
+def _missing_file(row: Row, root: str) -> str:
+    """The file of a row, or the first of its frames that is not there."""
+    files = [os.path.normpath(os.path.join(root, row.folders[0], name)) for name in row.frames or (row.video,)]
+    return next((file for file in files if not os.path.exists(file)), files[0])
 
 
-def _locate(row: Row, label: int, roots: tuple[str, ...]) -> Clip | None:
-    """The clip of a row, if its files are in one of the folders."""
-    if not roots:
-        return Clip(row.video, label, row.start, row.end, row.frames)
-    for root in roots:
-        for folder in row.folders:
-            path, *last = _files(row, root, folder)
-            if not os.path.exists(path) or not all(map(os.path.exists, last)):
-                continue
-            if row.frames is not None:
-                frames = tuple(os.path.join(root, folder, frame) for frame in row.frames)
-                return Clip(row.video, label, frames=frames)
-            if path.lower().endswith(VIDEO_SUFFIXES) or not os.path.isdir(path):
-                return Clip(path, label, row.start, row.end)
-            frames = frames_in(path, os.listdir(path))
-            return Clip(path, label, row.start, row.end, frames) if frames else None
-    return None
+def _clip(row: Row, label: int, listing: Listing, path: str) -> Clip | None:
+    """The clip of a row whose video was found at a path; `None` if its frames are not there.
+
+    Raises:
+        DataError: if the row says a part that its frames do not have.
+    """
+    frames = row.frames
+    if frames is not None and listing.roots:
+        root = next((root for root in listing.roots if _all_there(root, frames)), None)
+        if root is None:
+            return None
+        return Clip(row.video, label, frames=tuple(os.path.join(root, frame) for frame in frames))
+    if frames is None and not is_video(path) and os.path.isdir(path):
+        frames = frames_in(path, os.listdir(path))
+        if not frames:
+            return None
+    start, end, first, last = row.part
+    part = None if first is None and last is None else (first or 0, last)
+    if frames is None:
+        return Clip(path, label, start, end, part=part)
+    if start is not None or end is not None:
+        raise DataError(
+            f"{listing.where(row)} says a part of {row.video!r} in seconds, but it is a folder of frames: say it in "
+            "frames (start_frame, end_frame)."
+        )
+    if part is not None and not part[0] < (last or len(frames)) <= len(frames):
+        raise DataError(
+            f"{listing.where(row)} takes the frames {part[0]} to {last or len(frames)} of {row.video!r}, which has "
+            f"{len(frames)}: correct the numbers."
+        )
+    return Clip(path, label, frames=frames if part is None else frames[part[0] : last])
+
+
+def _all_there(root: str, frames: tuple[str, ...]) -> bool:
+    """Whether the first and the last of some images are there, which stand for all of them."""
+    return all(os.path.exists(os.path.join(root, name)) for name in (frames[0], frames[-1]))
 
 
 def _classes(listing: Listing, arguments: VideoDataArguments) -> _Classes:
@@ -268,11 +326,11 @@ def _checked(read: Callable[[], LabelledVideos], arguments: VideoDataArguments) 
     videos = read()
     missing = len(videos.missing)
     if missing and (not videos.clips or arguments.on_error == "raise"):
-        fix = "correct clip_list" if arguments.clip_list else "set video_root to the folder that the paths start from"
+        fix = f"in {videos.hint}" if videos.hint else "correct clip_list"
         fix += ", or on_error to skip to leave them out" if videos.clips else ""
         raise DataError(
             f"{missing} of {missing + len(videos.clips)} videos of split {videos.name!r} do not exist, e.g. "
-            f"{videos.missing[0]!r}: {fix}."
+            f"{videos.missing[0]!r}{' ' if videos.hint else ': '}{fix}."
         )
     if not videos.clips:
         raise DataError(f"split {videos.name!r} has no videos.")

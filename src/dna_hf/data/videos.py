@@ -60,15 +60,33 @@ class VideoReader:
             self._process.wait()
         self._process = self._connection = None
 
-    def decode(self, path: str, sampling: FrameSampling, start: float | None, end: float | None) -> np.ndarray:
-        """Frames (frames, height, width, 3), uint8, of a video file from `start` to `end`, in seconds.
+    def decode(
+        self,
+        path: str,
+        sampling: FrameSampling,
+        start: float | None,
+        end: float | None,
+        frames: tuple[int, int | None] | None = None,
+    ) -> np.ndarray:
+        """Read those frames of a video file that are sampled.
+
+        Args:
+            path: video file.
+            sampling: which frames.
+            start: seconds into the file at which the clip begins; `None`: at the beginning of the file.
+            end: seconds into the file at which the clip ends; `None`: at the end of the file.
+            frames: instead of `start` and `end`, number of the clip's first frame, from 0, and of the first one
+                behind it, `None` at the end of the file.
+
+        Returns:
+            Frames (frames, height, width, 3), uint8.
 
         Raises:
             DataError: naming the file, if it cannot be read in time.
         """
         try:
             self._start()
-            self._connection.send((path, dataclasses.asdict(sampling), start, end))
+            self._connection.send((path, dataclasses.asdict(sampling), start, end, frames))
             if not self._connection.poll(self.timeout):
                 self.close()
                 raise DataError(f"cannot read video {path!r}: it is not decoded after {self.timeout:g} s.")

@@ -19,6 +19,7 @@ _DECIDING = (
     *("train_split", "validation_fraction", "eval_split", "label_column", "class_names", "label_base"),
     *("dataset_config", "dataset_revision", "image_column"),
     *("protocol", "clip_list", "video_column", "video_root", "on_error"),
+    *("start_column", "end_column", "start_frame_column", "end_frame_column"),
 )
 # samples of the part may be left out
 _READING = ("max_eval_samples",)
