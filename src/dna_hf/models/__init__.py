@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForImageTextToText,
     AutoModelForMaskedImageModeling,
+    AutoModelForMultimodalLM,
     AutoModelForVideoClassification,
     AutoProcessor,
 )
@@ -74,6 +75,8 @@ for config_class, models in (
     for auto_class, model_class in models.items():
         auto_class.register(config_class, model_class, exist_ok=True)
         model_class.register_for_auto_class(auto_class.__name__)  # type: ignore[attr-defined]
+# what `pipeline("any-to-any")` looks for
+AutoModelForMultimodalLM.register(DnAVideoLlama3Config, DnAVideoLlama3ForConditionalGeneration, exist_ok=True)
 AutoVideoProcessor.register(DnATimesformerConfig, DnATimesformerVideoProcessor, exist_ok=True)
 AutoProcessor.register(DnAVideoLlama3Config, DnAVideoLlama3Processor, exist_ok=True)
 AutoImageProcessor.register(
