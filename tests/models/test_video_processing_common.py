@@ -2,6 +2,7 @@
 
 import unittest
 
+import pytest
 import torch
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
@@ -58,6 +59,8 @@ class DnATimesformerVideoProcessorTest(videos.VideoProcessingTestMixin, unittest
             super().test_call_sample_frames()
 
 
+# the older tests insist on an axis of videos
+@pytest.mark.once
 class DnAVideoLlama3VideoProcessorTest(videos.VideoProcessingTestMixin, unittest.TestCase):
     fast_video_processing_class = DnAVideoLlama3VideoProcessor
     test_cast_dtype = True

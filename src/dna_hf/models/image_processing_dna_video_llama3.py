@@ -49,7 +49,7 @@ class DnAVideoLlama3ImageProcessor(VideoLlama3ImageProcessorPil):
     def preprocess(self, images: Any, **options: Any) -> BatchFeature:  # type: ignore[override]
         """Process an image or a list of images; any argument of the class can be overridden by name."""
         own = {name: getattr(self, name, None) for name in ("do_center_crop", "do_pad")}
-        check_without_use(type(self).__name__, own | options)
+        check_without_use(type(self).__name__, own | options, ("do_convert_rgb",))
         size = self.size_limits(options)
         return super().preprocess(images, **options, size=size)
 
