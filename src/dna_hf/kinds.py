@@ -398,7 +398,8 @@ def _try(processor: Any, where: str, error_class: type[DnaError]) -> None:
     grey = np.full((40, 60, 3), 127, dtype=np.uint8)
     with told_as(error_class, f"{where} cannot be used"):
         if isinstance(processor, BaseVideoProcessor):
-            made = processor([grey[None].repeat(TRIED_FRAMES, axis=0)], return_tensors="pt")
+            clip, times = grey[None].repeat(TRIED_FRAMES, axis=0), {"fps": 1.0, "total_num_frames": TRIED_FRAMES}
+            made = processor([clip], video_metadata=[times], return_tensors="pt")
         else:
             picture = Image.fromarray(grey).convert(image_mode(channels_of(processor)))
             made = processor([picture], return_tensors="pt")

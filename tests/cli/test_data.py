@@ -15,6 +15,7 @@ from dna_hf.cli import main
 from dna_hf.data.kinds_of_data import find_kind
 from tests.kit.page import Page
 from tests.kit.paths import ROOT, shared_path
+from tests.kit.video_llm_training import save_base, tiny_processor
 from tests.kit.videos import write_video
 
 
@@ -207,6 +208,32 @@ def test_files_for_video_llms(tmp_path, capsys, entries, kind, expected, suffix)
     # what is left out names the file that is missing
     assert len(content["left_out"]) == 1 and content["left_out"][0] in printed
     assert ("no.png" if kind == "conversations" else "none.avi") in content["left_out"][0]
+
+
+def test_the_longest_conversation_is_named_in_tokens(tmp_path, capsys):
+    base = save_base(tmp_path / "base")
+    processor = tiny_processor()
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "They."}]
+    longer = [
+        *turns,
+        {"role": "user", "content": " ".join(["And"] * 20)},
+        {"role": "assistant", "content": "Nobody else."},
+    ]
+    (tmp_path / "cut.mp4").write_bytes(b"no video")
+    samples = [{"messages": turns}, {"id": "long", "messages": longer}, {"video": "cut.mp4", "messages": turns}]
+    (tmp_path / "train.json").write_text(json.dumps(samples))
+    words = ["data", str(tmp_path / "train.json"), "--checkpoint", str(base)]
+    assert main([*words, "--output", str(tmp_path / "out.json")]) == 0
+    encoded = processor.apply_chat_template(longer, tokenize=True, return_dict=True, return_tensors="pt")
+    tokens = encoded["input_ids"].numel()
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["longest_sample"] == f"{tokens} tokens: 'train.json', entry 2, sample 'long'"
+    assert "cut.mp4" in report["left_out"][0]
+    capsys.readouterr()
+    (tmp_path / "pictures" / "rose").mkdir(parents=True)
+    noise(1).save(tmp_path / "pictures" / "rose" / "1.png")
+    assert main(["data", str(tmp_path / "pictures"), "--checkpoint", str(base)]) == 2
+    assert "--checkpoint is for conversations, but these are images: leave it out." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

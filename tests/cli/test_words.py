@@ -147,6 +147,7 @@ WRONG = [
     *((verb, "--compare", ("",), "must be a path or a name, got ''") for verb in ("visualize", "analyze", "demo")),
     ("evaluate", "--confusion", ("", " "), "must be a path or a name"),
     ("answer", "--reparse", ("", " "), "must be a path or a name"),
+    ("data", "--checkpoint", ("",), "must be a path or a name"),
     ("evaluate", "--output", ("/proc/none/figures.json",), "cannot be written: "),
     ("analyze", "--output-dir", ("/proc/none",), "cannot be written: "),
     *(("answer", option, ("file/x",), BELOW_A_FILE) for option in ("--left-out", "--table", "--export", "--output")),

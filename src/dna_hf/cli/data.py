@@ -47,6 +47,12 @@ def add(commands: Any) -> None:
         choices=PROBLEM_TYPES,
         help="what a model is asked for each image (default: as the labels say, which is printed)",
     )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="CHECKPOINT",
+        type=name,
+        help="of conversations: also encode every sample with the processor of this video LLM, and name the longest",
+    )
     add_output_dir(
         parser,
         required=False,
@@ -67,8 +73,14 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
         from ..training.errors import ConfigurationError
 
         raise ConfigurationError(f"--problem-type is for images, but these are {kind}: leave it out.")
+    if arguments.checkpoint is not None and kind != CONVERSATIONS:
+        from ..training.errors import ConfigurationError
+
+        raise ConfigurationError(f"--checkpoint is for conversations, but these are {kind}: leave it out.")
     splits = [] if is_file else _load(data, kind, arguments.problem_type)
-    summary, sheets = _of_file(data, kind) if is_file else _of_splits(data, splits, arguments.output_dir)
+    summary, sheets = (
+        _of_file(data, kind, arguments.checkpoint) if is_file else _of_splits(data, splits, arguments.output_dir)
+    )
     if reason:
         print(f"{kind.removesuffix('s')}s, for {reason}\n")
     print_summary(summary)
@@ -79,10 +91,18 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def _of_file(data: Any, kind: str) -> "tuple[FileSummary, list[Sheet]]":
+def _of_file(data: Any, kind: str, checkpoint: str | None) -> "tuple[FileSummary, list[Sheet]]":
     from ..data.file_summary import summarize_conversations, summarize_questions
 
-    return summarize_conversations(data) if kind == CONVERSATIONS else summarize_questions(data), []
+    if kind == QUESTIONS:
+        return summarize_questions(data), []
+    processor = None
+    if checkpoint is not None:
+        from ..kinds import VIDEO_LLM, kind_of, load_processor
+
+        kind_of(checkpoint, wanted=(VIDEO_LLM,))
+        processor = load_processor(checkpoint, VIDEO_LLM)
+    return summarize_conversations(data, processor), []
 
 
 def _of_splits(data: Any, splits: "list[Split]", output_dir: Path | None) -> "tuple[DataSummary, list[Sheet]]":

@@ -1,5 +1,6 @@
 """What a file of conversations or of questions holds: samples, turns, videos and images, and what is left out."""
 
+import sys
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,8 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm.auto import tqdm
+
 from .conversation_arguments import ConversationDataArguments, QuestionDataArguments
-from .conversations import Conversations, read_conversations
+from .conversations import ConversationDataset, Conversations, read_conversations
+from .errors import DataError
 from .multiple_choice import QuestionFile, load_questions
 
 
@@ -64,14 +68,33 @@ class FileSummary:
         return {name.replace(" ", "_"): value for name, value in content.items()}
 
 
-def summarize_conversations(arguments: ConversationDataArguments) -> FileSummary:
+def summarize_conversations(arguments: ConversationDataArguments, processor: Any = None) -> FileSummary:
     """Say what a file of conversations holds.
+
+    Args:
+        arguments: fields of the `data` section: which file, and the folder of its images and videos.
+        processor: processor of a video LLM, which every sample is then encoded with, to find the longest one.
 
     Raises:
         DataError: if it cannot be read, or no sample can be used.
     """
     found = read_conversations(arguments.dataset, arguments.data_folder, on_error="skip", system=arguments.system)
-    return conversation_summary(found)
+    summary = conversation_summary(found)
+    if processor is not None:
+        _add_lengths(summary, found, processor)
+    return summary
+
+
+def _add_lengths(summary: FileSummary, found: Conversations, processor: Any) -> None:
+    """Encode every sample: how long the longest is, and which cannot be read."""
+    dataset = ConversationDataset(found, processor, ConversationDataArguments(model_max_length=sys.maxsize))
+    longest = (0, "")
+    for row, sample in enumerate(tqdm(found.samples, desc="encode", leave=False)):
+        try:
+            longest = max(longest, (len(dataset[row]["input_ids"]), sample.name))
+        except DataError as error:
+            summary.left_out.append(str(error))
+    summary.facts["longest sample"] = f"{longest[0]:,} tokens: {longest[1]}" if longest[1] else "none can be encoded"
 
 
 def conversation_summary(found: Conversations) -> FileSummary:
