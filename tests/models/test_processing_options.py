@@ -358,9 +358,10 @@ WITHOUT_USE = [
 def test_options_without_use_are_refused(processor, options, message):
     calls = [
         lambda: processor(text="a", **options),
-        lambda: DnAVideoLlama3ImageProcessor()(PICTURE, **options),
         lambda: DnAVideoLlama3VideoProcessor()(CLIP[:2], **options),
     ]
+    if "do_convert_rgb" not in options:
+        calls.append(lambda: DnAVideoLlama3ImageProcessor()(PICTURE, **options))
     if not options.keys() & {"do_center_crop", "crop_size"}:
         calls.append(lambda: DnATimesformerVideoProcessor()(CLIP, **options))
     for call in calls:
@@ -376,7 +377,8 @@ def test_options_without_use_are_refused(processor, options, message):
         ({"return_overflowing_tokens": True}, "has no use for return_overflowing_tokens"),
         ({"audio_kwargs": {"sampling_rate": 1}}, "the model does not hear"),
         ({"max_pixel": 3}, "has no option 'max_pixel': did you mean 'max_pixels'"),
-        ({"images_kwargs": {"fps": 3}}, "has no option 'fps'"),
+        ({"images_kwargs": {"fps": 3}}, "images_kwargs of DnAVideoLlama3Processor has no option 'fps'"),
+        ({"common_kwargs": {"padding": True}}, "common_kwargs of DnAVideoLlama3Processor has no option 'padding'"),
         ({"size": 224}, "size must be {'shortest_edge': pixels, 'longest_edge': pixels}"),
         ({"size": {"height": 3, "width": 3}}, "size must be .*, got height, width"),
         ({"fps": "fast"}, "field 'fps'"),

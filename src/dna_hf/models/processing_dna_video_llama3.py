@@ -173,14 +173,12 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         text_options, image_options, video_options = self._merged(options)
         return_tensors = text_options.pop("return_tensors", None)
         processors = self._video_processors(video_options)
-        dealt = zip(
-            deal(texts, images, IMAGE_TOKEN, is_image), deal(texts, videos, VIDEO_TOKEN, is_video), strict=True
-        )
-        pairs = list(dealt)
-        known = iter(listed_metadata(metadata, sum(len(own) for _, own in pairs)))
+        of_images = deal(texts, images, IMAGE_TOKEN, is_image)
+        of_videos = deal(texts, videos, VIDEO_TOKEN, is_video)
+        known = iter(listed_metadata(metadata, sum(map(len, of_videos))))
         samples = [
-            self._process_sample(own_images, [(video, next(known)) for video in own], image_options, *processors)
-            for own_images, own in pairs
+            self._process_sample(pictures, [(clip, next(known)) for clip in clips], image_options, *processors)
+            for pictures, clips in zip(of_images, of_videos, strict=True)
         ]
         if return_tensors is not None and len(texts) > 1:
             text_options.setdefault("padding", True)
@@ -297,7 +295,9 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         given: dict[str, Any] = dict(flat)
         for kwargs, part in OWNERS.items():
             nested = options.get(kwargs) or {}
-            check_names(owner, nested, [name for name in owners if part == "common" or part in owners[name]])
+            # what is common goes to all of them
+            own = [name for name in owners if part in owners[name] or (part == "common" and len(owners[name]) == 3)]
+            check_names(f"{kwargs} of {owner}", nested, own)
             for name in nested:
                 # what is common is said before all else, which goes before it
                 if name in flat and part != "common":
