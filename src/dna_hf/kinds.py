@@ -31,12 +31,13 @@ from . import models  # noqa: F401 - registers them with the Auto classes
 from .data.arguments import ImageDataArguments, VideoDataArguments
 from .data.conversation_arguments import ConversationDataArguments, QuestionDataArguments
 from .data.errors import DataError
-from .data.files import image_files, media_files, video_files
+from .data.files import image_files, media_files
 from .data.image_reading import image_mode
 from .data.images import channels_of
 from .data.images import output_size as image_output_size
 from .data.inputs import read_image_input, read_question_input, read_video_input
 from .data.problem_types import REGRESSION, SINGLE_LABEL
+from .data.video_folders import video_files
 from .errors import DnaError, told_as
 from .models.configuration_dna import pair
 from .pretrained import load_whole, read_config, tensor_shapes

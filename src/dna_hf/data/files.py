@@ -211,16 +211,7 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     Raises:
         DataError: if a path does not exist or is no regular file, or a folder holds no image.
     """
-    return _files(paths, is_image, "image")
-
-
-def video_files(paths: Iterable[str | Path]) -> list[Path]:
-    """Files as given, and all videos inside folders, sorted.
-
-    Raises:
-        DataError: if a path does not exist or is no regular file, or a folder holds no video.
-    """
-    return _files(paths, is_video, "video")
+    return gather(paths, _by_name(is_image, "image"), "image")
 
 
 def media_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -229,25 +220,45 @@ def media_files(paths: Iterable[str | Path]) -> list[Path]:
     Raises:
         DataError: if a path does not exist or is no regular file, or a folder holds neither.
     """
-    return _files(paths, lambda path: is_video(path) or is_image(path), "image or video")
+    what = "image or video"
+    return gather(paths, _by_name(lambda path: is_video(path) or is_image(path), what), what)
 
 
-def _files(paths: Iterable[str | Path], fits: Callable[[str | Path], bool], what: str) -> list[Path]:
+def _by_name(fits: Callable[[str | Path], bool], what: str) -> Callable[[Folder], tuple[list[str], list[LeftOut]]]:
+    """What chooses the files of a folder whose names fit, and tells the others."""
+
+    def choose(folder: Folder) -> tuple[list[str], list[LeftOut]]:
+        everything = folder.all_files()
+        others = [LeftOut(file, f"no {what} by its name") for file in everything if not fits(file)]
+        return [file for file in everything if fits(file)], [*others, *folder.all_left_out()]
+
+    return choose
+
+
+def gather(
+    paths: Iterable[str | Path], choose: Callable[[Folder], tuple[list[str], list[LeftOut]]], what: str
+) -> list[Path]:
+    """Files as given, and those that are chosen of folders, sorted; what is left out is warned of.
+
+    Args:
+        paths: files and folders.
+        choose: function that says of a folder what is taken, and what is left out.
+        what: what is looked for, for messages.
+
+    Raises:
+        DataError: if a path does not exist or is no regular file, or nothing of a folder is taken.
+    """
     files: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
             files.append(regular_file(path, what))
             continue
-        folder = look_into(path)
-        everything = folder.all_files()
-        found = sorted(Path(file) for file in everything if fits(file))
-        left_out = [LeftOut(file, f"no {what} by its name") for file in everything if not fits(file)]
-        left_out += folder.all_left_out()
+        found, left_out = choose(look_into(path))
         if not found:
             raise DataError(f"folder {str(path)!r} holds no {what}" + (f": {told(left_out)}." if left_out else "."))
         if left_out:
             logger.warning(f"dna-hf: left out of {str(path)!r}: {told(left_out)}.")
-        files += found
+        files += map(Path, sorted(found))
     return files
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from .clips import Clip
 from .errors import DataError
 from .files import is_image
 from .image_reading import image_mode, read_image_file
 from .images import channels_of
+from .video_folders import clip_of
 from .videos import VideoReader
 
 
@@ -30,10 +30,10 @@ def read_image_input(path: str | Path, processor: Any) -> dict[str, torch.Tensor
 
 
 def read_video_input(path: str | Path, processor: Any, reader: VideoReader | None = None) -> dict[str, torch.Tensor]:
-    """`pixel_values` (1, frames, channels, height, width) of the first view over time and space of a video file.
+    """`pixel_values` (1, frames, channels, height, width) of the first view over time and space of a video.
 
     Args:
-        path: video file.
+        path: video file, or folder of frames.
         processor: video processor of this package.
         reader: reader that decodes the video; by default a new one, which takes a moment to start.
 
@@ -42,7 +42,7 @@ def read_video_input(path: str | Path, processor: Any, reader: VideoReader | Non
     """
     own = VideoReader(TIMEOUT) if reader is None else reader
     try:
-        frames = own.read(Clip(str(path), 0), processor.samplings()[0])
+        frames = own.read(clip_of(path), processor.samplings()[0])
     finally:
         if reader is None:
             own.close()

@@ -1,15 +1,17 @@
 """Folders of labelled videos: `[wrapper/][split/]class/.../video`, where a folder of images is a video, too."""
 
 # paths are text here: there may be millions
-# ruff: noqa: PTH118, PTH119, PTH122
+# ruff: noqa: PTH112, PTH118, PTH119, PTH122, PTH208
 
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from .clips import Clip
 from .errors import DataError
-from .files import Folder, LeftOut, is_clutter, is_image, is_video
+from .files import Folder, LeftOut, gather, is_clutter, is_image, is_video
 from .split_folders import Node, refuse_splits_in_classes, split_folders, unwrapped, without_wrappers
 from .splits import is_alias
 from .video_columns import NoLabels
@@ -140,3 +142,25 @@ def class_folders(node: Node, path: str, videos: VideoFolder) -> ClassFolders:
         )
     loose = [LeftOut(sample, "in no class folder") for sample in node.samples]
     return ClassFolders(rows, [*loose, *node.all_left_out()])
+
+
+def video_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Files as given, and all videos and folders of frames inside folders, sorted; a folder of frames is a video.
+
+    Raises:
+        DataError: if a path does not exist or is no regular file, or a folder holds no video.
+    """
+    return gather(paths, _choose, "video")
+
+
+def _choose(folder: Folder) -> tuple[list[str], list[LeftOut]]:
+    videos = see_videos(folder)
+    found = [folder.path] if folder.path in videos.frames else list(videos.node.all_samples())
+    tables = [LeftOut(path, "no video by its name") for path in videos.node.all_tables()]
+    return found, [*tables, *videos.node.all_left_out()]
+
+
+def clip_of(path: str | Path) -> Clip:
+    """The clip of a video file, or of a folder of frames, without a class."""
+    name = str(path)
+    return Clip(name, 0, frames=(frames_in(name, os.listdir(name)) or None) if os.path.isdir(name) else None)

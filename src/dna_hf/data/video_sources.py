@@ -11,7 +11,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..errors import first_line
-from .arguments import VideoDataArguments
+from .arguments import VideoDataArguments, is_held_out
 from .clips import Clip, LabelledVideos
 from .errors import DataError
 from .files import LeftOut, is_video
@@ -57,13 +57,16 @@ class _Classes:
         self.index = {name: number for number, name in enumerate(self.names)}
 
 
-def load_split(arguments: VideoDataArguments, split: str, seed: int | None = None) -> LabelledVideos:
+def load_split(
+    arguments: VideoDataArguments, split: str, seed: int | None = None, known: Sequence[str] = ()
+) -> LabelledVideos:
     """Load one split, `max_eval_samples` of it at most.
 
     Args:
         arguments: fields of the `data` section: which videos, columns and class names.
         split: name of the split; `held-out`: the part of the training split that training evaluates on.
         seed: seed of that training.
+        known: class names of a model. A split that has no others is numbered by them, whichever of them it has.
 
     Returns:
         The clips and the class names, which their labels index.
@@ -72,7 +75,9 @@ def load_split(arguments: VideoDataArguments, split: str, seed: int | None = Non
         DataError: if the data, the split, a column or (unless `on_error` is `"skip"`) a file is missing, or a label
             does not fit.
     """
-    videos = read_split(_checked_readers(arguments, split), split, arguments, seed)
+    # what is held out is drawn by the classes of training
+    readers = _checked_readers(arguments, split, known=() if is_held_out(split) else known)
+    videos = read_split(readers, split, arguments, seed)
     return videos.at_most(arguments.max_eval_samples)
 
 
@@ -129,7 +134,7 @@ def describe(splits: Iterable[LabelledVideos]) -> str:
     return "\n".join(lines)
 
 
-def _readers(arguments: VideoDataArguments, *wanted: str) -> Readers[LabelledVideos]:
+def _readers(arguments: VideoDataArguments, *wanted: str, known: Sequence[str] = ()) -> Readers[LabelledVideos]:
     """What reads each split, by name. Splits of other than the usual names are found where they are wanted."""
     if arguments.dataset == EMBEDDED:
         if arguments.protocol is not None:
@@ -138,7 +143,11 @@ def _readers(arguments: VideoDataArguments, *wanted: str) -> Readers[LabelledVid
     listings = list_splits(arguments, {*wanted, arguments.train_split, arguments.eval_split or ""})
     notes = _pass_over_hidden(listings) if arguments.eval_split is None and not set(wanted) & set(listings) else ()
     reference = find_split(listings, arguments.train_split)
-    return {name: partial(_labelled, name, reference or name, listings, arguments, notes) for name in listings}
+    classes = {name: partial(_classes, listings, name, reference or name, arguments, known) for name in listings}
+    return {
+        name: partial(_labelled, name, reference or name, listings[name], classes[name], arguments, notes)
+        for name in listings
+    }
 
 
 def _pass_over_hidden(listings: Listings) -> tuple[str, ...]:
@@ -157,17 +166,25 @@ def _pass_over_hidden(listings: Listings) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _checked_readers(arguments: VideoDataArguments, *wanted: str) -> Readers[LabelledVideos]:
+def _checked_readers(
+    arguments: VideoDataArguments, *wanted: str, known: Sequence[str] = ()
+) -> Readers[LabelledVideos]:
     """What reads each split of a data set; reading one that cannot be used is an error."""
-    return {name: partial(_checked, read, arguments) for name, read in _readers(arguments, *wanted).items()}
+    return {
+        name: partial(_checked, read, arguments) for name, read in _readers(arguments, *wanted, known=known).items()
+    }
 
 
 def _labelled(
-    split: str, reference: str, listings: Listings, arguments: VideoDataArguments, notes: tuple[str, ...]
+    split: str,
+    reference: str,
+    read: Callable[[], Listing],
+    find_classes: Callable[[], _Classes],
+    arguments: VideoDataArguments,
+    notes: tuple[str, ...],
 ) -> LabelledVideos:
     """Number the labels of a split by the classes of another one, and look for its files."""
-    listing = listings[split]()
-    classes = _classes(listings[reference](), arguments)
+    listing, classes = read(), find_classes()
     videos = LabelledVideos([], classes.names, split, list(listing.missing))
     places = Places(listing.roots, listing.table.path.name) if listing.table else None
     labels: dict[tuple, int] = {}
@@ -243,9 +260,15 @@ def _all_there(root: str, frames: tuple[str, ...]) -> bool:
     return all(os.path.exists(os.path.join(root, name)) for name in (frames[0], frames[-1]))
 
 
-def _classes(listing: Listing, arguments: VideoDataArguments) -> _Classes:
-    """Class names: given, known to the source, beside the table of numbers, or the distinct labels in order."""
+def _classes(
+    listings: Listings, split: str, reference: str, arguments: VideoDataArguments, known: Sequence[str]
+) -> _Classes:
+    """Class names: given, of a model, known to the source, beside the table of numbers, or the labels in order."""
     given = given_names(arguments)
+    listing = listings[split]()
+    if given is None and known and {str(row.label) for row in listing.rows} <= set(known):
+        return _Classes(list(known), None, False)
+    listing = listings[reference]()
     names = given or listing.class_names
     origin = repr(listing.table.path.name) if listing.table else "the folders"
     distinct = {row.label for row in listing.rows}

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..data.clips import Clip
 from ..data.errors import DataError
 from ..data.image_reading import image_mode, read_image_file
 from ..data.images import channels_of
 from ..data.inputs import TIMEOUT
+from ..data.video_folders import clip_of
 from ..data.videos import VideoReader
 from ..kinds import IMAGE, Loaded
 from .class_answers import Answer, answers_of, answers_of_scores, class_scores
@@ -39,8 +39,8 @@ def classify(loaded: Loaded, files: Iterable[Path], *, batch_size: int = 32) -> 
 
     Args:
         loaded: the classifier.
-        files: files of images or videos. One that cannot be read yields a prediction with an `error` and costs the
-            others nothing.
+        files: files of images or videos, or folders of frames, each a video. One that cannot be read yields a
+            prediction with an `error` and costs the others nothing.
         batch_size: images that go through the model together; videos go one by one, with all their views.
 
     Yields:
@@ -80,7 +80,8 @@ def _classify_videos(loaded: Loaded, files: Iterable[Path]) -> Iterator[Predicti
     try:
         for path in files:
             try:
-                frames = [reader.read(Clip(str(path), 0), sampling) for sampling in processor.samplings()]
+                clip = clip_of(path)
+                frames = [reader.read(clip, sampling) for sampling in processor.samplings()]
             except DataError as error:
                 yield Prediction(path, None, str(error))
                 continue

@@ -64,8 +64,8 @@ def evaluate_video_checkpoint(
     arguments, seed = as_trained([checkpoint], arguments, split, seed, revision=revision)
     loaded = load(checkpoint, wanted=(VIDEO,), device=device, revision=revision)
     model, processor = loaded.model, loaded.processor
-    videos = load_split(arguments, split, seed)
     known = class_names(model)
+    videos = load_split(arguments, split, seed, known)
     classes = match_classes(videos.class_names, known)
     if announce is not None:
         announce(summarize(arguments, [videos]), model_facts(model))
