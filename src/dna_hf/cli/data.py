@@ -72,11 +72,11 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     if arguments.problem_type is not None and kind != IMAGES:
         from ..training.errors import ConfigurationError
 
-        raise ConfigurationError(f"--problem-type is for images, but these are {kind}: leave it out.")
+        raise ConfigurationError(f"--problem-type is for images, but these are {kind.removesuffix('s')}s: leave it out.")
     if arguments.checkpoint is not None and kind != CONVERSATIONS:
         from ..training.errors import ConfigurationError
 
-        raise ConfigurationError(f"--checkpoint is for conversations, but these are {kind}: leave it out.")
+        raise ConfigurationError(f"--checkpoint is for conversations, but these are {kind.removesuffix('s')}s: leave it out.")
     splits = [] if is_file else _load(data, kind, arguments.problem_type)
     summary, sheets = (
         _of_file(data, kind, arguments.checkpoint) if is_file else _of_splits(data, splits, arguments.output_dir)
