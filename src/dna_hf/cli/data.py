@@ -69,14 +69,12 @@ def run(arguments: argparse.Namespace, rest: list[str]) -> int:
     data = DATA.section(given, section, dataset=arguments.dataset)
     is_file = kind in (CONVERSATIONS, QUESTIONS)
     summary: DataSummary | FileSummary
-    if arguments.problem_type is not None and kind != IMAGES:
-        from ..training.errors import ConfigurationError
+    for option, wanted in (("problem_type", IMAGES), ("checkpoint", CONVERSATIONS)):
+        if getattr(arguments, option) is not None and kind != wanted:
+            from ..training.errors import ConfigurationError
 
-        raise ConfigurationError(f"--problem-type is for images, but these are {kind.removesuffix('s')}s: leave it out.")
-    if arguments.checkpoint is not None and kind != CONVERSATIONS:
-        from ..training.errors import ConfigurationError
-
-        raise ConfigurationError(f"--checkpoint is for conversations, but these are {kind.removesuffix('s')}s: leave it out.")
+            name, what = option.replace("_", "-"), (f"{each.removesuffix('s')}s" for each in (wanted, kind))
+            raise ConfigurationError("--{} is for {}, but these are {}: leave it out.".format(name, *what))
     splits = [] if is_file else _load(data, kind, arguments.problem_type)
     summary, sheets = (
         _of_file(data, kind, arguments.checkpoint) if is_file else _of_splits(data, splits, arguments.output_dir)
