@@ -219,6 +219,17 @@ def test_floating_point_numbers_of_the_timesformer_are_scaled_once():
         process(np.full((4, 30, 30, 3), -1.0))
 
 
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "bool"])
+def test_numbers_whose_range_is_not_known(processor, kind):
+    clip = np.ones((2, 60, 60, 3), kind)
+    for call in (of_image, lambda _, picture: DnAVideoLlama3ImageProcessor()(picture)):
+        with pytest.raises(ValueError, match=rf"^an image has bytes from 0 to 255 .*, got torch\.{kind}\.$"):
+            call(processor, clip[0])
+    for call in (of_video, lambda _, video: DnATimesformerVideoProcessor(num_frames=2)(video)):
+        with pytest.raises(ValueError, match=rf"^a video has bytes from 0 to 255 .*, got torch\.{kind}\.$"):
+            call(processor, clip)
+
+
 def test_input_data_format():
     # 3 frames of 3 rows: only what is said can tell
     clip = GENERATOR.integers(0, 256, (3, 3, 28, 3), dtype=np.uint8)

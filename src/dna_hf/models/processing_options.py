@@ -127,9 +127,12 @@ def scaled_to_levels(numbers: torch.Tensor, what: str) -> torch.Tensor:
     """
     if numbers.dtype == torch.uint8:
         return numbers
+    if numbers.dtype in (torch.bool, torch.uint16, torch.uint32, torch.uint64):
+        # how bright is 200 of 65535, or of 255? A picture that Pillow opens says it
+        raise ValueError(f"{what} has {BYTES}, got {numbers.dtype}.")
     low, high = (float(numbers.min()), float(numbers.max())) if numbers.numel() else (0.0, 0.0)
     # what is no number fails the comparison, too
-    if numbers.dtype == torch.bool or not (low >= 0 and high <= 255):
+    if not (low >= 0 and high <= 255):
         raise ValueError(f"{what} has {BYTES}, got {numbers.dtype} from {low:g} to {high:g}.")
     if not numbers.is_floating_point() or high > 1:
         return numbers.float()
