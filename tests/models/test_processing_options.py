@@ -92,6 +92,9 @@ def test_frames_have_at_most_max_pixels_together(processor):
         of_video(processor, clip, max_pixels=pixels)
     with pytest.raises(ValueError, match="max_visual_tokens is given twice"):
         DnAVideoLlama3VideoProcessor()(clip, max_pixels=pixels, max_visual_tokens=8)
+    exact = 3 * 28**2 + 1
+    narrow = DnAVideoLlama3VideoProcessor().with_options(min_pixels=exact, max_pixels=exact)
+    assert (narrow.min_visual_tokens, narrow.max_visual_tokens) == (4, 3)
     # what limits a video limits no image beside it
     both = processor(
         text=f"{VIDEO}{IMAGE}",
@@ -412,6 +415,14 @@ def test_fps_of_the_timesformer(path):
         assert numbers_of(found.pixel_values[0].permute(0, 2, 3, 1).byte().numpy()) == [0, 5, 10, 15, 20, 25]
         assert found["video_metadata"][0].frames_indices == [0, 5, 10, 15, 20, 25]
         assert found["video_metadata"][0].fps == pytest.approx(10)
+        assert process(video, fps=10, video_metadata=known).pixel_values.shape[1] == 30
+    # one frame in two seconds
+    some = {"fps": 10, "total_num_frames": 600, "frames_indices": list(range(0, 600, 20))}
+    found = process(frames, fps=0.25, video_metadata=some, return_metadata=True)["video_metadata"][0]
+    assert found.frames_indices == list(range(0, 600, 40)) and found.timestamps[:3] == [0, 4, 8]
+    for video, known in ((path, None), (frames, {"fps": 10})):
+        with pytest.raises(ValueError, match="it has 10 frames a second, fewer than fps=20"):
+            process(video, fps=20, video_metadata=known)
     with pytest.raises(ValueError, match="fps needs video_metadata"):
         process(frames, fps=2)
     with pytest.raises(ValueError, match="num_frames and fps are both given"):

@@ -27,6 +27,8 @@ from .video_metadata import channels_first, even, frame_metadata, listed_metadat
 
 # seconds without an answer
 DOWNLOAD_TIMEOUT = 60
+# part by which the frames a second of a file may be off
+RATE_TOLERANCE = 1e-3
 INTERPOLATIONS = {PILImageResampling.BILINEAR: "bilinear", PILImageResampling.BICUBIC: "bicubic"}
 
 
@@ -207,7 +209,7 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
         known = frame_metadata(video_metadata, len(frames))
         if known is None and self.fps is not None and self.do_sample_frames:
             raise ValueError("fps needs video_metadata of frames that are given: how many of them are there a second?")
-        rate = known.fps if known is not None and known.fps else BASE_FRAME_RATE
+        rate = BASE_FRAME_RATE if known is None else rate_of(known)
         own = known.frames_indices if known is not None and known.frames_indices else list(range(len(frames)))
         clips = []
         for choose in self._choices():
@@ -226,7 +228,7 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
         if fps is not None:
             if self.num_clips > 1:
                 raise ValueError("fps chooses frames of the whole video: with num_clips, give num_frames.")
-            return [lambda total, rate: even(total, max(1, int(total / rate * fps)))]
+            return [lambda total, rate: every(fps, total, rate)]
         return list(self.samplings())
 
     def crops(self, frames: torch.Tensor) -> list[torch.Tensor]:
@@ -307,6 +309,24 @@ SETTINGS = (
     *("rescale_factor", "do_normalize", "do_sample_frames", "num_frames", "sampling", "sampling_rate", "num_clips"),
     *("num_crops", "fps", "input_data_format", "return_metadata"),
 )
+
+
+def every(fps: float, total: int, frame_rate: float) -> list[int]:
+    """Numbers of `fps` frames a second of so many frames, evenly, as transformers chooses.
+
+    Raises:
+        VideoDecodingError: if there are fewer a second.
+    """
+    # files round their times
+    if fps > frame_rate * (1 + RATE_TOLERANCE):
+        raise VideoDecodingError(f"it has {frame_rate:g} frames a second, fewer than fps={fps:g}")
+    return even(total, min(max(1, int(total / frame_rate * fps + RATE_TOLERANCE)), total))
+
+
+def rate_of(known: VideoMetadata) -> float:
+    """Frames a second of frames that may be some of a video only."""
+    times = known.timestamps
+    return (len(times) - 1) / (times[-1] - times[0]) if times[-1] > times[0] else float(known.fps or BASE_FRAME_RATE)
 
 
 def _paths_as_text(videos: Any) -> Any:

@@ -219,11 +219,15 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
         kept = [name for name in SETTINGS if name != "num_frames" or "fps" not in given]
         least, most = pixel_limits(*(given.pop(name, None) for name in LIMITS))
         factor = given.get("patch_size", self.patch_size) * given.get("merge_size", self.merge_size)
-        for name, pixels in (("min_visual_tokens", least), ("max_visual_tokens", most)):
-            if pixels is not None and name in given:
+        tokens = {
+            "min_visual_tokens": None if least is None else math.ceil(least / factor**2),
+            "max_visual_tokens": None if most is None else max(1, most // factor**2),
+        }
+        for name, value in tokens.items():
+            if value is not None and name in given:
                 raise ValueError(f"{name} is given twice, as a number of pixels, too: give it once.")
-            if pixels is not None:
-                given[name] = max(1, math.ceil(pixels / factor**2) if pixels is least else pixels // factor**2)
+            if value is not None:
+                given[name] = value
         given = {name: value for name, value in given.items() if name in SETTINGS}
         if not given:
             return self
