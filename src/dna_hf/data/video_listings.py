@@ -43,6 +43,7 @@ class Listing:
         table: table that the rows come from, `None` if from none.
         class_names: class names in the order of the labels, where the source knows it.
         missing: names of clips for which there is no file.
+        there: paths of videos that are known to be there.
         left_out: function that says what of the data set is in no split.
         notes: sentences about what was decided.
     """
@@ -52,6 +53,7 @@ class Listing:
     table: Table | None = None
     class_names: list[str] | None = None
     missing: list[str] = field(default_factory=list)
+    there: frozenset[str] = frozenset()
     left_out: Callable[[], Iterable[LeftOut]] = tuple
     notes: tuple[str, ...] = ()
 
@@ -197,8 +199,9 @@ def _tables(tables: dict[str, Path], source: Path, videos: VideoFolder, argument
     """The splits of several tables, and what of the folder none of them names."""
     listings: Listings = {}
     left_out = cache(partial(_unnamed, videos, listings, set(map(str, tables.values()))))
+    there = frozenset(videos.node.all_samples())
     for name, path in tables.items():
-        listings[name] = cache(partial(_table, path, name, source, arguments, left_out))
+        listings[name] = cache(partial(_table, path, name, source, arguments, there, left_out))
     # who asks may take some out
     return dict(listings)
 
@@ -212,16 +215,22 @@ def _unnamed(videos: VideoFolder, listings: Listings, tables: set[str]) -> list[
         except DataError:
             # what it names is not known
             return []
-        named.update(_stem(plain_name(row.video)) for row in rows)
+        named.update(plain_name(row.video).rpartition("/")[2] for row in rows)
         if any(row.frames for row in rows):
             return []
     left_out = [
         LeftOut(path, "named in no table")
         for path in videos.node.all_samples()
-        if not {_stem(plain_name(path)), KINETICS_TIMES.sub("", _stem(path))} & named
+        if path.rpartition(os.sep)[2] not in named and not _other_names(path) & named
     ]
     left_out += [LeftOut(path, "table of no split") for path in videos.node.all_tables() if path not in tables]
     return [*left_out, *videos.node.all_left_out()]
+
+
+def _other_names(path: str) -> set[str]:
+    """What a table may call a video instead of the name of its file."""
+    name = plain_name(os.path.basename(path))
+    return {name, _stem(name), KINETICS_TIMES.sub("", _stem(name))}
 
 
 def _whole_table(node: Node, source: Path, arguments: VideoDataArguments) -> tuple[Path | None, list[LeftOut]]:
@@ -250,12 +259,19 @@ def _whole_table(node: Node, source: Path, arguments: VideoDataArguments) -> tup
 
 
 def _table(
-    path: Path, split: str, source: Path, arguments: VideoDataArguments, left_out: Callable[[], Iterable[LeftOut]]
+    path: Path,
+    split: str,
+    source: Path,
+    arguments: VideoDataArguments,
+    there: frozenset[str],
+    left_out: Callable[[], Iterable[LeftOut]],
 ) -> Listing:
     """The table of one split; its paths start in its folder, or in that of the data set."""
     roots = _roots(arguments, path.parent, source)
     table = read_table(path, arguments, split, roots)
-    return Listing(table.rows, roots, table, table.class_names, left_out=left_out, notes=tuple(table.notes))
+    return Listing(
+        table.rows, roots, table, table.class_names, there=there, left_out=left_out, notes=tuple(table.notes)
+    )
 
 
 def _roots(arguments: VideoDataArguments, *usual: Path) -> tuple[str, ...]:

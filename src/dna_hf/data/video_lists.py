@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from .errors import DataError
 from .files import VIDEO_SUFFIXES, is_video
@@ -22,13 +21,8 @@ _COUNTED = re.compile(r"(.*\S)\s+(\d+)")
 _NUMBERS = re.compile(r"\d+(?:\s*[,;|]\s*\d+)+")
 
 
-class Line(NamedTuple):
-    """What a line says: number of the line, video, label, and the part of the video."""
-
-    number: int
-    video: str
-    label: str
-    part: Part = WHOLE
+# number of the line, video, label, and the part of the video
+Line = tuple[int, str, str, Part]
 
 
 def separator(first: str) -> str:
@@ -62,7 +56,7 @@ def read_list(
     if sign == " ":
         return _spaced(path, file, is_there, notes)
     reader = csv.reader(file, delimiter=sign, skipinitialspace=True)
-    numbered = [(reader.line_num, [field.strip() for field in fields]) for fields in reader]
+    numbered = [(reader.line_num, list(map(str.strip, fields))) for fields in reader]
     numbered = [(number, fields) for number, fields in numbered if any(fields)]
     if not numbered:
         return []
@@ -92,7 +86,7 @@ def _of_fields(path: Path, lines: list[tuple[int, list[str]]], width: int, notes
         return [_counted(path, number, fields) for number, fields in lines]
     if width > 2:
         notes.append(f"of the lines of {path.name!r} the first field is the video, and the last one its label.")
-    return [Line(number, fields[0], fields[-1]) for number, fields in lines]
+    return [(number, fields[0], fields[-1], WHOLE) for number, fields in lines]
 
 
 def _rejoined(fields: list[str], sign: str) -> list[str]:
@@ -120,7 +114,7 @@ def _spaced(path: Path, file: Iterable[str], is_there: Callable[[str], bool], no
         if len(fields) != 2:
             raise _no_line(path, number, len(fields), 2)
     return _counted_lines(path, pairs, is_there, notes) or [
-        Line(number, video, label) for number, (video, label) in pairs
+        (number, video, label, WHOLE) for number, (video, label) in pairs
     ]
 
 
@@ -164,7 +158,7 @@ def _by_folders(path: Path, texts: list[tuple[int, str]], notes: list[str]) -> l
             "'path label'; a list of names alone is the clip_list of a protocol."
         )
     notes.append(f"lines of {path.name!r} are names alone: the folder of each is its class.")
-    return [Line(number, text, os.path.basename(os.path.dirname(text))) for number, text in texts]
+    return [(number, text, os.path.basename(os.path.dirname(text)), WHOLE) for number, text in texts]
 
 
 def _counted(path: Path, number: int, fields: list[str]) -> Line:
@@ -173,7 +167,7 @@ def _counted(path: Path, number: int, fields: list[str]) -> Line:
     first, count = (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else (0, int(numbers[0]))
     if not count:
         raise DataError(f"line {number} of {path.name!r} takes 0 frames of {video!r}: correct the number of frames.")
-    return Line(number, video, label, Part(None, None, first, first + count))
+    return number, video, label, Part(None, None, first, first + count)
 
 
 def _told(path: Path, with_offset: bool) -> str:

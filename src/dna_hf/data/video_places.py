@@ -35,10 +35,12 @@ class Places:
     Args:
         roots: folders that the paths of the rows start from.
         table: name of the table, for messages.
+        there: paths of videos that are known to be there.
     """
 
-    def __init__(self, roots: tuple[str, ...], table: str) -> None:
+    def __init__(self, roots: tuple[str, ...], table: str, there: frozenset[str] = frozenset()) -> None:
         self.roots = roots
+        self.there = there if all(os.path.normpath(root) == root for root in roots) else frozenset()
         self.table = table
         self.ways: Counter[str] = Counter()
 
@@ -46,6 +48,9 @@ class Places:
         """Path of the video, or of the folder of frames, of a row; `None` if there is none."""
         for root in self.roots:
             for folder in row.folders:
+                written = f"{root}{os.sep}{folder}{os.sep}{row.video}" if folder else f"{root}{os.sep}{row.video}"
+                if written in self.there:
+                    return written
                 path = os.path.normpath(os.path.join(root, folder, row.video))
                 if os.path.exists(path):
                     return path

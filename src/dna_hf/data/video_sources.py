@@ -34,7 +34,7 @@ from .splits import (
     read_train_and_eval,
     usual_evaluation,
 )
-from .video_columns import NoLabels
+from .video_columns import WHOLE, NoLabels
 from .video_folders import frames_in
 from .video_listings import Listing, Listings, list_splits
 from .video_places import Places
@@ -186,7 +186,7 @@ def _labelled(
     """Number the labels of a split by the classes of another one, and look for its files."""
     listing, classes = read(), find_classes()
     videos = LabelledVideos([], classes.names, split, list(listing.missing))
-    places = Places(listing.roots, listing.table.path.name) if listing.table else None
+    places = Places(listing.roots, listing.table.path.name, listing.there) if listing.table else None
     labels: dict[tuple, int] = {}
     left_out = []
     for row in listing.rows:
@@ -229,7 +229,9 @@ def _clip(row: Row, label: int, listing: Listing, path: str) -> Clip | None:
         DataError: if the row says a part that its frames do not have.
     """
     frames = row.frames
-    if frames is not None and listing.roots:
+    if not listing.roots or (row.part is WHOLE and frames is None and is_video(path)):
+        return Clip(path, label, frames=frames)
+    if frames is not None:
         root = next((root for root in listing.roots if _all_there(root, frames)), None)
         if root is None:
             return None

@@ -149,7 +149,9 @@ def _read(path: Path, encoding: str, arguments: VideoDataArguments, split: str, 
             if getattr(arguments, option) is not None:
                 raise DataError(f"table {path.name!r} has no column {getattr(arguments, option)!r}: see {option}.")
         lines = read_list(path, file, first, _looker(roots), notes)
-        return Table(path, [Row(line.number, line.video, line.label, None, line.part) for line in lines], notes=notes)
+        return Table(
+            path, [Row(number, video, label, None, part) for number, video, label, part in lines], notes=notes
+        )
 
 
 def _looker(roots: Iterable[str]) -> Callable[[str], bool]:
