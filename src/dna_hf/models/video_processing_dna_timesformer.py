@@ -113,7 +113,7 @@ class DnATimesformerVideoProcessor(BaseVideoProcessor):
         Args:
             videos: a video or a list of them.
             return_tensors: `"pt"`, `"np"`, or `None` for a list of tensors.
-            video_metadata: of each video whose frames are given, what transformers' [`VideoMetadata`] knows of it:
+            video_metadata: a [`VideoMetadata`] or a dictionary like it for each video whose frames are given:
                 `fps`, and `frames_indices` where the frames are not all of the video.
             options: settings of this call.
         """

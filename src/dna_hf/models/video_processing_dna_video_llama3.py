@@ -183,7 +183,7 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
         Args:
             videos: a video, a list of them, or a list for each sample.
             return_tensors: `"pt"` or `"np"`.
-            video_metadata: of each video whose frames are given, what transformers' [`VideoMetadata`] knows of it:
+            video_metadata: a [`VideoMetadata`] or a dictionary like it for each video whose frames are given:
                 `fps`, and `frames_indices` where the frames are not all of the video.
             options: settings of this call.
         """
