@@ -72,10 +72,10 @@ class Clip:
         return np.stack(pictures)
 
     @property
-    def key(self) -> tuple[str, Any]:
+    def key(self) -> tuple[str, float | None, float | None, Any]:
         """What two clips of the same part of the same file have in common: the file, and what tells the part."""
         ends = (self.frames[0], self.frames[-1]) if self.frames else self.part
-        return self.path, (self.start, self.end, ends)
+        return self.path, self.start, self.end, ends
 
 
 @dataclass

@@ -56,8 +56,7 @@ def read_list(
     if sign == " ":
         return _spaced(path, file, is_there, notes)
     reader = csv.reader(file, delimiter=sign, skipinitialspace=True)
-    numbered = [(reader.line_num, list(map(str.strip, fields))) for fields in reader]
-    numbered = [(number, fields) for number, fields in numbered if any(fields)]
+    numbered = [(reader.line_num, row) for fields in reader if any(row := list(map(str.strip, fields)))]
     if not numbered:
         return []
     width = Counter(len(fields) for _, fields in numbered).most_common(1)[0][0]
@@ -65,6 +64,8 @@ def read_list(
     turned = len(start) == 2 and is_video(start[1]) and not is_video(start[0])
     if turned:
         notes.append(f"lines of {path.name!r} are a label and a video, in this order.")
+    elif width == 2 and all(len(fields) == 2 and all(fields) for _, fields in numbered):
+        return [(number, fields[0], fields[1], WHOLE) for number, fields in numbered]
     lines = []
     for number, fields in numbered:
         if not turned and (len(fields) != width or width > 2) and not is_video(fields[0]):
@@ -99,8 +100,7 @@ def _rejoined(fields: list[str], sign: str) -> list[str]:
 
 def _spaced(path: Path, file: Iterable[str], is_there: Callable[[str], bool], notes: list[str]) -> list[Line]:
     """Lines with spaces between the fields, which the name of a video may contain, too, but the label may not."""
-    texts = [(number, line.strip()) for number, line in enumerate(file, 1)]
-    texts = [(number, text) for number, text in texts if text]
+    texts = [(number, text) for number, line in enumerate(file, 1) if (text := line.strip())]
     if not texts:
         return []
     if all(len(text.split()) == 1 or is_video(text) for _, text in texts) and not _turned(texts[0][1]):
