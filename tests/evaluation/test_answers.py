@@ -1,6 +1,7 @@
 """Reading the chosen option out of an answer: a table of answers, read by a person."""
 
 import re
+import time
 
 import pytest
 
@@ -333,6 +334,156 @@ def test_texts_of_options_in_a_script_without_spaces(answer, letter):
     assert parse_answer(answer, options).letter == letter
 
 
+# markers of reasoning, doubts, corrections, conditions, what is wrong, several letters, the wearer of the camera
+CAREFUL = [
+    ("◁think▷The answer is A.◁/think▷ C", "C"),
+    ("[THINK]The answer is A.[/THINK] C", "C"),
+    ("<seed:think>The answer is A.</seed:think>C", "C"),
+    ("<|begin_of_thought|>The answer is A.<|end_of_thought|><|begin_of_solution|>C<|end_of_solution|>", "C"),
+    ("<|channel|>analysis<|message|>The answer is A.<|end|><|start|>assistant<|channel|>final<|message|>C", "C"),
+    ("<unused94>thought\nThe answer is A.<unused95>C", "C"),
+    ("<reflection>The answer is A</reflection> C", "C"),
+    ("&lt;think&gt;The answer is A&lt;/think&gt;B", "B"),
+    ("◁think▷Maybe A. The answer is A", None),
+    ("I don't think it's A.", None),
+    ("I don't think C is correct.", None),
+    ("I doubt it is A.", None),
+    ("I doubt that A is correct.", None),
+    ("I will not choose A", None),
+    ("I can't choose A", None),
+    ("I would never choose A.", None),
+    ("You should not choose A", None),
+    ("Nobody would choose A", None),
+    ("I wouldn't say A", None),
+    ("It is unlikely that the answer is A.", None),
+    ("It's unclear whether A is correct.", None),
+    ("I'm not sure if C is correct.", None),
+    ("I disagree that C is correct", None),
+    ("The answer is A. Wait, no, it is C.", None),
+    ("I first thought the answer is A, but it is C.", None),
+    ("At first glance the answer is A, but on closer look it's C.", None),
+    ("The answer is A? No, it's C.", "C"),
+    ("Answer: A\nCorrection: C", None),
+    ("The answer is A... no, C.", "C"),
+    ("If the person had a knife, the answer would be C, but there is none, so B.", None),
+    ("If the answer is A, there would be a knife.", None),
+    ("One might think the answer is A.", None),
+    ("Some would choose A", None),
+    ("The question asks whether A is correct", None),
+    ("Is the answer C?", None),
+    ("C?", None),
+    ("Someone said the answer is C, which is wrong.", None),
+    ("The user says C is correct, but it is B.", "B"),
+    ("The wrong answer is C", None),
+    ("Wrong answer: C", None),
+    ("The only wrong option is C.", None),
+    ("The least likely is C", None),
+    ("The answer that doesn't fit is C", None),
+    ("Not the answer: C", None),
+    ("Incorrect: C", None),
+    ("Eliminated: C", None),
+    ("Rejected: C", None),
+    ("All but C", None),
+    ("It's anything but C.", None),
+    ('{"wrong": "A"}', None),
+    ("C. Wrong", None),
+    ("C) incorrect", None),
+    ("C ❌", None),
+    ("C: no", None),
+    ("C - no", None),
+    ("C, however, is wrong", None),
+    ("~~C~~", None),
+    ("A is far from correct", None),
+    ("A is hardly correct", None),
+    ("A is never correct", None),
+    ("A is less likely", None),
+    ("A不是正确答案", None),
+    ("A or C is correct", None),
+    ("Either A or C is correct", None),
+    ("A, B or C is right", None),
+    ("Not only A but also C is correct", None),
+    ("C or D is the answer", None),
+    ("Neither A nor B nor D is right.", None),
+    ("Answer: B;D", None),
+    ("Answer: (B) (D)", None),
+    ("The answer is A or possibly C", None),
+    ("The answer is A (or C)", None),
+    ("The answer is A as well as C", None),
+    ("a) Peeling an onion b) Washing a plate", None),
+    ("C, a man", None),
+    ("C and a man", None),
+    ("C (the camera wearer) is seen", None),
+    ("C – the camera wearer – walks", None),
+    ("The camera wearer, C, opens", None),
+    ("The camera wearer (C) cuts", None),
+    ("The camera wearer is C.", None),
+    ("The main character is C.", None),
+    ("C is right-handed", None),
+    ("C正在购物。", None),
+    ("Cさんは料理", None),
+    ("#C C opens a jar", None),
+    ("no one is opening a jar", None),
+    ("A+", None),
+    ("C++", None),
+    ("D&D", None),
+    ("\\boxed{\\mathbf{C}}", "C"),
+    ("\\boxed{Washing a plate}", "B"),
+    ("<b>C</b>", "C"),
+    ("The answer is C", "C"),
+    ("I choose B because it is not A.", "B"),
+    ("So the answer is (D).", "D"),
+    ("No doubt it's C.", "C"),
+    ("B. The person is not peeling.", "B"),
+]
+
+
+@pytest.mark.parametrize(("answer", "letter"), CAREFUL)
+def test_letters_that_are_named_but_not_chosen(answer, letter):
+    options = dict(
+        zip("ABCD", ["Peeling an onion", "Washing a plate", "Cutting a carrot", "Opening a jar"], strict=True)
+    )
+    assert parse_answer(answer, options).letter == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts", "letter"),
+    [
+        ("I have no idea", ["Yes", "No"], None),
+        ("There is no person", ["Yes", "No"], None),
+        ("Yes, he does", ["Yes", "No"], "A"),
+        ("No.", ["Yes", "No"], "B"),
+        ("The answer is yes.", ["Yes", "No"], "A"),
+        ("You're right", ["left", "right"], None),
+        ("The right answer is", ["left", "right"], None),
+        ("The person left the room", ["left", "right"], None),
+        ("left is wrong", ["left", "right"], None),
+        ("left", ["left", "right"], "A"),
+        ("It is right.", ["left", "right"], "B"),
+        ("1. The person opens the door", ["1", "2", "3", "4"], None),
+        ("Step 1: look", ["1", "2", "3", "4"], None),
+        ("2.5", ["1", "2", "3", "4"], None),
+        ("In 2 seconds, he goes", ["1", "2", "3", "4"], None),
+        ("-3", ["1", "2", "3", "4"], None),
+        ("3", ["1", "2", "3", "4"], "C"),
+        ("The answer is 2.", ["1", "2", "3", "4"], "B"),
+        ("without moving up", ["Moving up", "Moving down"], None),
+        ("instead of moving up, it goes sideways", ["Moving up", "Moving down"], None),
+        ("It stopped moving up", ["Moving up", "Moving down"], None),
+        ("It is hardly moving up", ["Moving up", "Moving down"], None),
+        ("moving down", ["Moving up", "Moving down"], "B"),
+    ],
+)
+def test_texts_that_are_words_of_many_sentences(answer, texts, letter):
+    assert parse_answer(answer, dict(zip("ABCD", texts, strict=False))).letter == letter
+
+
+@pytest.mark.parametrize("piece", ["not ", "if A ", "A, ", "(A) ", "<think>", "x", "not a b c d e ", "the answer is "])
+def test_long_answers_are_read_in_time(piece):
+    start = time.process_time()
+    parse_answer(piece * (20_000 // len(piece)), OPTIONS)
+    assert time.process_time() - start < 10
+
+
 FORMS = [
     "{}", "({})", "{}.", "{}: it is", "{}) it is", "It shows it. ({})", "The answer is {}.", "answer: ({})",
     "Based on the video, {}", "I choose {}.", "({}) is correct", "It must be {}",
@@ -382,7 +533,7 @@ def test_texts_of_one_letter_or_none():
 def test_the_table_of_the_document_is_true():
     page = (ROOT / "docs" / "video_llm_evaluation.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.+`) \| ([A-D]|–) \| .+ \|$", page, re.MULTILINE)
-    assert len(rows) == 13
+    assert len(rows) == 15
     for answers, letter in rows:
         for answer in re.findall(r"`([^`]+)`", answers):
             assert (parse_answer(answer, OPTIONS).letter or "–") == letter, answer

@@ -8,6 +8,7 @@ the C that EgoSchema calls the wearer of the camera by: "C picks up a cup". What
 The words are those of [`~dna_hf.evaluation.answer_words`], in several languages.
 """
 
+import html
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,8 @@ _WEARER = (
     r"C[ ]+(?:(?:is|was)(?![ ]+(?:not|wrong|incorrect|false|ruled|excluded|(?:the[ ]+)?(?:most[ ]+|clearly[ ]+)?"
     r"(?:correct|right|best|true|likely|only|one|answer|option|choice)|what|my)\b)"
     rf"|(?!{_GOES_ON}|(?:seems|looks|matches|fits|describes|for|here|too|can|cannot)\b)[a-z])"
-    r"|C,[ ]who\b"
+    r"|C[ ]*[,(–-]+[ ]*(?:a|an|the|who)\b|C[ ]+and[ ]+(?:a|an|the)\b|C[ ]+is[ ]+right-"
+    r"|C[ ]*(?:正在|さん)"
 )
 _BARE = rf"(?!{_ARTICLE}|{_PRONOUN}|{_WEARER}){_ALONE}"
 _BRACKETED = r"(?<!\w)[(\[][ ]*[A-Za-z][ ]*[)\]]"
@@ -60,14 +62,62 @@ _MENTIONS = {
     "mention": re.compile(
         r"(?:[.,:;!?/&–—-]\s*|(?i:\b(?:it's|that's|think|guess|so|thus|therefore|but|sondern|mais|sino|mas|ma)\s+)"
         rf"|(?:{any_of('filler')}|{_COPULA}|{any_of('both')})\s*)"
-        rf"(?P<letter>{_BARE})|(?P<list>{_BARE})(?={_AND}{_LETTER}|[):])"
+        rf"(?P<letter>{_BARE})|(?P<list>{_BARE})(?={_AND}{_LETTER}|[):])|(?P<small>(?<![\w(.])[a-z])(?=\))"
     ),
 }
+# several letters of which none is chosen
+_SEVERAL = "\ufffb"
+_LIST = re.compile(
+    rf"{_LETTER}(?:[ ]*\(?(?:{_AND}|[ ]*;[ ]*|[ ]+(?:as well as|or possibly|but also|nor)[ ]+){_LETTER})+"
+    rf"|{_BRACKETED}(?:[ ]*{_BRACKETED})+"
+)
+_LETTERS = rf"(?:{_LETTER}|{_SEVERAL})"
+# doubts, conditions, what others say and what is wrong: up to the end of their clause they choose no letter
+_DOUBT = re.compile(
+    r"(?i:(?:\b(?:not|cannot|never|neither|nobody|no one|(?<!no )(?<!without )doubt|unlikely|unclear|disagree|whether|"
+    r"if|unless|someone|somebody|the user|one might|some (?:people|would|might|may)|wrong|incorrect|eliminated?|"
+    r"rejected?|ruled out|(?<!at )least|worst|all but|anything but|camera wearer|main character|protagonist)\b|n't\b))"
+    rf"(?:(?!\bbut\b)[^.;!?,\n]|,[ ]+(?=C\b)){{0,80}}?{_LETTERS}"
+)
+_VERDICT = re.compile(
+    rf"{_LETTERS}[ ]*[).:,–-]*[ ]*(?i:(?:however,?[ ]+)?(?:(?:is|are)[ ]+)?"
+    r"(?:wrong|incorrect|false|no\b|far from|hardly|never|less))"
+    rf"|{_LETTERS}[ ]*[❌✗✘]|{_LETTERS}\)?[ ]*\?"
+)
+_CORRECTED = re.compile(r"(?i:\b(?:wait|actually|no|correction|but|however|rather|instead|closer)\b)")
 _NEGATED = re.compile(rf"{any_of('denied')}[ ]*{_FILLER}{_LETTER}|{_LETTER}[ ]*{any_of('wrong')}")
-_WHOLE = re.compile(r"\W*(?P<letter>[A-Za-z])\W*")
+_WHOLE = re.compile(r"[^\w+&]*(?P<letter>[A-Za-z])[^\w+&?❌✗✘]*")
 # what a model writes before it answers; the tag that opens may have been part of the prompt
-_REASONING = re.compile(r"(?is)<(think|thinking|thought|reasoning|analysis|scratchpad)>.*?(?:</\1>|$)")
-_END_OF_REASONING = re.compile(r"(?is)^.*</(?:think|thinking|thought|reasoning|analysis|scratchpad)>")
+_THOUGHT = r"(?:\w+:)?(?:think|thinking|thought|begin_of_thought|reasoning|reflection|analysis|scratchpad)"
+_REASONING = re.compile(
+    rf"(?is)[<◁\[]\|?{_THOUGHT}\|?[>▷\]].*?(?:[<◁\[]\|?(?:/{_THOUGHT}|end_of_thought)\|?[>▷\]]|$)"
+    r"|<unused94>thought.*?(?:<unused95>|$)|^.*<\|channel\|>final<\|message\|>|<\|channel\|>analysis<\|message\|>.*$"
+)
+_END_OF_REASONING = re.compile(rf"(?is)^.*[<◁\[]\|?(?:/{_THOUGHT}|end_of_thought)\|?[>▷\]]")
+_MARKERS = re.compile(r"<\|\w+\|>")
+# before the text of an option that is denied
+_DENIES = re.compile(
+    r"(?i:(?:\bnot|n't|\bwithout|\binstead of|\brather than|\bstop(?:s|ped)?|\bhardly|\bnever|\bno one(?: is)?|"
+    r"\bnobody(?: is)?|\bnicht|\bpas)\s*|(?:不是|没有|不)\s*)$"
+)
+# texts of options that are words of many sentences
+_COMMON = {
+    "yes",
+    "no",
+    "left",
+    "right",
+    "true",
+    "false",
+    "up",
+    "down",
+    "on",
+    "off",
+    "in",
+    "out",
+    "none",
+    "all",
+    "both",
+}
 # scripts that put no spaces between words
 _UNSPACED = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\u3400-\u4dbf"
 
@@ -96,19 +146,25 @@ def parse_answer(answer: str, options: Mapping[str, str]) -> ParsedAnswer:
         answer: the answer as the model wrote it.
         options: capital letter of each option -> its text.
     """
-    text = _clean(_END_OF_REASONING.sub("", _REASONING.sub("", answer)))
+    answer = html.unescape(answer)
+    text = _clean(_MARKERS.sub(" ", _END_OF_REASONING.sub("", _REASONING.sub("", answer))))
     if not text:
         return ParsedAnswer(None, "empty")
     if whole := _WHOLE.fullmatch(text):
         return _known(whole["letter"].upper(), "leading letter", options)
     text, chosen = _without_texts(text, options)
-    text = _NEGATED.sub(" ", text)
+    text = _LIST.sub(f" {_SEVERAL} ", _NEGATED.sub(" ", text))
+    text = _DOUBT.sub(" ", _VERDICT.sub(" ", text))
     statements = [match for pattern in _STATEMENTS for match in pattern.finditer(text)]
     if statements:
         last = max(statements, key=lambda match: match.start("letter"))
-        return _known(_letter(last["letter"]), "statement", options)
+        letter, rest = _letter(last["letter"]), text[last.end() :]
+        others = {other for other, _ in _mentions(rest)} - {letter}
+        if others and _CORRECTED.search(rest):
+            return ParsedAnswer(None, "several letters")
+        return _known(letter, "statement", options)
     mentions = list(_mentions(text))
-    if len({letter for letter, _ in mentions}) > 1:
+    if len({letter for letter, _ in mentions}) > 1 or _SEVERAL in text:
         return ParsedAnswer(None, "several letters")
     if mentions:
         return _known(*mentions[0], options)
@@ -121,7 +177,9 @@ def _clean(text: str) -> str:
     """Text without markup, with plain quotes and brackets, and single letters in quotes in brackets instead."""
     text = unicodedata.normalize("NFKC", text).translate(str.maketrans("“”‘’。「」『』【】", '""\'\'."""" :'))
     text = re.sub(rf"(?<=[{_UNSPACED}])(?=[A-Za-z])|(?<=[A-Za-z])(?=[{_UNSPACED}])", " ", text)
-    text = re.sub(r"\\boxed\{\s*(?:\\text\{)?\s*([A-Za-z])\s*\}*", r"(\1)", text)
+    text = re.sub(r"~~.*?~~|#C\b|</?(?:b|i|u|em|strong|mark|p|span|br|ans)\b[^>]*>", " ", text)
+    text = re.sub(r"\\boxed\{\s*(?:\\(?:text|mathbf|textbf|mathrm)\{)?\s*([A-Za-z])\s*\}+", r"(\1)", text)
+    text = re.sub(r"\\boxed\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"[*`$#~_]+", "", text)
     text = re.sub(r"(?<!\w)[\"']([A-Za-z])[\"'](?!\w)", r"(\1)", text)
     return re.sub(r"[^\S\n]+", " ", text).strip()
@@ -139,10 +197,23 @@ def _without_texts(text: str, options: Mapping[str, str]) -> tuple[str, list[str
         if re.fullmatch(r"\W*|[a-z]", option):
             continue
         words = _edge(option[0], before=True) + r"\s+".join(map(re.escape, option.split())) + _edge(option[-1])
-        if re.search(rf"(?<!\bnot )(?<!n't )(?<!不是)(?<!没有)(?<!\bnicht )(?<!\bpas ){words}", text, re.IGNORECASE):
+        found = re.compile(words, re.IGNORECASE)
+        if any(_is_chosen(text, match, option) for match in found.finditer(text)):
             chosen += letters[option]
         text = re.sub(words, _TEXT, text, flags=re.IGNORECASE)
     return text, chosen
+
+
+def _is_chosen(text: str, match: re.Match[str], option: str) -> bool:
+    """Whether the text of an option says that it is the one: not denied, and no common word among others."""
+    if _DENIES.search(text[: match.start()]):
+        return False
+    before, after = text[: match.start()].strip(), text[match.end() :].strip()
+    begins, ends = not before.strip("(\"'"), not after.strip(".!)\"'")
+    said = before.lower().endswith((" is", ":", " be"))
+    if option.isdigit():
+        return ends and (begins or said)
+    return option not in _COMMON or (begins and (ends or after[0] in ",.!;:\n")) or (ends and said)
 
 
 def _edge(character: str, *, before: bool = False) -> str:
