@@ -1,6 +1,7 @@
 """What comes of tables: parquet files that hold images, and tables beside images."""
 
 import os
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -14,6 +15,7 @@ from .intake import (
     all_of,
     both,
     folder,
+    linked,
     pandas_parquet,
     parquet,
     table,
@@ -33,7 +35,29 @@ CLONE = all_of(
 )
 ORDERED = parquet("train.parquet", SHOWN, [0, 1, 0, 1], ["rose", "tulip"])
 SWAPPED = parquet("test.parquet", "rose rose tulip", [1, 1, 0], ["tulip", "rose"])
+HOLDOUT = all_of(
+    parquet("train-00000-of-00001.parquet", SHOWN, TEXTS),
+    parquet("holdout-00000-of-00001.parquet", "rose tulip", ["rose", "tulip"]),
+)
+
+
+def absolute_paths(root: Path) -> None:
+    rows = [f"{path},{path.parent.name}" for path in sorted((root / "real").rglob("*.png"))]
+    table("real/metadata.csv", "file_name,label", *rows)(root)
+
+
 TABLES = [
+    Case(
+        "an unknown parquet file beside a split",
+        HOLDOUT,
+        error="holdout-00000-of-00001.parquet' is in no split, but .*: if it is a split, set eval_split to 'holdout'",
+    ),
+    Case(
+        "an unknown parquet file that the user names",
+        HOLDOUT,
+        {"train": ROSES_AND_TULIPS, "holdout": {"rose": 1, "tulip": 1}},
+        options={"eval_split": "holdout"},
+    ),
     Case(
         "text labels of pandas",
         pandas_parquet,
@@ -382,6 +406,13 @@ BESIDE = [
         options={"label_column": "kind"},
         split="train",
         left_out={"1.png": "named in no table"},
+    ),
+    Case(
+        "absolute paths in a table, and a link to the folder",
+        all_of(folder(*both("real/")), absolute_paths, linked("real", "again")),
+        {"train": ROSES_AND_TULIPS},
+        dataset="again",
+        split="train",
     ),
 ]
 

@@ -7,7 +7,7 @@ import csv
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -222,6 +222,10 @@ class Places:
             names.setdefault(os.path.basename(path), []).append(path)
         return names
 
+    @cached_property
+    def _by_real_path(self) -> dict[str, str]:
+        return {_real(path): path for path in self.images.values()}
+
     def files_of(self, table: ImageTable) -> list[str]:
         """Path of the image of each row: from the table's folder on, or the only one of its name.
 
@@ -254,5 +258,17 @@ class Places:
                 "from the table's folder on."
             )
         if os.path.isfile(path):
-            return path
+            # an absolute path may be that of an image here, in a folder that was given in another way
+            return self._by_real_path.get(_real(path), path)
         raise DataError(f"row {row} of {table.path!r} names {name!r}, which is no image in the data set.")
+
+
+def _real(path: str) -> str:
+    """The path of a file from the root on, its folders without links."""
+    folder, name = os.path.split(path)
+    return os.path.join(_real_folder(folder), name)
+
+
+@cache
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)

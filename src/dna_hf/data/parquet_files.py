@@ -54,8 +54,6 @@ def split_files(files: list[str], folder: str, asked: set[str]) -> dict[str, lis
     for path, names in parts.items():
         stem = os.path.splitext(names[-1])[0]
         shown = [word for name in (names[:-1] if by_folder else [stem]) if (word := _word(name, asked))]
-        if not shown and not by_folder and _SHARD.search(stem):
-            shown = [_SHARD.sub("", stem)]
         if shown:
             words.setdefault(shown[-1], []).append(path)
         else:
