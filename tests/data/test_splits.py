@@ -176,3 +176,22 @@ def test_a_clip_of_the_motion_task_is_drawn_and_not_decoded():
     rendered = clip.render()
     assert frames.shape == (3, *rendered.shape[1:]) and frames.dtype == np.uint8
     assert all(any((frame == other).all() for other in rendered) for frame in frames)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"train_split": "test"}, {"eval_split": "train"}, {"eval_split": "training"}, {"train_split": "testing"}],
+    ids=str,
+)
+def test_nothing_is_evaluated_on_what_is_trained_on(kind, given):
+    make, arguments = kind
+    readers = {name: already(make(name=name)) for name in ("train", "test")}
+    with pytest.raises(DataError, match="train_split and eval_split are both '(test|train)': set one of them"):
+        read_train_and_eval(readers, arguments(**given), 0)
+
+
+def test_a_split_to_evaluate_on_may_be_trained_on_where_nothing_is_evaluated(kind):
+    make, arguments = kind
+    readers = {name: already(make(name=name)) for name in ("train", "test")}
+    train, evaluation = read_train_and_eval(readers, arguments(train_split="test"), 0, hold_out=False)
+    assert train.name == "test" and evaluation is None

@@ -728,7 +728,7 @@ def test_a_label_outside_the_classes(tmp_path, command):
 
 def test_a_label_outside_the_classes_of_a_stream(tmp_path, command):
     data = parquet(tmp_path / "data.parquet", [5, 1, 2, 1])
-    options = {"streaming": True, "max_steps": 2, "eval_split": "train", "class_names": "[a, b, c]"}
+    options = {"streaming": True, "max_steps": 2, "eval_strategy": "no", "class_names": "[a, b, c]"}
     refused(command(dataset=data, **options), "label 5", "3 classes")
 
 

@@ -180,16 +180,30 @@ def read_train_and_eval(
         hold_out: whether a part is held out where there is no evaluation split; otherwise there is none.
 
     Raises:
-        DataError: if a split is missing, none can be held out, or the two have different classes.
+        DataError: if a split is missing, none can be held out, both are one split, or they have different classes.
     """
-    train = read_split(readers, arguments.train_split, arguments)
     name = arguments.eval_split or usual_evaluation(readers)
+    if name is not None and _is_one(readers, arguments.train_split, name):
+        if hold_out or arguments.eval_split:
+            raise DataError(
+                f"train_split and eval_split are both {find_split(readers, name)!r}: set one of them to another of the "
+                f"splits of data set {arguments.dataset!r}, which are {', '.join(readers)}."
+            )
+        name = None
+    train = read_split(readers, arguments.train_split, arguments)
     if name is None:
         return _hold_out(train, arguments, seed) if hold_out else (train, None)
     evaluation = read_split(readers, name, arguments)
     evaluation = _in_line(train, evaluation)
     _check_classes(train, evaluation)
     return train, evaluation
+
+
+def _is_one(splits: Iterable[str], name: str, other: str) -> bool:
+    """Whether two names are those of one split."""
+    names = list(splits)
+    found = find_split(names, name)
+    return found is not None and found == find_split(names, other)
 
 
 def _in_line(train: S, other: S) -> S:
