@@ -186,8 +186,8 @@ def read_train_and_eval(
     if name is not None and _is_one(readers, arguments.train_split, name):
         if hold_out or arguments.eval_split:
             raise DataError(
-                f"train_split and eval_split are both {find_split(readers, name)!r}: set one of them to another of the "
-                f"splits of data set {arguments.dataset!r}, which are {', '.join(readers)}."
+                f"train_split and eval_split are both {find_split(readers, name)!r}: set one of them to another split "
+                f"(data set {arguments.dataset!r} has {', '.join(readers)})."
             )
         name = None
     train = read_split(readers, arguments.train_split, arguments)
