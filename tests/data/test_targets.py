@@ -1,5 +1,7 @@
 """Labels as people have them, for several labels for each image and for regression: what is read, or the sentence."""
 
+import re
+
 import datasets
 import numpy as np
 import pytest
@@ -231,6 +233,25 @@ ERRORS = {
     ),
     "a broken list": ({"labels": ["['a'", "[]"]}, MULTI_LABEL, {}, r"row 0 .*\['a'.* is no list: write 'rose;tulip'"),
     "commas": ({"labels": ["a,b", "b,c", "a"]}, MULTI_LABEL, {}, "separate labels by ';' or '|'"),
+    **{
+        f"labels joined by {sign!r}, {wanted}": (
+            {"labels": ["a", "b", f"a{sign}b", "c"]},
+            wanted,
+            {},
+            f"holds 'a{re.escape(sign)}b': {fix}",
+        )
+        for sign in (",", ", ", " ", "/", "+", " & ")
+        for wanted, fix in ((None, "set problem_type to multi_label"), (MULTI_LABEL, "separate labels by ';'"))
+    },
+    **{
+        f"labels that are all joined by {sign!r}": (
+            {"labels": [f"a{sign}b", f"b{sign}c", "a"]},
+            MULTI_LABEL,
+            {},
+            "separate labels by ';' or '|'",
+        )
+        for sign in (" ", "/")
+    },
     "a gap in the numbers": ({"labels": [[0], [3]]}, None, {}, r"are not 0\.\.n-1"),
     "a number outside the names": (
         {"labels": [[0], [3]]},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ CLASS, WHOLE, REAL, TRUTH, TEXT, OTHER = "classes", "whole numbers", "numbers", 
 NUMBERS = {WHOLE, REAL, TRUTH}
 # what stands between the labels of an image where they are one text
 DELIMITER = re.compile(r"[;|]")
+# what may stand there, too, but also in the name of one class
+JOINTS = (",", "/", "+", "&", None)
 NEEDS = {
     SINGLE_LABEL: "one column with the class of each image",
     MULTI_LABEL: "a column of lists, a column of text such as 'rose;tulip', or a list of columns of 0 and 1",
@@ -205,6 +207,16 @@ def labels_of_text(text: str | None) -> list[Any]:
 def looks_like_a_list(text: str) -> bool:
     """Whether a text may be several labels rather than the name of a class."""
     return text.lstrip().startswith("[") or DELIMITER.search(text) is not None
+
+
+def joined_labels(labels: Iterable[str]) -> list[str]:
+    """The labels that are several others, joined by a sign or a space: `rose,tulip` beside `rose` and `tulip`."""
+    known = set(labels)
+    return sorted(label for label in known if any(_is_joined(label.split(joint), known) for joint in JOINTS))
+
+
+def _is_joined(parts: list[str], known: set[str]) -> bool:
+    return len(set(parts)) > 1 and all(part.strip() in known for part in parts)
 
 
 def _element(feature: Any) -> Any:

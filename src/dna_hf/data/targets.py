@@ -14,12 +14,14 @@ from ..errors import first_line
 from .arguments import ImageDataArguments
 from .errors import DataError
 from .label_columns import (
+    JOINTS,
     REAL,
     TEXT,
     TRUTH,
     WHOLE,
     LabelColumns,
     find_label_columns,
+    joined_labels,
     labels_of_text,
     looks_like_a_list,
     problem_of_columns,
@@ -179,7 +181,7 @@ def _problem_of_texts(texts: list[str | None], columns: LabelColumns) -> str:
     some = [text for text in texts if text]
     if some and all(text.lstrip().startswith("[") for text in some):
         return MULTI_LABEL
-    found = next(filter(looks_like_a_list, some), None)
+    found = next(iter([*filter(looks_like_a_list, some), *joined_labels(some)]), None)
     if found is not None:
         raise DataError(
             f"{columns.text} holds {found!r}: set problem_type to {MULTI_LABEL} if these are several labels, or to "
@@ -376,7 +378,7 @@ def find_targets(targets: Targets, given: list[str] | None, table: pa.Table | No
         return replace(targets, names=tuple(given), is_vector=is_vector and columns.holds != {TEXT})
     rows, values = targets._flat(table, 0)
     if columns.holds == {TEXT}:
-        return replace(targets, names=_names_of_text(columns, values, given))
+        return replace(targets, names=_names_of_text(columns, values, given, len(rows) > len(np.unique(rows))))
     lengths = np.bincount(rows, minlength=len(table))
     if problem_type == REGRESSION or columns.holds != {WHOLE} or _are_vectors(columns, lengths, values):
         names = given or [str(number) for number in range(max(lengths, default=0))]
@@ -398,17 +400,22 @@ def _names_of_columns(columns: LabelColumns, given: list[str] | None) -> tuple[s
     return tuple(given)
 
 
-def _names_of_text(columns: LabelColumns, values: Any, given: list[str] | None) -> tuple[str, ...]:
+def _names_of_text(columns: LabelColumns, values: Any, given: list[str] | None, has_several: bool) -> tuple[str, ...]:
+    """Names of the classes in lists or texts; `has_several`: some row has more than one."""
     distinct = sorted(label for label in values.unique().to_pylist() if label is not None)
     if given is not None:
         unknown = [label for label in distinct if label not in given]
         if unknown:
             raise DataError(f"{columns.text} holds {unknown[0]!r}, which class_names does not name.")
         return tuple(given)
-    with_comma = [label for label in distinct if "," in label]
-    if with_comma and not columns.is_list and len(with_comma) > len(distinct) / 2:
+    joined = joined_labels(distinct)
+    # where no row has several labels otherwise, a sign in most of the names is what separates them
+    for joint in JOINTS if not has_several else JOINTS[:1]:
+        with_sign = [label for label in distinct if len(label.split(joint)) > 1]
+        joined += with_sign if len(with_sign) > len(distinct) / 2 else []
+    if joined and not columns.is_list:
         raise DataError(
-            f"{columns.text} holds {with_comma[0]!r}: separate labels by ';' or '|', or write them as a JSON list; if "
+            f"{columns.text} holds {joined[0]!r}: separate labels by ';' or '|', or write them as a JSON list; if "
             "this is one class, give class_names."
         )
     return tuple(distinct)
