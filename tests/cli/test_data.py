@@ -277,3 +277,19 @@ def test_cifar10_takes_less_than_a_minute(tmp_path):
     command = [sys.executable, "-m", "dna_hf", "data", str(folder), "--output-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode == 0 and "50,000 images, 10 classes, 5,000 each" in done.stdout
+
+
+def test_a_split_to_train_on_that_cannot_be_read_is_an_error_and_another_one_is_named_as_left_out(tmp_path, capsys):
+    for split, ages in (("train", (20, 21, 22)), ("test", (20, 22, 23))):
+        (tmp_path / split).mkdir()
+        for number in range(3):
+            noise(number).save(tmp_path / split / f"{number}.png")
+        lines = (f"{number}.png,{age},{number}" for number, age in enumerate(ages))
+        (tmp_path / split / "metadata.csv").write_text("\n".join(["file_name,age,kind", *lines]))
+    assert main(["data", str(tmp_path), "--label_column", "age"]) == 2
+    assert "the labels in 'age' are not 0..n-1 (20, 21, 22): give class_names." in capsys.readouterr().err
+    table = tmp_path / "test" / "metadata.csv"
+    table.write_text(table.read_text().replace("1.png,22,1", "1.png,22,"))
+    assert main(["data", str(tmp_path), "--label_column", "kind"]) == 0
+    printed = capsys.readouterr().out
+    assert "split 'test'" in printed.split("left out")[1] and "has no label in column 'kind'" in printed

@@ -216,7 +216,8 @@ def test_a_split_that_cannot_be_read_is_named_and_the_others_are_summarized(tmp_
     splits = load_all(arguments)
     assert {name: len(split) for name, split in splits.items()} == {"train": 3}
     found = summarize(arguments, list(splits.values()))
-    assert any("'test'" in note and "-1" in note for note in found.notes)
+    (one,) = found.left_out
+    assert one.path == "split 'test'" and "label -1" in one.reason
 
 
 def test_two_summaries_of_the_same_data_are_the_same(flowers, tmp_path):

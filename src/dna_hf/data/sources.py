@@ -135,7 +135,7 @@ def load_all(arguments: ImageDataArguments, problem_type: str | None = None) -> 
     Raises:
         DataError: see [`load_split`].
     """
-    return read_all(_readers(arguments, problem_type=problem_type))
+    return read_all(_readers(arguments, problem_type=problem_type), arguments.train_split)
 
 
 def load_train_and_eval(

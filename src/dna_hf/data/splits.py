@@ -142,27 +142,29 @@ def usual_evaluation(splits: Iterable[str]) -> str | None:
     return next(filter(None, (find_split(names, name) for name in EVAL_SPLITS)), None)
 
 
-def read_all(readers: Readers[S]) -> dict[str, S]:
-    """Read all splits, to look at them; a note on the first one says why others cannot be read.
+def read_all(readers: Readers[S], train_split: str) -> dict[str, S]:
+    """Read all splits, to look at them; another one than that to train on is left out if it cannot be read.
 
     Args:
         readers: function that reads each split, by name.
+        train_split: name of the split to train on.
 
     Raises:
-        DataError: if none can be read.
+        DataError: if the split to train on cannot be read, or, where there is no such split, none can.
     """
+    wanted = find_split(readers, train_split)
     splits: dict[str, S] = {}
-    errors = []
+    errors: dict[str, DataError] = {}
     for name, read in readers.items():
         try:
             splits[name] = read()
         except DataError as error:
-            errors.append(error)
-    if not splits:
-        raise errors[0]
-    first = next(iter(splits.values()))
-    first.notes = (*first.notes, *map(str, errors))
-    reference = splits.get(find_split(splits, "train") or "", first)
+            errors[name] = error
+    if wanted in errors or not splits:
+        raise errors.get(wanted or "") or next(iter(errors.values()))
+    reference = splits[wanted] if wanted is not None else next(iter(splits.values()))
+    unread = (LeftOut(f"split {name!r}", str(error).removesuffix(".")) for name, error in errors.items())
+    reference.left_out = (*reference.left_out, *unread)
     return {name: _in_line(reference, split) for name, split in splits.items()}
 
 

@@ -105,7 +105,7 @@ def load_train_and_eval(
 
 def load_all(arguments: VideoDataArguments) -> dict[str, LabelledVideos]:
     """All splits by name, whole and without a complaint about missing files, to look at them."""
-    return read_all(_readers(arguments))
+    return read_all(_readers(arguments), arguments.train_split)
 
 
 def describe(splits: Iterable[LabelledVideos]) -> str:
