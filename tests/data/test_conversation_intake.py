@@ -105,6 +105,14 @@ READ = {
         },
         [("video", "a.mp4", {"start": 0.5, "end": 1.0, "fps": 1.0, "max_frames": 180}), QUESTION],
     ),
+    "clock times": (
+        {"video": "a.mp4", "start": "00:00.5", "end": "0:01", "conversations": [ASK, ANSWER]},
+        [CUT, QUESTION],
+    ),
+    "filled up with nothing": (
+        {"messages": messages([part("video", video="a.mp4", text=None, image=None), TEXT]), "extra": None},
+        [VIDEO, QUESTION],
+    ),
     "fps of the sample": (
         {"video": "a.mp4", "fps": 0.5, "conversations": [ASK, ANSWER]},
         [("video", "a.mp4", {"fps": 0.5}), QUESTION],
@@ -127,6 +135,19 @@ SYSTEMS = {
 
 # what is given -> a part of the sentence
 REFUSED = {
+    "files in the sample and in parts": (
+        {"video": "a.mp4", "messages": messages([part("video", video="a.mp4"), TEXT])},
+        "it names files in 'video' and in parts of its turns: leave one out",
+    ),
+    "times in a key that describes": (
+        {"duration": [2, 4], "conversations": [ASK, ANSWER]},
+        "it has the key 'duration'",
+    ),
+    "times in metadata": ({"metadata": {"start": 2}, "conversations": [ASK, ANSWER]}, "it has the key 'metadata'"),
+    "a billion frames a second": (
+        {"video": "a.mp4", "fps": 1e9, "conversations": [ASK, ANSWER]},
+        "must be a number above 0 and at most 1,000",
+    ),
     "typo of video": (
         {"vidoe": "a.mp4", "conversations": [ASK, ANSWER]},
         "'vidoe', which nothing is made of: did you",
@@ -166,11 +187,11 @@ REFUSED = {
     "fps is text": ({"messages": messages([part("video", video="a.mp4", fps="2")])}, "'fps' must be a number above 0"),
     "fps is 0": (
         {"messages": messages([part("video", video="a.mp4", fps=0)])},
-        "'fps' must be a number above 0, got 0",
+        "'fps' must be a number above 0 and at most 1,000, got 0",
     ),
     "half a frame": (
         {"messages": messages([part("video", video="a.mp4", max_frames=1.5)])},
-        "'max_frames' must be a whole number above 0, got 1.5",
+        "'max_frames' must be a whole number above 0 and at most 100,000, got 1.5",
     ),
     "end before start": (
         {"video": "a.mp4", "start": 2, "end": 1, "conversations": [ASK, ANSWER]},

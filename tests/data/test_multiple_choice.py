@@ -154,7 +154,8 @@ def test_ways_to_tell_the_answer(told, letter):
 
 def test_the_text_of_an_option_comes_before_its_index():
     assert letter_of("2", {"A": "1", "B": "2", "C": "3"}, "") == "B"
-    assert letter_of(2, {"A": "1", "B": "2", "C": "3"}, "") == "C"
+    with pytest.raises(DataError, match="which is the text of B and the index of C"):
+        letter_of(2, {"A": "1", "B": "2", "C": "3"}, "it has")
     assert letter_of("F", {"A": "E", "B": "F"}, "") == "B"
 
 

@@ -15,6 +15,7 @@ def without(*names, **changes):
     return {name: value for name, value in BASE.items() if name not in names} | changes
 
 
+XY = {"options": {"A": "x", "B": "y"}}
 TWO = {"options": {"A": "peel", "B": "wash"}}
 PART = {"start": 0.0, "end": 0.5}
 
@@ -61,6 +62,17 @@ READ = {
     "answer_id": (BASE | {"answer_id": 2}, {"answer": "C"}),
     "answer_idx": (BASE | {"answer_idx": 2}, {"answer": "C"}),
     "correct_answer": (BASE | {"correct_answer": "cut"}, {"answer": "C"}),
+    "answers that agree": (BASE | {"answer": "B", "correct_choice": 1}, {"answer": "B"}),
+    "letters in another order": (
+        BASE | {"options": ["B. y", "A. x"], "answer": "A"},
+        XY,
+    ),
+    "small letters": (BASE | {"options": ["a. x", "b. y"]}, XY),
+    "letters with dashes": (BASE | {"options": ["A - x", "B - y"]}, XY),
+    "filled up": (without("options", A="x", B="y", C=None, D=float("nan")), XY),
+    "filled up with empty texts": (BASE | {"options": ["x", "y", "", ""]}, XY),
+    "truth": (BASE | {"truth": 1}, {"answer": "B"}),
+    "index of the question": (BASE | {"index": 7}, {"id": "7"}),
     "qid": (BASE | {"qid": 17}, {"id": "17"}),
     "question_type": (BASE | {"question_type": "order"}, {"category": "order"}),
     "what only describes": (
@@ -94,6 +106,19 @@ REFUSED = {
     "truth for a time": (BASE | {"end": True}, "has True in field 'end', where seconds must be"),
     "infinite": (BASE | {"end": "inf"}, "has 'inf' in field 'end', where seconds must be"),
     "part of an image": (without("video", image="picture.png", start=1), "has a part of a video, but names an image"),
+    "answers that differ": (
+        BASE | {"answer": "A", "correct_choice": 1},
+        "has the answer A in field 'answer', but B in field 'correct_choice'",
+    ),
+    "index or text": (
+        BASE | {"options": ["2", "0", "1"], "answer": 1},
+        "the answer 1, which is the text of C and the index of B",
+    ),
+    "letter or text": (
+        BASE | {"options": ["B", "A"], "answer": "A"},
+        "the answer 'A', which is the letter of A and the text of B",
+    ),
+    "times in a key that describes": (BASE | {"duration": [2, 4]}, "has the key 'duration'"),
     "letter and another text": (BASE | {"answer": "B. peel"}, "the answer 'B. peel', which is none of the options"),
     "two kinds": (BASE | {"image": "picture.png"}, "must have one of the fields 'video' and 'image'"),
 }

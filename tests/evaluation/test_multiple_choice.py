@@ -477,6 +477,17 @@ def test_a_damaged_file_is_not_read_again(tmp_path, text, sentence):
         reparse(tmp_path / "x.jsonl")
     with pytest.raises(DataError, match="lacks the options of its question"):
         reparse(written(tmp_path, options=None))
+    for changes, sentence in (
+        ({"truth": "a"}, "has the truth 'a', which is none of A, B, C"),
+        ({"options": ["a", "b"]}, "has the options"),
+        ({"options": {"a": "x", "b": "y"}}, "has the options"),
+        ({"answer": None}, "is None, where text must be"),
+    ):
+        with pytest.raises(DataError, match=sentence):
+            reparse(written(tmp_path, **changes))
+    (tmp_path / "twice.jsonl").write_text(2 * written(tmp_path).read_text())
+    with pytest.raises(DataError, match="answers 1 questions twice"):
+        reparse(tmp_path / "twice.jsonl")
 
 
 def test_figures_by_language(tmp_path):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .vocabulary import END, START, unknown_key
+from .vocabulary import END, START, seconds_of, unknown_key
 
 
 MEDIA = ("image", "video")
@@ -42,6 +42,7 @@ PART_FIELDS = {
 PART_TYPES = {"text": "text", "video": "video", "video_url": "video", "image": "image", "image_url": "image"}
 # how a video is read, whatever the checkpoint's processor says
 READING = {"fps": float, "max_frames": int, "num_frames": int}
+LARGEST = {"fps": 1_000, "max_frames": 100_000, "num_frames": 100_000}
 TAG = re.compile(r"<(image|video)>", re.IGNORECASE)
 
 
@@ -250,10 +251,15 @@ def _settings(given: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _number(value: Any, where: str, name: str) -> float | int:
-    kind = READING.get(name, float)
+    if name not in READING:
+        seconds = seconds_of(value)
+        if seconds is None:
+            raise WrongSampleError(f"{where} must be seconds, got {value!r:.60}")
+        return seconds
+    kind = READING[name]
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or (kind is int and value != int(value)) or value < 0 or (name in READING and not value):
-        wanted = "seconds" if name not in READING else f"a {'whole ' if kind is int else ''}number above 0"
+    if not is_number or (kind is int and value != int(value)) or not 0 < value <= LARGEST[name]:
+        wanted = f"a {'whole ' if kind is int else ''}number above 0 and at most {LARGEST[name]:,}"
         raise WrongSampleError(f"{where} must be {wanted}, got {value!r:.60}")
     return kind(value)
 
@@ -293,6 +299,9 @@ def _place(turns: list[Turn], files: dict[str, list[Visual]], field: str) -> Non
             place.kind = "video"
     for kind in MEDIA:
         own = [place for place in places if place.kind == kind]
+        named = [part for turn in turns for part in turn.parts if isinstance(part, Visual) and part.path is not None]
+        if files[kind] and not own and any(part.kind == kind for part in named):
+            raise WrongSampleError(f"it names files in {kind!r} and in parts of its turns: leave one out")
         if not own:
             first.parts[:0] = files[kind]
         elif len(own) != len(files[kind]):

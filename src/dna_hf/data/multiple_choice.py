@@ -12,7 +12,6 @@ Fields have the names of [`SYNONYMS`]. Others are refused, but for those that on
 """
 
 import json
-import math
 import os
 import re
 import string
@@ -23,7 +22,7 @@ from typing import Any
 
 from .errors import DataError
 from .video_protocols import VIDEO_SUFFIXES
-from .vocabulary import END, START, unknown_key
+from .vocabulary import END, START, seconds_of, unknown_key
 
 
 FORMATS = ("perception_mcq", "egoschema", "generic")
@@ -34,16 +33,19 @@ _VIDEO_FOLDERS = ("", "videos", "egocentric_videos", "keystep_segments")
 VIEW_FOLDERS = {"ego": _VIDEO_FOLDERS, "exo": _VIDEO_FOLDERS, "depth": ("depth_videos",)}
 # the same by other names, the first that an item has counts
 SYNONYMS = {
-    "id": ("id", "question_id", "question_idx", "q_uid", "qid"),
+    "id": ("id", "question_id", "question_idx", "q_uid", "qid", "index"),
     "question": ("question",),
     "options": ("options", "choices", "candidates", "answer_choices", "option"),
     "answer": (
         *("ground_truth_letter", "answer_letter", "answer", "ground_truth"),
-        *("correct_choice", "correct_answer", "answer_id", "answer_idx"),
+        *("correct_choice", "correct_answer", "answer_id", "answer_idx", "truth"),
     ),
     "video": ("video", "video_path", "video_name", "videoID", "video_id"),
     "image": ("image", "image_path"),
-    "category": ("category", "category_name", "task_type", "question_type", "question_category", "type"),
+    "category": (
+        *("category", "category_name", "task_type", "type"),
+        *("question_type", "question_category", "topic_category"),
+    ),
     "view": ("view",),
     "language": ("language", "lang"),
     "start": START,
@@ -238,29 +240,31 @@ class _Item:
         return self._options(name, [text for _, text in sorted(zip(letters, value.values(), strict=True))])
 
     def _options(self, name: str, texts: Any) -> dict[str, str]:
+        texts = list(texts) if isinstance(texts, list) else texts
+        # some files fill up with nothing what has fewer options
+        while isinstance(texts, list) and texts and (texts[-1] in (None, "") or texts[-1] != texts[-1]):
+            texts.pop()
         if not isinstance(texts, list) or not 2 <= len(texts) <= len(string.ascii_uppercase):
             raise self.error(f"has {texts!r:.60} in field {name!r}, where 2 to 26 options must be")
         for text in texts:
             if isinstance(text, bool) or not isinstance(text, str | int | float) or not str(text).strip():
                 raise self.error(f"has the option {text!r:.60} in field {name!r}, where text must be")
-        options = dict(zip(string.ascii_uppercase, (str(text).strip() for text in texts), strict=False))
-        # some files write the letter before each text
-        plain = {letter: re.sub(rf"^\(?{letter}[.):]\s*(?=\S)", "", text) for letter, text in options.items()}
-        return plain if all(plain[letter] != text for letter, text in options.items()) else options
+        texts = [str(text).strip() for text in texts]
+        # some files write the letter before each text, which then says which option it is
+        lettered = [re.fullmatch(r"\(?([A-Za-z])(?:[.):]+\s*|\s+-\s+)(\S.*)", text, re.DOTALL) for text in texts]
+        own = {match[1].upper(): match[2] for match in lettered if match}
+        if sorted(own) == list(string.ascii_uppercase[: len(texts)]):
+            return dict(sorted(own.items()))
+        return dict(zip(string.ascii_uppercase, texts, strict=False))
 
     def seconds(self, field_name: str) -> float | None:
         """A time in the video, as a number or as `HH:MM:SS`."""
         name = self.name(field_name)
         if name is None:
             return None
-        value = self.content[name]
-        try:
-            parts = [float(part) for part in value.split(":")] if isinstance(value, str) else [float(value)]
-        except (TypeError, ValueError):
-            parts = []
-        seconds = sum(part * 60**power for power, part in enumerate(reversed(parts)))
-        if isinstance(value, bool) or not 1 <= len(parts) <= 3 or not math.isfinite(seconds) or min(parts) < 0:
-            raise self.error(f"has {value!r:.60} in field {name!r}, where seconds must be")
+        seconds = seconds_of(self.content[name])
+        if seconds is None:
+            raise self.error(f"has {self.content[name]!r:.60} in field {name!r}, where seconds must be")
         return seconds
 
     def part(self) -> dict[str, Any]:
@@ -286,8 +290,14 @@ class _Item:
 
     def answer(self, options: dict[str, str]) -> str | None:
         """Letter of the right option."""
-        name = self.name("answer")
-        return None if name is None else letter_of(self.content[name], options, f"{self.where} has in field {name!r}")
+        names = [name for name in SYNONYMS["answer"] if self.content.get(name) is not None]
+        found = {name: letter_of(self.content[name], options, f"{self.where} has in field {name!r}") for name in names}
+        for name, letter in found.items():
+            if letter != found[names[0]]:
+                raise self.error(
+                    f"has the answer {found[names[0]]} in field {names[0]!r}, but {letter} in field {name!r}"
+                )
+        return found[names[0]] if names else None
 
 
 def letter_of(value: Any, options: dict[str, str], where: str) -> str:
@@ -297,20 +307,25 @@ def letter_of(value: Any, options: dict[str, str], where: str) -> str:
         DataError: beginning with `where`, if it is none of them.
     """
     letters, texts = list(options), list(options.values())
-    found = value.strip() if isinstance(value, str) else value
-    if isinstance(found, str):
-        match = re.fullmatch(r"\(?([A-Za-z])[).]?", found)
-        if match and match[1].upper() in options:
-            return match[1].upper()
-        if texts.count(found) == 1:
-            return letters[texts.index(found)]
-        # "B. peel" and "(B) peel" tell letter and text
-        both = re.fullmatch(r"\(?([A-Za-z])[).:]+\s*(.+)", found)
-        if both and options.get(both[1].upper()) == both[2].strip():
-            return both[1].upper()
-        found = int(found) if found.isdecimal() else None
-    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < len(letters):
-        return letters[found]
+    text = value.strip() if isinstance(value, str) else str(value) if type(value) is int else ""
+    readings = {}
+    match = re.fullmatch(r"\(?([A-Za-z])[).]?", text)
+    if match and match[1].upper() in options:
+        readings["letter"] = match[1].upper()
+    if text and texts.count(text) == 1:
+        readings["text"] = letters[texts.index(text)]
+    # "B. peel" and "(B) peel" tell letter and text
+    both = re.fullmatch(r"\(?([A-Za-z])[).:]+\s*(.+)", text)
+    if both and options.get(both[1].upper()) == both[2].strip():
+        readings["letter and text"] = both[1].upper()
+    # a number that is written as text is the text of an option before it is the place of one
+    if text.isdecimal() and int(text) < len(letters) and not (isinstance(value, str) and "text" in readings):
+        readings["index"] = letters[int(text)]
+    if len(set(readings.values())) > 1:
+        what = " and ".join(f"the {how} of {letter}" for how, letter in readings.items())
+        raise DataError(f"{where} the answer {value!r:.60}, which is {what}: write it as the letter and the text.")
+    if readings:
+        return next(iter(readings.values()))
     raise DataError(
         f"{where} the answer {value!r:.60}, which is none of the options {letters[0]} to {letters[-1]}: write the "
         f"letter, the index from 0 or the text of one of them."

@@ -1,6 +1,7 @@
 """The answers of a video language model, and the file that keeps them as soon as they are there."""
 
 import json
+import string
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,16 +63,40 @@ def read_predictions(path: Path) -> list[AnsweredQuestion]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the predictions in {str(path)!r}: {first_line(error)}.") from error
-    answered = list(_answered(lines, path).values())
-    if not answered:
+    lines = [line for line in lines if line.strip()]
+    found = _answered(lines, path)
+    if not found:
         raise DataError(f"{str(path)!r} holds no answer.")
-    for each in answered:
-        if each.options is None:
-            raise DataError(
-                f"the answer to question {each.id!r} in {str(path)!r} lacks the options of its question, which files "
-                "of earlier versions do not hold: ask the model again."
-            )
-    return answered
+    if len(found) < len(lines):
+        raise DataError(
+            f"{str(path)!r} answers {len(lines) - len(found)} questions twice: leave one answer for each id."
+        )
+    for each in found.values():
+        _check_answer(each, path)
+    return list(found.values())
+
+
+def _check_answer(each: AnsweredQuestion, path: Path) -> None:
+    """See that an answer can be read again.
+
+    Raises:
+        DataError: naming the question and the field that is wrong.
+    """
+    where = f"the answer to question {each.id!r} in {str(path)!r}"
+    if not isinstance(each.answer, str):
+        raise DataError(f"{where} is {each.answer!r:.40}, where text must be.")
+    if each.options is None:
+        raise DataError(
+            f"{where} lacks the options of its question, which files of earlier versions do not hold: ask the model "
+            "again."
+        )
+    letters = string.ascii_uppercase[: len(each.options)]
+    if not isinstance(each.options, dict) or list(each.options) != list(letters):
+        raise DataError(
+            f"{where} has the options {each.options!r:.60}, where texts by their letters, A, B, ..., must be."
+        )
+    if each.truth not in (None, *letters):
+        raise DataError(f"{where} has the truth {each.truth!r:.40}, which is none of {', '.join(letters)}.")
 
 
 def _answered(lines: Iterable[str], path: Path) -> dict[str, AnsweredQuestion]:
@@ -82,7 +107,9 @@ def _answered(lines: Iterable[str], path: Path) -> dict[str, AnsweredQuestion]:
             content.pop("correct")
             answered[content["id"]] = AnsweredQuestion(**content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"line {number} of {str(path)!r} is damaged: remove the file.") from error
+            raise DataError(
+                f"line {number} of {str(path)!r} is no answer that dna-hf answer wrote: {first_line(error)}."
+            ) from error
     return answered
 
 
