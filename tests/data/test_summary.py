@@ -14,6 +14,8 @@ from PIL import Image
 
 from dna_hf.data import inspection
 from dna_hf.data.arguments import ImageDataArguments, VideoDataArguments
+from dna_hf.data.errors import DataError
+from dna_hf.data.image_reading import read_image_file
 from dna_hf.data.inspection import content_digest
 from dna_hf.data.sources import load_all, load_train_and_eval
 from dna_hf.data.summary import DataSummary, SplitSummary, summarize, write_summary
@@ -236,3 +238,24 @@ def test_images_are_summarized_without_torch_and_transformers():
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert done.stdout.strip() == "2500 set()", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.full((8, 8), np.nan, np.float32), "floating-point numbers from nan to nan"),
+        (np.full((8, 8), 300, np.float32), "floating-point numbers from 300 to 300"),
+        (np.full((8, 8), -0.5, np.float32), "floating-point numbers from -0.5 to -0.5"),
+        (np.full((8, 8), 2**20, np.int32), "numbers of 32 bits from 1048576"),
+    ],
+)
+def test_what_training_refuses_cannot_be_read_here_either(flowers, values, reason, monkeypatch):
+    save(Image.fromarray(values), flowers / "train" / "rose" / "wide.tif")
+    save(Image.fromarray(np.full((8, 8), 0.5, np.float32)), flowers / "train" / "rose" / "fine.tif")
+    # names are those from the folder on, however that is given
+    monkeypatch.chdir(flowers.parent)
+    (one,) = summary_of(flowers.name).inspection.unreadable
+    assert one.path == "train/rose/wide.tif" and reason in one.reason
+    with pytest.raises(DataError, match="cannot read image") as refused:
+        read_image_file(flowers / one.path)
+    assert one.reason in str(refused.value)

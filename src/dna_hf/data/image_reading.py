@@ -18,6 +18,10 @@ from .files import register_heif
 
 # Pillow's mode of images with so many channels
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# how Pillow's modes of numbers of more than 8 bits begin, which no other mode holds
+WIDE = ("I", "F")
+# what Pillow raises for broken files: SyntaxError for PNG, struct errors as ValueError
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 
 def image_mode(num_channels: int) -> str:
@@ -48,17 +52,12 @@ def read_image(source: dict[str, Any], name: str, mode: str = "RGB") -> Image.Im
         DataError: naming the image, if it cannot be decoded, or the range of its numbers is not known.
     """
     try:
-        image = _decoder().decode_example(source)
+        image = decode(source)
         if image.mode == mode:
             return image
-        if image.mode.startswith(("I", "F")):
-            # here, because it brings torch with it, which most images do without
-            from ..models.image_depth import to_eight_bits
-
-            image = to_eight_bits(image)
+        image = eight_bits(image)
         return image if image.mode == mode else image.convert(mode)
-    # Pillow raises all of these for broken files: SyntaxError for PNG, struct errors as ValueError
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         raise DataError(f"cannot read image {source.get('path') or name}: {first_line(error)}.") from error
 
 
@@ -67,6 +66,29 @@ def _decoder() -> Any:
     """What decodes images, made once: there are many images."""
     register_heif()
     return needed("datasets", DataError, "reading images").Image()
+
+
+def decode(source: dict[str, Any]) -> Image.Image:
+    """Decode an image `{"bytes", "path"}` to the mode of its file, turned as its EXIF orientation says.
+
+    Raises:
+        Exception: one of `BROKEN`, if it cannot be decoded.
+    """
+    return _decoder().decode_example(source)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """The image in 8 bits; see [`~dna_hf.models.image_depth.to_eight_bits`].
+
+    Raises:
+        ValueError: if the range of its numbers is not known.
+    """
+    if not image.mode.startswith(WIDE):
+        return image
+    # here, because it brings torch with it, which most images do without
+    from ..models.image_depth import to_eight_bits
+
+    return to_eight_bits(image)
 
 
 def read_image_file(path: str | Path, mode: str = "RGB") -> Image.Image:

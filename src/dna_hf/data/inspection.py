@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.Image import DecompressionBombError
 
 from ..errors import needed, sentence
 from .errors import DataError
+from .image_reading import BROKEN, WIDE, decode, eight_bits
 from .problem_types import MULTI_LABEL, SINGLE_LABEL
 from .splits import LeftOut, Split
 
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 # images that are read from a table at a time
 CHUNK = 64
-# Pillow's modes of numbers of more than 8 bits, which no other mode holds
-WIDE = ("I", "F")
-# what Pillow raises for broken files
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, DecompressionBombError)
 
 
 class Sample(NamedTuple):
@@ -124,14 +120,17 @@ def inspect_images(splits: Sequence["LabelledImages"], seconds: float, folder: P
         for row, source in _drawn(splits[number], until):
             found.seen += 1
             try:
-                image = needed("datasets", DataError, "reading images").Image().decode_example(source)
+                image = decode(source)
+                # what training refuses cannot be read here either
+                eight_bits(image)
+                digest = content_digest(image)
             except BROKEN as error:
                 name = sample_name(source, row, splits[number].name, folder)
                 found.unreadable.append(LeftOut(name, _reason(error)))
                 continue
             found.sizes[image.size] += 1
             found.modes[image.mode] += 1
-            group = by_content.setdefault(content_digest(image), [])
+            group = by_content.setdefault(digest, [])
             group.append((number, row))
             names[number, row] = sample_name(source, row, splits[number].name, folder)
     groups = [sorted(group) for group in by_content.values() if len(group) > 1]
@@ -259,9 +258,10 @@ def sample_name(source: Any, row: int, split: str, folder: Path | None) -> str:
 
 
 def relative(path: str, folder: Path | None) -> str:
-    """A path from a folder on, where it lies in it."""
-    inside = folder is not None and Path(path).is_relative_to(folder)
-    return Path(path).relative_to(folder).as_posix() if inside else path  # type: ignore[arg-type]
+    """A path from a folder on, where it lies in it; either may be given from the working directory on."""
+    if folder is None or not Path(path).absolute().is_relative_to(folder.absolute()):
+        return path
+    return Path(path).absolute().relative_to(folder.absolute()).as_posix()
 
 
 def _label(split: Split, labels: np.ndarray, row: int) -> str:
