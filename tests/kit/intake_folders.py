@@ -59,6 +59,36 @@ SPLITS = [
         {"train": {"rose": 4, "tulip": 4}, "test_set": ROSES_AND_TULIPS},
         options={"eval_split": "test_set"},
     ),
+    Case("01_train and 02_test", split_folders("01_train", "02_test"), TWO_SPLITS),
+    Case("1. Train and 2. Val", split_folders("1. Train", "2. Val"), VALIDATED),
+    *(
+        Case(
+            f"{train} and {test}",
+            split_folders(train, test),
+            error=f"'{min(train, test)}' and '{max(train, test)}' hold the same folders .rose, tulip.* set train_split",
+        )
+        for train, test in (("trn", "tst"), ("seen", "unseen"), ("fold_a", "fold_b"))
+    ),
+    Case(
+        "splits of any names that the user gives",
+        split_folders("seen", "unseen"),
+        {"seen": {"rose": 4, "tulip": 4}, "unseen": ROSES_AND_TULIPS},
+        options={"train_split": "seen", "eval_split": "unseen"},
+    ),
+    Case(
+        "years in classes",
+        folder(*both("", name="2023/#.png", count=1), *both("", name="2024/#.png", count=1)),
+        {"train": ROSES_AND_TULIPS},
+        split="train",
+        note="of its class",
+    ),
+    Case(
+        "one folder in each class",
+        folder(*both("", name="indoor/#.png")),
+        {"train": ROSES_AND_TULIPS},
+        split="train",
+        note="of its class",
+    ),
     Case("two to train on", split_folders("train", "Training"), error="'Training' and 'train' are both to train on"),
     Case(
         "test and eval",

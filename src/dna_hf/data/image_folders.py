@@ -25,6 +25,7 @@ from .image_tables import TABLE_SUFFIXES, ImageTable, Places, read_tables, stack
 from .split_folders import (
     Node,
     refuse_splits_in_classes,
+    refuse_unknown_splits,
     split_folders,
     split_name,
     split_of_table,
@@ -87,6 +88,8 @@ def list_images(folder: Folder, arguments: ImageDataArguments, wanted: Iterable[
         outside += [one for node in splits.values() for one in node.all_left_out()]
         notes += [f"labels are those of table {table.name!r}." for table in labelled]
     else:
+        if folders is None:
+            refuse_unknown_splits(root)
         parts = {name: _by_folders(node, classes) for name, node in splits.items()}
         _note_deeper_folders(splits.values(), notes)
     for part in parts.values():

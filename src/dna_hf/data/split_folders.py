@@ -16,10 +16,10 @@ from .files import LeftOut
 from .splits import SPLIT_ALIASES
 
 
-# what folders of splits are called, in any case: Training, test_set, val2017, images_train
+# what folders of splits are called, in any case: Training, test_set, val2017, images_train, 01_train
 _BESIDE = "images?|imgs?|pictures?|photos?|videos?|clips?|data|set|split|files?|folder"
 _SPLIT_NAMES = {
-    split: re.compile(rf"(?:(?:{_BESIDE})[-_. ]?)?(?:{words})(?:[-_. ]?(?:{_BESIDE}))?[-_. ]?\d*", re.IGNORECASE)
+    split: re.compile(rf"(?:\d+[-_. ]*)?(?:(?:{_BESIDE})[-_. ]?)?(?:{words})(?:[-_. ]?(?:{_BESIDE}))?[-_. ]?\d*", re.IGNORECASE)
     for split, words in (
         ("train", "train|training"),
         ("validation", "validation|valid|validate|val|dev|development"),
@@ -148,6 +148,25 @@ def refuse_splits_in_classes(root: Node) -> None:
                 f"class folder {node.name!r} holds folders of splits ({', '.join(inside)}): put the splits above the "
                 f"classes, as in {next(iter(inside))}/{node.name}."
             )
+
+
+def refuse_unknown_splits(root: Node) -> None:
+    """Refuse two or three folders that hold the same class folders: they are splits, whatever they are called.
+
+    Folders whose names have digits, such as those of years, are no classes.
+    """
+    if len(root.nodes) not in (2, 3):
+        return
+    first, second, *_ = root.nodes
+    inside = [inner.name for inner in first.nodes]
+    if any({inner.name for inner in node.nodes} != set(inside) or node.samples for node in root.nodes):
+        return
+    if len(inside) > 1 and not any(re.search(r"\d", name) for name in inside):
+        raise DataError(
+            f"folders {first.name!r} and {second.name!r} hold the same folders ({', '.join(inside[:5])}), as splits "
+            "hold classes: set train_split and eval_split to the names of splits; if they are classes, take the "
+            "folders inside them away."
+        )
 
 
 def without_wrappers(splits: dict[str, Node], notes: list[str]) -> dict[str, Node]:
