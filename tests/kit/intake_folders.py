@@ -65,7 +65,7 @@ SPLITS = [
         Case(
             f"{train} and {test}",
             split_folders(train, test),
-            error=f"'{min(train, test)}' and '{max(train, test)}' hold the same folders .rose, tulip.* set train_split",
+            error=f"'{min(train, test)}' and '{max(train, test)}' hold the same folders .rose, tulip.*set train_split",
         )
         for train, test in (("trn", "tst"), ("seen", "unseen"), ("fold_a", "fold_b"))
     ),
@@ -194,6 +194,21 @@ CLASSES = [
         options={"class_names": ["TULIP", "Rose"]},
         renamed={"rose": "Rose", "tulip": "TULIP"},
         note="'rose' is 'Rose', 'tulip' is 'TULIP'",
+    ),
+    Case(
+        "class_names with numbers, in another order",
+        split_folders("train", "test"),
+        error="would rename class 'rose' to '0 tulip', but the names contain those of the data .rose, tulip.: give",
+        options={"class_names": ["0 tulip", "1 rose"]},
+    ),
+    Case(
+        "class_names with numbers, in the same order",
+        split_folders("train", "test"),
+        {"test": {"0 rose": 2, "1_Tulip": 2}},
+        options={"class_names": ["0 rose", "1_Tulip"]},
+        split="test",
+        renamed={"rose": "0 rose", "tulip": "1_Tulip"},
+        note="renames the classes",
     ),
     Case(
         "class_names that rename",

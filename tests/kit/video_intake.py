@@ -135,6 +135,12 @@ CASES = [
         "train/jump/a.mp4, train/run/b.mp4, val/jump/a.mp4, extra/jump/c.mp4",
         error="folder 'extra' lies beside 'train', a split",
     ),
+    split_folders("01_train", "02_test", ("train", "test")),
+    Case(
+        "splits of unknown names",
+        "seen/jump/a.mp4, seen/run/b.mp4, unseen/jump/a.mp4, unseen/run/b.mp4",
+        error="'seen' and 'unseen' hold the same folders .jump, run.* set train_split",
+    ),
     Case("splits below classes", "jump/train/a.mp4, jump/test/b.mp4, run/train/c.mp4", error="put the splits above"),
     Case(
         "a wrapper",

@@ -147,7 +147,25 @@ def _stored_classes(
     # folders 0, 1, 10, 2 are numbers to whoever names them
     ranked = sorted(names, key=int) if all(name.isdecimal() for name in names) else names
     new = [given[ranked.index(name)] for name in names]
+    _refuse_crosswise(names, new)
     return relabelled(rows, column, [given.index(name) for name in new]), given, _renaming(names, new)
+
+
+def _refuse_crosswise(names: list[str], new: list[str]) -> None:
+    """Refuse new names that all contain names of the data, but those of other classes: `0 tulip` for `rose`."""
+    contained = [[old for old in names if _words(old) in _words(name)] for name in new]
+    crossed = [place for place, olds in enumerate(contained) if names[place] not in olds]
+    if all(contained) and crossed:
+        old, name = names[crossed[0]], new[crossed[0]]
+        raise DataError(
+            f"class_names would rename class {old!r} to {name!r}, but the names contain those of the data "
+            f"({_listed(names)}): give these alone, one a line."
+        )
+
+
+def _words(name: str) -> str:
+    """A name as words between spaces, without regard to case and signs."""
+    return re.sub(r"[\W_]+", " ", f" {name.casefold()} ")
 
 
 def _spelling(name: str) -> str:

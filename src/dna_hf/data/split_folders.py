@@ -19,7 +19,9 @@ from .splits import SPLIT_ALIASES
 # what folders of splits are called, in any case: Training, test_set, val2017, images_train, 01_train
 _BESIDE = "images?|imgs?|pictures?|photos?|videos?|clips?|data|set|split|files?|folder"
 _SPLIT_NAMES = {
-    split: re.compile(rf"(?:\d+[-_. ]*)?(?:(?:{_BESIDE})[-_. ]?)?(?:{words})(?:[-_. ]?(?:{_BESIDE}))?[-_. ]?\d*", re.IGNORECASE)
+    split: re.compile(
+        rf"(?:\d+[-_. ]*)?(?:(?:{_BESIDE})[-_. ]?)?(?:{words})(?:[-_. ]?(?:{_BESIDE}))?[-_. ]?\d*", re.IGNORECASE
+    )
     for split, words in (
         ("train", "train|training"),
         ("validation", "validation|valid|validate|val|dev|development"),

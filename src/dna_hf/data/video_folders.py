@@ -12,7 +12,14 @@ from pathlib import Path
 from .clips import Clip
 from .errors import DataError
 from .files import Folder, LeftOut, gather, is_clutter, is_image, is_video
-from .split_folders import Node, refuse_splits_in_classes, split_folders, unwrapped, without_wrappers
+from .split_folders import (
+    Node,
+    refuse_splits_in_classes,
+    refuse_unknown_splits,
+    split_folders,
+    unwrapped,
+    without_wrappers,
+)
 from .splits import is_alias
 from .video_columns import NoLabels
 
@@ -111,6 +118,7 @@ def split_nodes(videos: VideoFolder, asked: set[str], notes: list[str], outside:
     folders = split_folders(root, asked, notes)
     if folders is None:
         refuse_splits_in_classes(root)
+        refuse_unknown_splits(root)
         return without_wrappers({"train": root}, notes)
     outside += [*(LeftOut(path, "in no split folder") for path in root.samples), *root.left_out]
     # records of videos have the names of the folders
