@@ -58,7 +58,7 @@ class Row(NamedTuple):
         video: path of the video, as it is written.
         label: label, a number or text, as it is written.
         split: split that the table says the clip belongs to.
-        part: which part of the file the clip is.
+        part: start and end of the clip in the file, in seconds or frames.
         frames: paths of the clip's images, instead of a video.
         folders: folders in which `video` may lie.
     """

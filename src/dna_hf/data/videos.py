@@ -72,7 +72,7 @@ class VideoReader:
 
         Args:
             path: video file.
-            sampling: which frames.
+            sampling: function that says which frames to read, of their number and the frame rate.
             start: seconds into the file at which the clip begins; `None`: at the beginning of the file.
             end: seconds into the file at which the clip ends; `None`: at the end of the file.
             frames: instead of `start` and `end`, number of the clip's first frame, from 0, and of the first one
