@@ -233,7 +233,7 @@ def test_other_classes_get_a_new_head_that_is_named(image_checkpoint, tmp_path):
     [
         (["--patch_size", 14], "has patches of 7x7 pixels, but patch_size is 14"),
         (["--image_size", 30], "image_size (30) must be a positive multiple of patch_size (7)"),
-        (["--num_channels", 1], "of another shape"),
+        (["--num_channels", 1], "model.num_channels is 1, but checkpoint"),
     ],
 )
 def test_what_cannot_be_resampled_is_named(words, sentence, image_checkpoint, pictures, tmp_path):

@@ -271,9 +271,26 @@ def test_fine_tuning_starts_from_a_masked_image_model(finished, tmp_path):
     assert model.classifier.out_features == 2
 
 
-def test_a_checkpoint_of_another_variant_is_refused(finished, tmp_path):
-    run = tiny_run(tmp_path / "run", checkpoint=str(finished.output_dir), attention_variant="softmax")
-    with pytest.raises(ConfigurationError, match="^section 'model': .* 8 missing .*, 18 unexpected"):
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"attention_variant": "softmax"},
+            "model.attention_variant is 'softmax', .* 'dna': .* --attention_variant dna",
+        ),
+        ({"hidden_size": 32}, "model.hidden_size is 32, but checkpoint .* has 16: leave .* give --hidden_size 16"),
+        ({"num_attention_heads": 1}, "num_attention_heads is 1, .* has 2: .* give --num_attention_heads 2"),
+        ({"qkv_bias": False}, "qkv_bias is False, .* has True: .* give --qkv_bias true"),
+        (
+            {"hidden_size": 1024, "num_hidden_layers": 40, "intermediate_size": 4096, "num_attention_heads": 3},
+            "hidden_size is 1024, .* --hidden_size 16 --num_hidden_layers . --num_attention_heads 2 --inter",
+        ),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_of_another_structure_is_refused(finished, tmp_path, asked, said):
+    run = tiny_run(tmp_path / "run", checkpoint=str(finished.output_dir), **asked)
+    with pytest.raises(ConfigurationError, match=f"^section 'model': .*{said}"):
         training.train_classifier(run)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import AutoConfig, PreTrainedModel, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import has_length
 from transformers.utils import logging
@@ -25,7 +25,6 @@ from ..evaluation.image_classification import ClassificationResult
 from ..evaluation.problems import problem_of
 from ..hub.publish import Published
 from ..kinds import check_images, kind_of
-from ..models.configuration_dna import pair
 from ..pretrained import Shapes, fitting_config, load_config, load_whole, tensor_shapes
 from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
@@ -52,6 +51,7 @@ from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError
 from .lora import add_lora, body_fingerprint, check_lora, describe_adapter, merged
 from .losses import classification_loss
+from .start import check_patches, check_structure
 from .tasks import AnyProcessor, TorchDataset, task_of
 from .trainer import ClassificationTrainer
 
@@ -277,8 +277,9 @@ def _start_from(source: str, run: ClassifierRun, fields: dict[str, Any]) -> tupl
         )
     # before memory is taken
     own = fitting_config(kind.auto_model, source, revision, ConfigurationError)
+    check_structure(source, own, fields)
     config = load_config(source, revision, ConfigurationError, **fields)
-    _check_patches(source, own, config)
+    check_patches(source, own, config)
     with told_as(ConfigurationError, f"checkpoint {source!r} cannot become what is asked for"):
         config.validate()
     own_sizes = {name: getattr(own, name) for name in SIZE_FIELDS if hasattr(own, name)}
@@ -298,16 +299,6 @@ def _start_from(source: str, run: ClassifierRun, fields: dict[str, Any]) -> tupl
     processor = task.load_processor(run, config, source, revision)
     check_images(processor, config, source, ConfigurationError)
     return model, processor
-
-
-def _check_patches(source: str, own: PreTrainedConfig, config: PreTrainedConfig) -> None:
-    """See that a run keeps the patches of its checkpoint."""
-    have, asked = (pair(each.patch_size, "patch_size") for each in (own, config))
-    if have != asked:
-        raise ConfigurationError(
-            f"checkpoint {source!r} has patches of {have[0]}x{have[1]} pixels, but patch_size is {config.patch_size}: "
-            "leave it out; for another number of patches give image_size."
-        )
 
 
 def _say_changes(source: str, model: PreTrainedModel, head: str, stored: Shapes, resampled: dict[str, str]) -> None:
