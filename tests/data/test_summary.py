@@ -15,6 +15,7 @@ from PIL import Image
 from dna_hf.data import inspection
 from dna_hf.data.arguments import ImageDataArguments, VideoDataArguments
 from dna_hf.data.errors import DataError
+from dna_hf.data.files import EMPTY, LeftOut
 from dna_hf.data.image_reading import read_image_file
 from dna_hf.data.inspection import content_digest
 from dna_hf.data.sources import load_all, load_train_and_eval
@@ -259,3 +260,26 @@ def test_what_training_refuses_cannot_be_read_here_either(flowers, values, reaso
     with pytest.raises(DataError, match="cannot read image") as refused:
         read_image_file(flowers / one.path)
     assert one.reason in str(refused.value)
+
+
+def test_a_folder_without_images_is_named(flowers):
+    (flowers / "train" / "lily" / "old").mkdir(parents=True)
+    found = summary_of(flowers)
+    assert found.left_out == [LeftOut("train/lily", EMPTY)]
+    assert "1 folder holds no images: train/lily." in found.findings()
+
+
+def test_classes_whose_names_differ_only_in_case_are_named(flowers):
+    save(picture(), flowers / "train" / "ROSE" / "0.png")
+    assert "the names of some classes differ only in case: ROSE and rose." in summary_of(flowers).findings()
+
+
+def test_three_names_are_shown_of_what_is_left_out_for_one_reason(flowers):
+    for number in range(5):
+        (flowers / "train" / "rose" / f"{number}.pdf").write_bytes(b"x")
+    (flowers / "train" / "rose" / "notes").write_bytes(b"x")
+    found = summary_of(flowers)
+    rows = [value for name, value in found.rows() if name == "left out"]
+    names = ", ".join(f"train/rose/{number}.pdf" for number in range(3))
+    assert rows == [f"5: .pdf is no image: {names} and 2 more", "1: no image by its name: train/rose/notes"]
+    assert len(found.report()["left_out"]) == 6

@@ -49,6 +49,10 @@ class LeftOut:
     reason: str
 
 
+# why a folder without samples, and without a table, is left out
+EMPTY = "it holds no samples"
+
+
 @dataclass
 class Folder:
     """A folder and all that lies in it, without hidden files and what systems leave behind.

@@ -105,24 +105,20 @@ def count_images(folder: Folder) -> int:
 def _node(folder: Folder, name: str | None = None) -> Node:
     """What of a folder a data set sees; a ZIP archive is a folder of its name, or what the one folder in it holds."""
     node = Node(name or folder.name, left_out=list(folder.left_out))
-    inside = [_node(one) for one in folder.folders]
+    inside = [(one.path, _node(one)) for one in folder.folders]
     for path in folder.files:
         if is_image(path):
             node.samples.append(path)
         elif path.lower().endswith(ARCHIVE):
             archive = _node(look_into(unpacked(path)), os.path.basename(path)[: -len(ARCHIVE)])
             named_alike = [inner.name for inner in archive.nodes] == [archive.name] and not archive.samples
-            inside.append(archive.inner(archive.name) if named_alike or archive.is_wrapper else archive)
+            inside.append((path, archive.inner(archive.name) if named_alike or archive.is_wrapper else archive))
         elif path.lower().endswith(TABLE_SUFFIXES):
             node.tables.append(path)
         else:
             node.left_out.append(LeftOut(path, why_no_image(path)))
-    for one in sorted(inside, key=lambda each: each.name):
-        if next(one.all_samples(), None) is not None:
-            node.nodes.append(one)
-        else:
-            node.left_out += one.all_left_out()
-            node.tables += one.all_tables()
+    for path, one in sorted(inside, key=lambda each: each[1].name):
+        node.take_in(path, one)
     return node
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .errors import DataError
-from .files import LeftOut
+from .files import EMPTY, LeftOut
 from .splits import SPLIT_ALIASES
 
 
@@ -68,6 +68,22 @@ class Node:
         yield from self.tables
         for node in self.nodes:
             yield from node.all_tables()
+
+    def take_in(self, path: str, inside: Node) -> None:
+        """Add a folder that lies in it; of one without samples the tables, and what is left out.
+
+        Args:
+            path: path of the folder.
+            inside: what is in that folder.
+        """
+        if next(inside.all_samples(), None) is not None:
+            self.nodes.append(inside)
+            return
+        tables, left_out = list(inside.all_tables()), list(inside.all_left_out())
+        if not tables and all(one.reason == EMPTY for one in left_out):
+            left_out = [LeftOut(path, EMPTY)]
+        self.tables += tables
+        self.left_out += left_out
 
     @property
     def is_wrapper(self) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..whole_files import whole_file
 from .arguments import CommonDataArguments, ImageDataArguments
+from .files import EMPTY
 from .inspection import Inspection, Sample, inspect_images, inspect_videos, relative
 from .problem_types import MULTI_LABEL, REGRESSION
 from .provenance import public_name
@@ -100,7 +100,7 @@ class DataSummary:
         rows += self._balance()
         if self.inspection is not None and self.inspection.seen:
             rows += self._seen_rows(self.inspection)
-        rows.append(("left out", _counted_reasons(self.left_out)))
+        rows += [("left out", each) for each in _reasons(self.left_out)]
         return rows + [("note", note) for note in self.notes]
 
     def _balance(self) -> list[tuple[str, str]]:
@@ -164,7 +164,7 @@ class DataSummary:
 
     def findings(self) -> list[str]:
         """A sentence for each thing that is worth a look before the data is used."""
-        sentences = []
+        sentences = self._empty_folders() + self._alike()
         for split in self.splits:
             if split.unlabelled:
                 what = self._counted(split.unlabelled, f"of {split.name!r} has", f"of {split.name!r} have")
@@ -181,6 +181,19 @@ class DataSummary:
                     f"the largest class of {split.name!r} has {times} as many {self.unit} as the smallest."
                 )
         return sentences + (self._copied(self.inspection) if self.inspection is not None else [])
+
+    def _empty_folders(self) -> list[str]:
+        paths = [each.path for each in self.left_out if each.reason == EMPTY]
+        what = "1 folder holds" if len(paths) == 1 else f"{len(paths):,} folders hold"
+        return [f"{what} no {self.unit}: {_examples(paths)}."] if paths else []
+
+    def _alike(self) -> list[str]:
+        """Classes whose names differ only in case, which may be meant to be one."""
+        alike: dict[str, list[str]] = {}
+        for name in dict.fromkeys(name for split in self.splits for name in split.classes):
+            alike.setdefault(name.casefold(), []).append(name)
+        shown = [" and ".join(names) for names in alike.values() if len(names) > 1]
+        return [f"the names of some classes differ only in case: {_examples(shown)}."] if shown else []
 
     def _copied(self, found: Inspection) -> list[str]:
         """What an inspection of the samples found, in sentences."""
@@ -352,9 +365,13 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(shown) + (f" and {len(counts) - LISTED} more" if len(counts) > LISTED else "")
 
 
-def _counted_reasons(left_out: Sequence[LeftOut]) -> str:
-    reasons = Counter(each.reason for each in left_out)
-    return "; ".join(f"{count:,}: {reason}" for reason, count in reasons.most_common()) or "nothing"
+def _reasons(left_out: Sequence[LeftOut]) -> list[str]:
+    """Each reason with the number of what it leaves out and some names, the commonest one first."""
+    paths: dict[str, list[str]] = {}
+    for each in left_out:
+        paths.setdefault(each.reason, []).append(each.path)
+    by_count = sorted(paths.items(), key=lambda item: -len(item[1]))
+    return [f"{len(some):,}: {reason}: {_examples(some)}" for reason, some in by_count] or ["nothing"]
 
 
 def _classes(names: Sequence[str]) -> str:

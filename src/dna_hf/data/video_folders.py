@@ -78,11 +78,8 @@ def _node(folder: Folder, frames: dict[str, tuple[str, ...]]) -> Node:
             node.samples.append(inner.path)
             # what lies beside the frames of a video describes it
             node.left_out += [*one.left_out, *(LeftOut(path, "beside the frames of a video") for path in one.tables)]
-        elif next(one.all_samples(), None) is not None:
-            node.nodes.append(one)
         else:
-            node.left_out += one.all_left_out()
-            node.tables += one.all_tables()
+            node.take_in(inner.path, one)
     if images and not node.samples and not node.nodes:
         frames[folder.path] = tuple(sorted(images, key=_natural))
     else:
