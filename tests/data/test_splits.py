@@ -195,3 +195,12 @@ def test_a_split_to_evaluate_on_may_be_trained_on_where_nothing_is_evaluated(kin
     readers = {name: already(make(name=name)) for name in ("train", "test")}
     train, evaluation = read_train_and_eval(readers, arguments(train_split="test"), 0, hold_out=False)
     assert train.name == "test" and evaluation is None
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2])
+def test_a_fraction_without_effect_is_named(kind, fraction):
+    make, arguments = kind
+    readers = {name: already(make(name=name)) for name in ("train", "test")}
+    _, evaluation = read_train_and_eval(readers, arguments(validation_fraction=fraction), 0)
+    said = f"validation_fraction {fraction} has no effect: split 'test' is there."
+    assert evaluation.notes == ((said,) if fraction != 0.1 else ())

@@ -328,3 +328,23 @@ def test_any_trainer_argument_is_a_key():
     run = run_config(sections(), {"gradient_checkpointing": True, "lr_scheduler_kwargs": {"min_lr": 0.1}})
     assert isinstance(run.training, TrainingArguments) and run.training.gradient_checkpointing
     assert run.training.lr_scheduler_kwargs == {"min_lr": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"max_bad_fraction": 0.5}, "max_bad_fraction is 0.5, .* set on_error to skip"),
+        ({"max_bad_fraction": 0.5, "on_error": "raise"}, "max_bad_fraction is 0.5, .* set on_error to skip"),
+        ({"validation_fraction": 0.2, "eval_split": "test"}, "validation_fraction is 0.2, .*'test'.* leave one"),
+        ({"max_bad_fraction": 0.5, "on_error": "skip"}, None),
+        ({"validation_fraction": 0.2}, None),
+        ({"validation_fraction": 0.2, "eval_split": None}, None),
+    ],
+    ids=str,
+)
+def test_a_key_of_the_data_that_another_leaves_without_effect_is_refused(data, said):
+    if said is None:
+        assert run_config(sections(), data).sections["data"].items() >= data.items()
+        return
+    with pytest.raises(ConfigurationError, match=said):
+        run_config(sections(), data)

@@ -198,6 +198,11 @@ def read_train_and_eval(
     evaluation = read_split(readers, name, arguments)
     evaluation = _in_line(train, evaluation)
     _check_classes(train, evaluation)
+    if arguments.validation_fraction != CommonDataArguments.validation_fraction:
+        idle = (
+            f"validation_fraction {arguments.validation_fraction} has no effect: split {evaluation.name!r} is there."
+        )
+        evaluation.notes = (*evaluation.notes, idle)
     return train, evaluation
 
 
