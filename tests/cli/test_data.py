@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def written(flowers, tmp_path_factory):
 def test_it_prints_what_the_folder_holds_and_names_the_duplicates(written):
     output, printed = written
     lines = printed.splitlines()
-    assert lines[0] == "images, for the folder has 13 images"
+    assert lines[0] == "images, for the files of the folder have such names"
     rows = {line[:26].strip(): line[26:] for line in lines[2:14]}
     assert rows["train"] == "7 images, 2 classes, 1 to 6 each" and rows["test"] == "6 images, 2 classes, 1 to 5 each"
     assert rows["duplicates across splits"] == "2"
@@ -148,7 +149,7 @@ def test_videos_in_folders(tmp_path, capsys):
     output = tmp_path / "out"
     assert main(["data", str(tmp_path / "videos"), "--output-dir", str(output)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("videos, for the folder has 4 videos")
+    assert printed.startswith("videos, for the files of the folder have such names")
     assert "1 video of 'test' is in 'train', too: test/run/same.avi = train/run/c.avi." in printed
     content = json.loads((output / "data_summary.json").read_text())
     assert content["splits"]["train"]["classes"] == {"jump": 2, "run": 1}
@@ -240,7 +241,8 @@ def test_the_longest_conversation_is_named_in_tokens(tmp_path, capsys):
     ("names", "kind"),
     [
         (["a/1.png", "b/2.JPG"], "image"),
-        (["a/1.mp4", "b/2.png", "b/3.png"], "video"),
+        (["a/1.mp4", "b/2.png", "b/3.png"], "image"),
+        (["a/1.mp4", "a/1.jpg", "b/2.gif", "b/2.mp4"], "video"),
         (["train.parquet"], "image"),
         (["train.csv"], "video"),
         ([".hidden/1.mp4", "a/1.png"], "image"),
@@ -293,3 +295,42 @@ def test_a_split_to_train_on_that_cannot_be_read_is_an_error_and_another_one_is_
     assert main(["data", str(tmp_path), "--label_column", "kind"]) == 0
     printed = capsys.readouterr().out
     assert "split 'test'" in printed.split("left out")[1] and "has no label in column 'kind'" in printed
+
+
+def test_the_kind_that_is_less_common_is_named_with_its_option(tmp_path, capsys):
+    for number in range(4):
+        (tmp_path / "rose").mkdir(exist_ok=True)
+        noise(number).save(tmp_path / "rose" / f"{number}.png")
+    (tmp_path / "rose" / "junk.mp4").write_bytes(b"x")
+    assert main(["data", str(tmp_path)]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == (
+        "images, for the folder has 4 images and 1 video: if it is a data set of videos, set --kind video"
+    )
+
+
+def test_links_that_lead_back_and_images_that_are_left_out_are_counted_once(flowers, tmp_path, capsys):
+    shutil.copytree(flowers, tmp_path / "d")
+    (tmp_path / "d" / "train" / "tulip" / "loop").symlink_to(tmp_path / "d" / "train")
+    noise(1).save(tmp_path / "d" / "loose.png")
+    assert main(["data", str(tmp_path / "d")]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        re.findall(r"([\d,]+) images$", printed, re.MULTILINE) == ["13"] and "in no split folder: loose.png" in printed
+    )
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("png", "image"), ("avi", "video")])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "txt"])
+def test_a_table_is_of_what_it_names(tmp_path, ending, kind, suffix):
+    row = {"csv": '"my flowers/{}.{}",rose', "jsonl": '{{"path": "{}.{}", "label": "rose"}}', "txt": "{}.{} 0"}[suffix]
+    table = tmp_path / f"train.{suffix}"
+    table.write_text("\n".join(row.format(number, ending) for number in range(3)))
+    assert find_kind(str(table))[0] == find_kind(str(tmp_path))[0] == kind
+
+
+def test_a_table_of_images_alone_is_refused_as_training_refuses_it(tmp_path, capsys):
+    (tmp_path / "lone.csv").write_text("path,label\na.png,rose\nb.png,tulip\n")
+    assert main(["data", str(tmp_path / "lone.csv")]) == 2
+    told = capsys.readouterr().err
+    assert "'lone.csv' is a file" in told.replace(f"{tmp_path}/", "") and "the folder it lies in" in told

@@ -1,10 +1,8 @@
 """What a data set consists of, found by looking at its files: images, videos, conversations or questions."""
 
-import itertools
 import json
-import os
-from collections import Counter
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ from .errors import DataError
 # the command line offers these: nothing heavy is imported here
 IMAGES, VIDEOS, CONVERSATIONS, QUESTIONS = KINDS = ("image", "video", "conversation", "questions")
 TABLES = (".csv", ".json", ".jsonl", ".tsv", ".txt")
-# files of a folder that are looked at, and bytes of a file
-MANY, HEAD = 5000, 2**20
+# bytes of a file that are looked at
+HEAD = 2**20
 
 
 def find_kind(dataset: str) -> tuple[str, str]:
@@ -41,42 +39,46 @@ def find_kind(dataset: str) -> tuple[str, str]:
 
 
 def _of_folder(folder: Path) -> tuple[str, str]:
-    """By the files of a folder: its videos, or its images; frames of videos look like images."""
-    from .files import is_image, is_video
+    """By what most files of a folder are, videos or images; frames of videos look like images."""
+    from .files import look_into
 
-    counts: Counter[str] = Counter()
-    for path in itertools.islice(_walk(folder), MANY):
-        # a GIF is both: beside videos it is one, and alone an image
-        counts["video"] += is_video(path) and not is_image(path)
-        counts["image"] += is_image(path) or path.suffix.lower() == ".zip"
-        counts["parquet"] += path.suffix in (".parquet", ".arrow")
-    if counts["video"]:
-        beside = f" and {counts['image']:,} images" if counts["image"] else ""
-        return VIDEOS, f"the folder has {counts['video']:,} videos{beside}"
-    if counts["image"] or counts["parquet"]:
-        what = f"{counts['image']:,} images" if counts["image"] else f"{counts['parquet']:,} files of tables"
-        return IMAGES, f"the folder has {what}"
-    tables = [path.name for path in folder.iterdir() if path.suffix.lower() in TABLES]
+    files = look_into(folder).all_files()
+    videos, images = _count(files)
+    images += sum(path.lower().endswith(".zip") for path in files)
+    parquet = sum(path.endswith((".parquet", ".arrow")) for path in files)
+    if videos and images:
+        kind, other = (IMAGES, VIDEOS) if images > videos else (VIDEOS, IMAGES)
+        numbers = ((images, IMAGES), (videos, VIDEOS))
+        counts = " and ".join(f"{count:,} {name}{'s' if count > 1 else ''}" for count, name in numbers)
+        return kind, f"the folder has {counts}: if it is a data set of {other}s, set --kind {other}"
+    if videos or images:
+        # how many belong to the data set is for what lists them to say
+        return (VIDEOS if videos else IMAGES), "the files of the folder have such names"
+    if parquet:
+        return IMAGES, f"the folder has {parquet:,} files of tables"
+    tables = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in TABLES)
     if tables:
-        return VIDEOS, f"the folder has the table {sorted(tables)[0]!r}"
+        kind, reason = _of_table(folder / tables[0])
+        return kind, f"the folder has the table {tables[0]!r}, and {reason}"
     raise DataError(f"folder {str(folder)!r} holds no images, videos or tables: name another one, or set --kind.")
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The files of a folder and of those that links lead to, hidden ones left out."""
-    from .files import is_clutter
+def _count(names: Iterable[str]) -> tuple[int, int]:
+    """How many names are those of videos, and of images; a GIF, which is both, counts as an image."""
+    from .files import is_image, is_video
 
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not is_clutter(name))
-        for name in sorted(files):
-            if not is_clutter(name):
-                yield Path(parent, name)
+    videos = images = 0
+    for name in names:
+        image = is_image(name)
+        images += image
+        videos += not image and is_video(name)
+    return videos, images
 
 
 def _of_file(path: Path) -> tuple[str, str]:
     """By the name of a file, and of one in JSON by the keys of its first entry."""
     if path.suffix.lower() in (".csv", ".tsv", ".txt"):
-        return VIDEOS, "it is a table"
+        return _of_table(path)
     if path.suffix.lower() not in (".json", ".jsonl"):
         return IMAGES, f"it is a file {path.suffix or 'without a suffix'}"
     keys = _first_entry(path)
@@ -84,13 +86,25 @@ def _of_file(path: Path) -> tuple[str, str]:
         return CONVERSATIONS, f"its first entry has {sorted(keys & {'conversations', 'messages'})[0]!r}"
     if "question" in keys:
         return QUESTIONS, "its first entry has 'question'"
-    return VIDEOS, "its entries have neither 'conversations' nor 'question': it is a table"
+    return _of_table(path)
+
+
+def _of_table(path: Path) -> tuple[str, str]:
+    """By the endings of the files that the head of a table names."""
+    words = re.split(r"[\s,;|\"']+", _head(path))
+    videos, images = _count(words)
+    return (IMAGES, "the table names images") if images > videos else (VIDEOS, "it is a table")
+
+
+def _head(path: Path) -> str:
+    """The first text of a file."""
+    with path.open("rb") as file:
+        return file.read(HEAD).decode("utf-8-sig", "replace")
 
 
 def _first_entry(path: Path) -> set[str]:
     """The keys of the first object in a JSON list or of the first line; none where there is no such thing."""
-    with path.open("rb") as file:
-        text = file.read(HEAD).decode("utf-8-sig", "replace")
+    text = _head(path)
     start = text.find("{")
     if start < 0:
         return set()
