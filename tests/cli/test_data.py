@@ -145,10 +145,12 @@ def test_videos_in_folders(tmp_path, capsys):
         (tmp_path / "videos" / "train" / name).parent.mkdir(parents=True, exist_ok=True)
         write_video(tmp_path / "videos" / "train" / name, 4 + number, codec="mpeg4", fps=25)
     (tmp_path / "videos" / "test" / "run").mkdir(parents=True)
+    (tmp_path / "videos" / "train" / "swim").mkdir()
     shutil.copy(tmp_path / "videos/train/run/c.avi", tmp_path / "videos/test/run/same.avi")
     output = tmp_path / "out"
     assert main(["data", str(tmp_path / "videos"), "--output-dir", str(output)]) == 0
     printed = capsys.readouterr().out
+    assert "1 folder holds no videos: train/swim." in printed
     assert printed.startswith("videos, for the files of the folder have such names")
     assert "1 video of 'test' is in 'train', too: test/run/same.avi = train/run/c.avi." in printed
     content = json.loads((output / "data_summary.json").read_text())

@@ -31,8 +31,8 @@ IMBALANCE = 100
 EXAMPLES = 3
 # characters of the names of all classes in a row
 NAMES_WIDTH = 90
-# kinds of sizes and modes that are listed
-LISTED = 5
+# kinds of sizes and modes that are listed, and what stands where there are none
+LISTED, UNREADABLE = 5, "none can be read"
 # name and value of each fact about a model and what is done with it, as text for a table
 Facts = Sequence[tuple[str, str]]
 
@@ -345,7 +345,7 @@ def _sizes(found: Inspection) -> str:
     """All sizes where there are few, else the smallest, the largest and the commonest."""
     by_area = sorted(found.sizes, key=lambda size: size[0] * size[1])
     if not by_area:
-        return "none can be read"
+        return UNREADABLE
     shown = {f"{width}x{height}": found.sizes[width, height] for width, height in by_area}
     if len(shown) <= LISTED:
         return f"{_listed(shown)} pixels"
@@ -359,6 +359,8 @@ def _sizes(found: Inspection) -> str:
 
 def _listed(counts: dict[str, int]) -> str:
     """What there is, with its number where there are several."""
+    if not counts:
+        return UNREADABLE
     if len(counts) == 1:
         return next(iter(counts))
     shown = [f"{name} ({count:,})" for name, count in list(counts.items())[:LISTED]]
