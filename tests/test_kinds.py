@@ -305,7 +305,9 @@ def test_a_video_classifier_without_a_processor_says_which_file_is_missing(folde
 
 
 @pytest.mark.parametrize("name", ["./runs/typo", "/no/such/folder", "a/b/c", "../x"])
-def test_a_path_that_is_not_there(name):
+def test_a_path_that_is_not_there(name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     assert sentence_of(kind_of, name) == f"checkpoint {name!r} is not there: there is no such folder."
 
 

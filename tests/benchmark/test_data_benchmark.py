@@ -161,7 +161,11 @@ def test_epochs_follow_each_other():
     ],
 )
 def test_mistakes_are_one_sentence(clips, tmp_path, monkeypatch, capfd, words, message):
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(video_sections(clips)))
+    sections = video_sections(clips)
+    if "raise" in words:
+        # has no effect where the first video that cannot be read ends the run
+        del sections["data"]["max_bad_fraction"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(sections))
     monkeypatch.chdir(tmp_path)
     assert main(["benchmark", "data", *words, "--seconds", "1"]) == 2
     last = capfd.readouterr().err.splitlines()[-1]

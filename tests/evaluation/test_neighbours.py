@@ -154,7 +154,7 @@ def test_on_the_command_line(checkpoint, tmp_path):
     refused = {
         ("--knn", "--record"): "--record is for figures of a classifier",
         ("--knn", "--slices", "label"): "--slices is for figures of a classifier",
-        ("--knn", "--split", "train"): "finds every sample of the training split 'train' itself",
+        ("--knn", "--split", "train"): "train_split and eval_split are both 'train'",
         ("--knn", "61"): "--knn 61 is more than the 60 images of split 'train'",
         ("--knn", "0"): "must be",
         ("--knn", "--streaming", "true"): "leave out --streaming",

@@ -124,8 +124,6 @@ def _splits(
         raise DataError(
             f"nothing of data set {arguments.dataset!r} is held out, for it has split {evaluation.name!r}: take that."
         )
-    if train.name == evaluation.name:
-        raise DataError(f"--knn finds every sample of the training split {train.name!r} itself: choose another split.")
     if train.problem_type != SINGLE_LABEL:
         raise DataError(f"--knn is for data of one class per sample, but this is {train.problem_type}: leave it out.")
     if k > len(train):
