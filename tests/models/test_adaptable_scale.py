@@ -6,6 +6,8 @@ import io
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from safetensors.torch import load_file, save_file
 
 from dna_hf.models.attention_variants import AdaptableScale, DenoisingAttention
@@ -113,6 +115,10 @@ def test_an_adapter_keeps_alpha(base, tmp_path):
     assert torch.equal(scales(again), own + 0.4)
 
 
+@pytest.mark.skipif(
+    version.parse(transformers.__version__) < version.parse("5.23"),
+    reason="before transformers 5.23, load_adapter leaves out modules_to_save, of every model",
+)
 def test_transformers_loads_it_by_itself(base, tmp_path):
     model_class, folder = base
     wrapped = adapted(model_class.from_pretrained(folder), -0.3)
