@@ -9,8 +9,8 @@ import pytest
 from dna_hf.data.arguments import ImageDataArguments, VideoDataArguments
 from dna_hf.data.clips import Clip, LabelledVideos
 from dna_hf.data.errors import DataError
+from dna_hf.data.labelled_images import LabelledImages
 from dna_hf.data.motion import motion_splits
-from dna_hf.data.sources import LabelledImages
 from dna_hf.data.splits import already, read_split, read_train_and_eval, stratified_parts
 from dna_hf.models.video_decoding import FrameSampling
 

@@ -6,7 +6,8 @@ import pytest
 
 from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.data.errors import DataError
-from dna_hf.data.sources import LabelledImages, load_split
+from dna_hf.data.labelled_images import LabelledImages
+from dna_hf.data.sources import load_split
 from dna_hf.evaluation import image_classification
 from dna_hf.evaluation.figures import SliceFigure
 from dna_hf.evaluation.image_classification import evaluate_checkpoint

@@ -57,20 +57,19 @@ class ListedImages:
     notes: tuple[str, ...] = ()
 
 
-def list_images(folder: Folder, arguments: ImageDataArguments, wanted: Iterable[str] = ()) -> dict[str, ListedImages]:
+def list_images(folder: Folder, arguments: ImageDataArguments, asked: set[str]) -> dict[str, ListedImages]:
     """List the images of a folder by split; none is opened.
 
     Args:
         folder: the folder, as [`~dna_hf.data.files.look_into`] lists it.
-        arguments: fields of the `data` section: names of splits and columns.
-        wanted: further splits that the user named.
+        arguments: fields of the `data` section: names of the columns.
+        asked: splits that the user named, which may have any name.
 
     Raises:
         DataError: if it is not clear which images belong to which split, or a table does not fit the images.
     """
     notes: list[str] = []
     root = unwrapped(_node(folder), notes)
-    asked = {*wanted, arguments.train_split, *([arguments.eval_split] if arguments.eval_split else [])}
     folders = split_folders(root, asked, notes)
     outside: list[LeftOut] = []
     if folders is None:

@@ -194,15 +194,19 @@ def _read_csv(path: str) -> pa.Table:
 def _typed(texts: list[str]) -> pa.Array:
     """Texts as numbers where all of them are, as they are otherwise, so that 007 stays 007; empty ones are null."""
     array = pa.array([text.strip() or None for text in texts], pa.string())
+    whole = _numbers(array, pa.int64())
+    if whole is not None:
+        return whole if whole.cast(pa.string()).equals(array) else array
+    numbers = _numbers(array, pa.float64())
+    return array if numbers is None else numbers
+
+
+def _numbers(texts: pa.Array, kind: pa.DataType) -> pa.Array | None:
+    """Texts as numbers of a kind; `None` if one of them is none."""
     try:
-        numbers = array.cast(pa.int64())
-        return numbers if numbers.cast(pa.string()).equals(array) else array
+        return texts.cast(kind)
     except pa.ArrowInvalid:
-        pass
-    try:
-        return array.cast(pa.float64())
-    except pa.ArrowInvalid:
-        return array
+        return None
 
 
 class Places:

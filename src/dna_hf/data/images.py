@@ -22,9 +22,9 @@ from .augmentation import TrainingAugmentation
 from .errors import DataError
 from .image_reading import image_mode, read_image
 from .inspection import sample_name
+from .labelled_images import LabelledImages
 from .problem_types import SINGLE_LABEL
 from .sampling import EpochClock
-from .sources import LabelledImages
 from .unreadable import UNREADABLE, Unreadable
 
 

@@ -24,7 +24,7 @@ from .splits import LeftOut, Split
 
 if TYPE_CHECKING:
     from .clips import LabelledVideos
-    from .sources import LabelledImages
+    from .labelled_images import LabelledImages
 
 # images that are read from a table at a time
 CHUNK = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,6 @@ import pyarrow.compute as pc
 from .arguments import ImageDataArguments
 from .errors import DataError
 from .splits import given_names
-
-
-if TYPE_CHECKING:
-    from .sources import LabelledImages
 
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
@@ -260,20 +256,3 @@ def _streamed(rows: Any, column: str, change: Callable[[Any], int]) -> Any:
 
     features = datasets.Features({**rows.features, column: datasets.Value("int64")})
     return rows.map(lambda label: {column: change(label)}, input_columns=[column], features=features)
-
-
-def check_labels(images: LabelledImages) -> None:
-    """See that labels index the class names.
-
-    Raises:
-        DataError: naming the first row whose label does not.
-    """
-    labels = images.labels()
-    outside = np.flatnonzero((labels < 0) | (labels >= len(images.class_names)))
-    if len(outside):
-        from_one = labels.min() == 1 and labels.max() == len(images.class_names)
-        fix = "they count from 1, set label_base to 1" if from_one else "give class_names, or choose a labelled split"
-        raise DataError(
-            f"row {outside[0]} of split {images.name!r} has label {labels[outside[0]]}, outside the "
-            f"{len(images.class_names)} classes: {fix}."
-        )

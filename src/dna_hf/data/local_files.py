@@ -20,6 +20,7 @@ from .errors import DataError
 from .files import Folder, LeftOut, look_into, unpacked
 from .image_folders import ARCHIVE, ListedImages, count_images, list_images
 from .image_tables import TABLE_SUFFIXES, names_files
+from .splits import already
 
 
 # what reads each split, by name
@@ -33,7 +34,7 @@ def open_path(path: Path, arguments: ImageDataArguments, asked: set[str]) -> Spl
 
     Args:
         path: the file or the folder.
-        arguments: fields of the `data` section: names of splits and columns.
+        arguments: fields of the `data` section: configuration, columns, and whether rows are streamed.
         asked: splits that the user named, which may have any name.
 
     Raises:
@@ -94,11 +95,7 @@ def _open_folder(path: str, arguments: ImageDataArguments, asked: set[str]) -> S
 
 
 def _listed(folder: Folder, arguments: ImageDataArguments, asked: set[str]) -> Splits:
-    return {name: partial(_same, listed) for name, listed in list_images(folder, arguments, asked).items()}
-
-
-def _same(listed: ListedImages) -> ListedImages:
-    return listed
+    return {name: already(listed) for name, listed in list_images(folder, arguments, asked).items()}
 
 
 def _parquet(files: list[str], arguments: ImageDataArguments, left_out: tuple[LeftOut, ...]) -> ListedImages:

@@ -9,8 +9,8 @@ from .arguments import ImageDataArguments, VideoDataArguments
 
 if TYPE_CHECKING:
     from .clips import LabelledVideos
+    from .labelled_images import LabelledImages
     from .multiple_choice import QuestionFile
-    from .sources import LabelledImages
 
 
 @dataclass(frozen=True)

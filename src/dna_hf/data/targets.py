@@ -133,13 +133,6 @@ def with_vectors(rows: Any, vectors: np.ndarray) -> Any:
     return others.add_column(VECTORS, values, feature=datasets.List(datasets.Value("float32"), length=width))
 
 
-def rearranged(vectors: np.ndarray, places: list[int], width: int) -> np.ndarray:
-    """Vectors (rows, width) with each number at another place, and 0 where none comes to lie."""
-    found = np.zeros((len(vectors), width), dtype=np.float32)
-    found[:, places] = vectors
-    return found
-
-
 def vectors_of(rows: Any) -> np.ndarray:
     """The vectors of rows in memory: float32 (rows, classes or outputs)."""
     values = rows.with_format("arrow", columns=[VECTORS])[:][VECTORS].combine_chunks()

@@ -22,8 +22,9 @@ from ..data.arguments import ImageDataArguments
 from ..data.errors import DataError
 from ..data.image_reading import image_mode, read_image
 from ..data.images import ImageProcessor, channels_of, output_size
+from ..data.labelled_images import LabelledImages
 from ..data.problem_types import SINGLE_LABEL
-from ..data.sources import LabelledImages, load_split
+from ..data.sources import load_split
 from ..data.summary import Announce, summarize
 from ..errors import must_be_writable
 from ..kinds import IMAGE, inference_device, load, problem_type_of

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..data.errors import DataError
-from ..data.sources import LabelledImages
+from ..data.labelled_images import LabelledImages
 from ..records.metrics import metric_rows
 from .figures import Figures, SliceFigure, is_readable
 from .intervals import wilson_interval

@@ -17,10 +17,11 @@ from ..data.errors import DataError
 from ..data.images import ImageDataset, ImageProcessor, StreamedImageDataset, image_processor, torch_dataset
 from ..data.images import output_size as image_output_size
 from ..data.images import with_given as image_processor_with
+from ..data.labelled_images import LabelledImages
 from ..data.problem_types import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 from ..data.provenance import DatasetRecord, provenance, video_provenance
 from ..data.sampling import RepeatedSampler
-from ..data.sources import LabelledImages, load_train_and_eval
+from ..data.sources import load_train_and_eval
 from ..data.splits import Split
 from ..data.unreadable import BAD_LIST
 from ..data.video_sources import load_train_and_eval as load_videos
