@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +151,22 @@ def test_a_new_measurement_of_the_same_split_replaces_the_old_one(tmp_path):
     record_measurement(tmp_path, again)
     records = [record.signed() for record in (other_split, other_config, other_name, again)]
     assert read_measurements(tmp_path) == records
+
+
+def test_a_record_that_is_interrupted_leaves_the_one_before(tmp_path, monkeypatch):
+    record_measurement(tmp_path, measurement())
+    record_training(tmp_path, training_run())
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        record_measurement(tmp_path, measurement(split="validation"))
+    with pytest.raises(KeyboardInterrupt):
+        record_training(tmp_path, training_run(seconds=9.0))
+    assert read_measurements(tmp_path) == [measurement().signed()]
+    assert read_training(tmp_path) == training_run().signed()
 
 
 def test_measurements_of_other_weights_are_dropped(tmp_path):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..whole_files import whole_file
+
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lay out rows of text under a header; columns but the first are aligned to the right if they are numbers."""
@@ -25,8 +27,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text to a file, and make its folder where there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from ..training.config_file import ClassifierRun, classifier_run, run_config
 from ..training.errors import ConfigurationError
 from ..training.tasks import task_of
 from ..training.yaml_file import read_record, read_sections
+from ..whole_files import whole_file
 from .summary import BASELINE, MATCHED, RunFigures, matched_intermediate_size, summary
 
 
@@ -97,7 +98,8 @@ def compare(
             _train(config, overrides | changes | {"seed": seed, "data_seed": seed}, folder, report)
             figures.append(_figures(name, seed, folder))
     _write_runs(output_dir / RUNS_FILE, figures)
-    (output_dir / SUMMARY_FILE).write_text(summary(figures) + "\n", encoding="utf-8")
+    with whole_file(output_dir / SUMMARY_FILE) as unfinished:
+        unfinished.write_text(summary(figures) + "\n", encoding="utf-8")
     return figures
 
 
@@ -151,7 +153,8 @@ def _record(output_dir: Path, sections: dict[str, dict[str, Any]]) -> None:
         return
     must_be_empty(output_dir, ConfigurationError, "it holds no comparison to go on with; choose another --output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def _changes(name: str, run: ClassifierRun, output_dir: Path) -> dict[str, Any]:
@@ -243,7 +246,7 @@ def _figures(variant: str, seed: int, folder: Path) -> RunFigures:
 
 
 def _write_runs(path: Path, figures: Sequence[RunFigures]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(figures[0].by_name()))
         writer.writeheader()
         writer.writerows(run.by_name() for run in figures)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from ..data.provenance import DatasetRecord
 from ..errors import DnaError
+from ..whole_files import whole_file
 
 
 MEASUREMENTS_FILE = "measurements.json"
@@ -171,7 +172,8 @@ def _record_digest(record: WeightsRecord) -> str:
 
 
 def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(path: Path, kind: type) -> Any:

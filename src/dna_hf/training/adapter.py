@@ -11,10 +11,11 @@ An adapter folder has
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from ..errors import must_be_folder, told_as
 from ..kinds import VIDEO_LLM, kind_of, kind_of_config, load_processor
 from ..pretrained import ADAPTER_FILE, check_size, load_config, load_whole, read_config, tensor_shapes
+from ..whole_files import whole_file
 from .errors import ConfigurationError
 from .parameter_groups import LORA, ParameterGroup
 
@@ -34,6 +36,7 @@ LORA_WEIGHTS_FILE = "adapter_model.safetensors"
 # of PEFT: what stands before names in its files, and the name of its adapter, which stands in those of parameters
 PEFT_PREFIX, PEFT_NAME = "base_model.model.", ".default."
 FINGERPRINT_VALUES = 16
+Base = TypeVar("Base")
 
 
 @dataclass(frozen=True)
@@ -179,8 +182,21 @@ def save_adapter(
             folder / LORA_FOLDER / LORA_WEIGHTS_FILE,
             metadata={"format": "pt"},
         )
-    model.config.to_json_file(folder / "config.json")
-    (folder / ADAPTER_FILE).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
+    write_description(folder, description, model.config)
+
+
+def write_description(folder: Path, description: AdapterDescription, config: Any) -> None:
+    """Write what an adapter belongs to beside it, and the configuration of the model that it makes.
+
+    Args:
+        folder: folder of the adapter.
+        description: what the adapter belongs to.
+        config: configuration of the model.
+    """
+    with whole_file(folder / "config.json") as unfinished:
+        config.to_json_file(unfinished)
+    with whole_file(folder / ADAPTER_FILE) as unfinished:
+        unfinished.write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
 
 
 def trained_tensors(
@@ -257,23 +273,45 @@ def load_adapted(
     Raises:
         ConfigurationError: if the base is missing, is another one, or the adapter is damaged.
     """
-    description = read_description(folder)
-    source = description.base if base is None else base
-    revision = description.base_revision if base is None else None
-    config = load_config(folder, None, ConfigurationError)
+    description, config = read_description(folder), load_config(folder, None, ConfigurationError)
     if kind_of_config(config) is not VIDEO_LLM:
         raise ConfigurationError(f"adapter {str(folder)!r} is damaged: its config.json is of no {VIDEO_LLM.name}.")
+    load = partial(load_base, config=config, dtype=dtype)
+    model, processor = load_its_base(folder, description, base, load, lambda loaded: fingerprint(loaded[0]))
+    _add(model, read_tensors(folder), folder)
+    return model.eval(), processor
+
+
+def load_its_base(
+    folder: str | Path,
+    description: AdapterDescription,
+    base: str | None,
+    load: Callable[[str, str | None], Base],
+    fingerprint_of: Callable[[Base], str | None],
+) -> Base:
+    """The base of an adapter, if it is the one that the adapter was trained on.
+
+    Args:
+        folder: folder of the adapter, for messages.
+        description: what the adapter belongs to.
+        base: folder or name on the Hub of the base; `None`: where it was when the adapter was trained.
+        load: `load(source, revision)`: the base in a folder, or of a name and a revision on the Hub.
+        fingerprint_of: `fingerprint_of(base)`: the fingerprint that the description of the adapter has of its base.
+
+    Raises:
+        ConfigurationError: if the base cannot be loaded, or is another one.
+    """
+    source = description.base if base is None else base
     try:
-        model, processor = load_base(source, revision, config=config, dtype=dtype)
+        loaded = load(source, description.base_revision if base is None else None)
     except ConfigurationError as error:
         raise ConfigurationError(f"adapter {str(folder)!r} needs its base, {description.base!r}: {error}") from error
-    if description.base_fingerprint not in (None, fingerprint(model)):
+    if description.base_fingerprint not in (None, fingerprint_of(loaded)):
         raise ConfigurationError(
             f"adapter {str(folder)!r} was trained on other weights than those of {source!r}: give the base that it "
             f"was trained on, {description.base!r}."
         )
-    _add(model, read_tensors(folder), folder)
-    return model.eval(), processor
+    return loaded
 
 
 @torch.no_grad()

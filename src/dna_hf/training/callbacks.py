@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from ..data.sampling import EpochClock
 from ..records.stamp import without_secrets
+from ..whole_files import whole_file
 from .checkpoint import RUN_FILE
 from .diagnostics import negative_scale_statistics
 from .errors import ConfigurationError
@@ -91,8 +92,7 @@ class NegativeScaleLog(TrainerCallback):
         if path.exists():
             with path.open(encoding="utf-8", newline="") as file:
                 kept = [row for row in csv.reader(file) if row[0] != "epoch" and float(row[0]) < float(epoch)]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("epoch", "layer", "head", "value"))
             writer.writerows(kept)
@@ -112,7 +112,10 @@ class RunRecord(TrainerCallback):
         """Called after a checkpoint was written."""
         path = Path(args.output_dir, RUN_FILE)
         if state.is_world_process_zero and not path.exists():
-            path.write_text(yaml.safe_dump(without_secrets(self.sections), sort_keys=False), encoding="utf-8")
+            with whole_file(path) as unfinished:
+                unfinished.write_text(
+                    yaml.safe_dump(without_secrets(self.sections), sort_keys=False), encoding="utf-8"
+                )
 
 
 class DataRecord(TrainerCallback):

@@ -31,6 +31,7 @@ from ..records.digest import weights_digest
 from ..records.metrics import PROBLEM_METRICS
 from ..records.stamp import stamp
 from ..sizes import SIZE_FIELDS, resize_model
+from .adapter import write_description
 from .callbacks import AugmentationEpoch, DataRecord
 from .checkpoint import check_disk, find_checkpoint, weights_size
 from .class_weights import WeightedLoss, class_weights
@@ -49,7 +50,7 @@ from .common import (
 from .config_file import AnyRun, ClassifierRun, classifier_run
 from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError
-from .lora import add_lora, body_fingerprint, check_lora, describe_adapter, merged
+from .lora import add_lora, check_lora, describe_adapter, merged
 from .losses import classification_loss
 from .start import check_patches, check_structure
 from .tasks import AnyProcessor, TorchDataset, task_of
@@ -128,9 +129,9 @@ def train_classifier(run: AnyRun, *, resume: bool = False, announce: Announce | 
     check_lora(run)
     check_publishing(run)
     train, evaluation, model, processor = load_run(run)
-    base_fingerprint = None
+    adapter = None
     if run.peft.r is not None:
-        base_fingerprint = body_fingerprint(model)
+        adapter = describe_adapter(model, run)
         model = add_lora(model, run)
     check_disk(run, weights_size(model), averages=1 if run.training.ema_decay else 0)
     trainer = build_trainer(run, model, processor, train, evaluation)
@@ -148,8 +149,8 @@ def train_classifier(run: AnyRun, *, resume: bool = False, announce: Announce | 
     if trainer.prediction is not None:
         result = task_of(run).result(problem_of(model.config), trainer.prediction, train.class_names)
     if trainer.is_world_process_zero():
-        if run.peft.r is not None:
-            describe_adapter(model, run, base_fingerprint)
+        if adapter is not None:
+            write_description(run.output_dir, adapter, model.config)
             weights = merged(model).state_dict()
         _write_records(run, trainer, outcome, weights, train, evaluation)
         _write_charts(run, trainer, result, split)

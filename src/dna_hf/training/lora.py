@@ -6,8 +6,6 @@ the adapter belongs to. `dna-hf merge` makes a whole model of it.
 """
 
 import copy
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ from transformers import PreTrainedModel
 from ..errors import told_as
 from ..kinds import CLASSIFIERS, kind_of_config, load_processor
 from ..models.attention_variants import DenoisingAttention, VariantAttention
-from ..pretrained import ADAPTER_FILE, load_config, load_whole
-from .adapter import LORA_WEIGHTS_FILE, AdapterDescription, fingerprint, read_description
+from ..pretrained import load_config, load_whole
+from .adapter import LORA_WEIGHTS_FILE, AdapterDescription, fingerprint, load_its_base, read_description
 from .config_file import ClassifierRun
 from .errors import ConfigurationError
 
@@ -129,21 +127,18 @@ def _must_have(key: str, names: list[str], what: str, known: list[str]) -> None:
         )
 
 
-def describe_adapter(model: Any, run: ClassifierRun, base_fingerprint: str | None) -> None:
-    """Write what an adapter belongs to beside it, and the configuration of the model that it makes.
+def describe_adapter(model: PreTrainedModel, run: ClassifierRun) -> AdapterDescription:
+    """What the adapter of a run will belong to.
 
     Args:
-        model: the `peft.PeftModel`.
-        run: the run that trained it, in whose output folder it was saved.
-        base_fingerprint: [`~dna_hf.training.adapter.fingerprint`] of the base, before anything was trained.
+        model: the classifier that is adapted, before anything of it is trained.
+        run: the run, which names its checkpoint.
     """
     source, revision = run.model_arguments.checkpoint or "", run.model_arguments.checkpoint_revision
-    description = AdapterDescription(source, revision, base_fingerprint, [])
-    model.config.to_json_file(run.output_dir / "config.json")
-    (run.output_dir / ADAPTER_FILE).write_text(json.dumps(asdict(description), indent=2) + "\n", encoding="utf-8")
+    return AdapterDescription(source, revision, _body_fingerprint(model), [])
 
 
-def body_fingerprint(model: Any) -> str | None:
+def _body_fingerprint(model: Any) -> str | None:
     """[`~dna_hf.training.adapter.fingerprint`] of a classifier without its head, which is another one in each run."""
     return fingerprint(model.base_model)
 
@@ -168,30 +163,22 @@ def load_adapted_classifier(
     """
     from peft import PeftModel
 
-    description = read_description(folder)
-    source = description.base if base is None else base
-    revision = description.base_revision if base is None else None
-    config = load_config(folder, None, ConfigurationError)
+    description, config = read_description(folder), load_config(folder, None, ConfigurationError)
     kind = kind_of_config(config)
     assert kind is not None
-    new = (kind.head, *kind.pretraining)
-    try:
-        model = load_whole(
+
+    def load(source: str, revision: str | None) -> PreTrainedModel:
+        return load_whole(
             kind.auto_model,
             source,
             revision=revision,
             config=config,
             dtype=dtype or "auto",
-            new=new,
+            new=(kind.head, *kind.pretraining),
             error_class=ConfigurationError,
         )
-    except ConfigurationError as error:
-        raise ConfigurationError(f"adapter {str(folder)!r} needs its base, {description.base!r}: {error}") from error
-    if description.base_fingerprint not in (None, body_fingerprint(model)):
-        raise ConfigurationError(
-            f"adapter {str(folder)!r} was trained on other weights than those of {source!r}: give the base that it "
-            f"was trained on, {description.base!r}."
-        )
+
+    model = load_its_base(folder, description, base, load, _body_fingerprint)
     with told_as(ConfigurationError, f"adapter {str(folder)!r} is damaged"):
         stored = _shapes(Path(folder, LORA_WEIGHTS_FILE))
         adapted = PeftModel.from_pretrained(model, str(folder))
