@@ -158,6 +158,9 @@ def test_on_the_command_line(checkpoint, tmp_path):
         ("--knn", "61"): "--knn 61 is more than the 60 images of split 'train'",
         ("--knn", "0"): "must be",
         ("--knn", "--streaming", "true"): "leave out --streaming",
+        ("--knn", "--view_average", "logit_sum"): "--view_average has no effect on dna-hf evaluate --knn",
+        ("--knn", "--max_bad_fraction", "0.5"): "set on_error to skip, or leave it out",
+        ("--knn", "--seed", "1"): "a seed says which part was held out",
         (): "--max_train_samples has no effect on dna-hf evaluate: it is for training and dna-hf evaluate --knn",
     }
     for more, sentence in refused.items():

@@ -180,6 +180,8 @@ def test_a_label_that_every_sample_has_cannot_be_balanced():
         (["cat"], "class_weights must be"),
         ({"cat": "much"}, "class_weights must be"),
         ({1: -2}, "must be positive, got -2.0 for class 1"),
+        ({}, "class_weights is {}, which weighs no class: leave it out"),
+        ([], "class_weights is [], which weighs no class: leave it out"),
     ],
 )
 def test_wrong_values_are_refused_before_data_is_read(tmp_path, value, sentence):

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from transformers import TrainingArguments
 
+from dna_hf.data.arguments import ImageDataArguments
 from dna_hf.training import options
 from dna_hf.training.arguments import ClassifierTrainingArguments, VideoLLMTrainingArguments
 from dna_hf.training.config_file import run_config
@@ -345,6 +347,8 @@ def test_any_trainer_argument_is_a_key():
 def test_a_key_of_the_data_that_another_leaves_without_effect_is_refused(data, said):
     if said is None:
         assert run_config(sections(), data).sections["data"].items() >= data.items()
+        assert data_arguments(data) == ImageDataArguments(**data)
         return
-    with pytest.raises(ConfigurationError, match=said):
-        run_config(sections(), data)
+    for read in (partial(run_config, sections()), data_arguments):
+        with pytest.raises(ConfigurationError, match=said):
+            read(data)

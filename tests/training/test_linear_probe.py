@@ -81,7 +81,7 @@ def test_it_is_the_logistic_regression_on_the_features(tmp_path, pretrained):
 
 
 def test_no_gradient_goes_through_the_encoder(tmp_path, pretrained):
-    run = tiny_run(tmp_path, checkpoint=pretrained, layer_decay=0.5, **PROBE)
+    run = tiny_run(tmp_path, checkpoint=pretrained, **PROBE)
     train, evaluation, model, processor = load_run(run)
     trainer = build_trainer(run, model, processor, train, evaluation)
     held = [parameter for group in trainer.create_optimizer().param_groups for parameter in group["params"]]
@@ -134,6 +134,7 @@ def test_two_processes_make_the_losses_of_one(tmp_path, pretrained):
     [
         ({"freeze": "encoder"}, "the encoder of a fresh model would stay random: give a model.checkpoint"),
         ({"freeze": "encoder", "gradient_checkpointing": True}, "gradient_checkpointing does nothing"),
+        ({"freeze": "encoder", "layer_decay": 0.5}, "layer_decay does nothing for a frozen encoder"),
         ({"freeze": "decoder"}, "training.freeze must be one of encoder or null, got 'decoder'"),
     ],
 )

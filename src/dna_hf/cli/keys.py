@@ -138,7 +138,9 @@ def _shown(unit: str, section: type, *further: str, neighbours: bool = False) ->
         TRAINING_KEYS[section], "training"
     )
     if neighbours:
-        return Keys(unit, section, {key: where for key, where in without.items() if key not in KNN_KEYS})
+        without = {key: where for key, where in without.items() if key not in KNN_KEYS}
+        # of several views, features are averaged
+        return Keys(unit, section, without | {"view_average": "figures of a classifier"})
     knn = dict.fromkeys(without.keys() & set(KNN_KEYS), "training and dna-hf evaluate --knn")
     without |= knn
     held_out = {key: f"{without[key]} and --split {HELD_OUT}" for key in HELD_OUT_KEYS if key in without}

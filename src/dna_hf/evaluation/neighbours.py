@@ -87,8 +87,8 @@ def evaluate_by_neighbours(
         DataError: if the checkpoint or the data cannot be loaded, is a stream, has not one class for each sample, or
             fewer training samples than `k`, or if the split is the training split itself.
     """
-    loaded = load(checkpoint, wanted=CLASSIFIERS, device=device, revision=revision, needs_head=False)
     arguments, seed = as_trained([checkpoint], arguments, split, seed, revision=revision)
+    loaded = load(checkpoint, wanted=CLASSIFIERS, device=device, revision=revision, needs_head=False)
     train, evaluation = _splits(arguments, split, k, seed)
     if announce is not None:
         announce(summarize(arguments, [train, evaluation]), model_facts(loaded.model))

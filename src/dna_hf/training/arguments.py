@@ -119,6 +119,10 @@ class ClassifierTrainingArguments(ClassifierOptions, DnATrainingArguments):
             check_class_weights(self.class_weights)
         if self.freeze and self.gradient_checkpointing:
             raise ValueError("gradient_checkpointing does nothing for a frozen encoder: leave it out.")
+        if self.freeze and self.layer_decay < 1:
+            raise ValueError(
+                "layer_decay does nothing for a frozen encoder, whose layers learn at no rate: set it to 1."
+            )
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ValueError("hub_strategy must be end: a finished model alone is published, in one commit.")
         if self.base_learning_rate is not None:

@@ -117,12 +117,14 @@ def check_class_weights(given: ClassWeights) -> None:
         given: a word, a weight for each class in the order of the classes, or class -> weight.
 
     Raises:
-        ValueError: for a word that is not known, or a weight that is not positive.
+        ValueError: for a word that is not known, no weight at all, or a weight that is not positive.
     """
     if isinstance(given, str):
         if given != BALANCED:
             raise ValueError(f"class_weights is {given!r}: give {BALANCED}, [numbers], or {{class: number}}.")
         return
+    if not given:
+        raise ValueError(f"class_weights is {given!r}, which weighs no class: leave it out.")
     for name, weight in given.items() if isinstance(given, Mapping) else enumerate(given):
         if not weight > 0:
             raise ValueError(f"class_weights must be positive, got {weight} for class {name!r}.")

@@ -22,7 +22,7 @@ from .arguments import ClassifierTrainingArguments, DnATrainingArguments, VideoL
 from .errors import ConfigurationError
 from .limits import check_limits
 from .options import LoraOptions
-from .sections import apply, build, fields_of
+from .sections import apply, build, fields_of, refuse_idle
 from .yaml_file import SECTIONS, nearest
 
 
@@ -143,7 +143,7 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
     model_type = (overrides or {}).get("model_type", sections["model"].get("model_type", IMAGE.model_type))
     apply(sections, overrides or {}, _known(model_type), partial(_owners, model_type))
     check_limits(sections["training"])
-    _refuse_idle(sections["data"])
+    refuse_idle(sections["data"])
     kind = MODEL_TYPES[model_type]
     if kind is VIDEO_LLM:
         _place_variant(sections["model"])
@@ -157,20 +157,6 @@ def run_config(sections: dict[str, dict[str, Any]], overrides: dict[str, Any] | 
         peft=_lora_options(sections["peft"]),
         sections={name: section for name, section in sections.items() if section or name != "peft"},
     )
-
-
-def _refuse_idle(data: dict[str, Any]) -> None:
-    """Refuse keys of section `data` that another key leaves without effect."""
-    if "max_bad_fraction" in data and data.get("on_error", "raise") == "raise":
-        raise ConfigurationError(
-            f"data.max_bad_fraction is {data['max_bad_fraction']}, but the first sample that cannot be read ends the "
-            "run: set on_error to skip, or leave it out."
-        )
-    if "validation_fraction" in data and data.get("eval_split") is not None:
-        raise ConfigurationError(
-            f"data.validation_fraction is {data['validation_fraction']}, but nothing is held out where eval_split "
-            f"({data['eval_split']!r}) is given: leave one of them out."
-        )
 
 
 def _lora_options(section: dict[str, Any]) -> LoraOptions:

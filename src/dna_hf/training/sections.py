@@ -29,11 +29,33 @@ def data_arguments(overrides: dict[str, Any], kind: type = ImageDataArguments) -
         kind: dataclass of what the section may hold; the result is one.
 
     Raises:
-        ConfigurationError: for an unknown key, or a value of the wrong type or outside its range.
+        ConfigurationError: for an unknown key, a value of a wrong type or out of range, or a key without effect.
     """
     sections: dict[str, dict[str, Any]] = {"data": {}}
     apply(sections, overrides, {"data": fields_of(kind)})
+    refuse_idle(sections["data"])
     return build("data", kind, sections["data"])
+
+
+def refuse_idle(data: dict[str, Any]) -> None:
+    """Refuse keys of section `data` that another key leaves without effect.
+
+    Args:
+        data: key -> value, as given.
+
+    Raises:
+        ConfigurationError: naming both keys, and what to do.
+    """
+    if "max_bad_fraction" in data and data.get("on_error", "raise") == "raise":
+        raise ConfigurationError(
+            f"data.max_bad_fraction is {data['max_bad_fraction']}, but the first sample that cannot be read ends the "
+            "run: set on_error to skip, or leave it out."
+        )
+    if "validation_fraction" in data and data.get("eval_split") is not None:
+        raise ConfigurationError(
+            f"data.validation_fraction is {data['validation_fraction']}, but nothing is held out where eval_split "
+            f"({data['eval_split']!r}) is given: leave one of them out."
+        )
 
 
 def apply(
