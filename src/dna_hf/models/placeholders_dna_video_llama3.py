@@ -1,6 +1,5 @@
-"""Texts with placeholders of images and videos: which belong to which text, and what stands for each of them."""
+"""Texts with placeholders of images and videos: which belong to which text, and where tokens stand in them."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -56,42 +55,20 @@ def deal(texts: list[str], visuals: Any, token: str, is_one: Callable[[Any], boo
     return dealt
 
 
-Span = tuple[int, int, int, int]
-
-
-def expand(text: str, sample: Sample) -> tuple[str, list[Span]]:
-    """The text with all tokens of its images and videos, and where: first and last place in the new and the old text.
-
-    Raises:
-        ValueError: if the text has probes already.
-    """
-    for token in (IMAGE_PROBE_TOKEN, VIDEO_PROBE_TOKEN):
-        if token in text:
-            raise ValueError(f"the text holds {token!r}: the processor writes it, remove it from the text.")
-    texts = {IMAGE_TOKEN: iter(sample.image_texts), VIDEO_TOKEN: iter(sample.video_texts)}
-    pieces, spans, place, length = [], [], 0, 0
-    for match in re.finditer("|".join(map(re.escape, texts)), text):
-        pieces += [text[place : match.start()], next(texts[match.group()])]
-        start = length + match.start() - place
-        length, place = start + len(pieces[-1]), match.end()
-        spans.append((start, length, *match.span()))
-    return "".join([*pieces, text[place:]]), spans
-
-
-def replacement(given: str, expanded: str, span: Span) -> dict[str, Any]:
-    """What was put in for a placeholder, as transformers tells it."""
-    start, end, first, last = span
-    kind = "image" if given[first:last] == IMAGE_TOKEN else "video"
-    spans = {"span": (first, last), "new_span": (start, end)}
-    return {"type": kind, **spans, "text": given[first:last], "replacement": expanded[start:end]}
-
-
-def given_offsets(offsets: list[tuple[int, int]], spans: list[Span], length: int) -> list[tuple[int, int]]:
+def given_offsets(
+    offsets: list[tuple[int, int]], replacements: list[dict[str, Any]], length: int
+) -> list[tuple[int, int]]:
     """Offsets of tokens in the text that was given, of `length` characters, from those in the expanded one.
 
     The tokens of an image or a video have the offsets of what stood for it. Padding on the right stands at the end,
     so that the offsets never fall.
+
+    Args:
+        offsets: first and last place of each token in the expanded text, in characters.
+        replacements: what was put into it, as `get_text_with_replacements` of transformers' processors tells it.
+        length: characters of the text that was given.
     """
+    spans = [(*replaced["new_span"], *replaced["span"]) for replaced in replacements]
     result, shift, number = [], 0, 0
     for start, end in offsets:
         while number < len(spans) and start >= spans[number][1]:

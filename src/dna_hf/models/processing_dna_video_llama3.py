@@ -21,10 +21,8 @@ from .placeholders_dna_video_llama3 import (
     VISUAL_TOKENS,
     Sample,
     deal,
-    expand,
     given_offsets,
     is_image,
-    replacement,
 )
 from .processing_options import check_names, check_without_use, pixel_limits
 from .video_inputs import is_video
@@ -388,13 +386,20 @@ class DnAVideoLlama3Processor(ProcessorMixin):
 
     def _tokenize(self, texts: list[str], samples: list[Sample], options: dict[str, Any]) -> dict[str, Any]:
         """Token ids of the texts with all tokens of their images and videos."""
-        expanded = [expand(*pair) for pair in zip(texts, samples, strict=True)]
+        for token in (IMAGE_PROBE_TOKEN, VIDEO_PROBE_TOKEN):
+            if any(token in text for text in texts):
+                raise ValueError(f"the text holds {token!r}: the processor writes it, remove it from the text.")
+        expanded, replacements = self.get_text_with_replacements(
+            list(texts),
+            images_replacements=[text for sample in samples for text in sample.image_texts],
+            videos_replacements=[text for sample in samples for text in sample.video_texts],
+        )
         options.setdefault("return_token_type_ids", False)
-        marks, replacements = (
+        marks, tells_replacements = (
             options.pop(name, None) for name in ("return_mm_token_type_ids", "return_text_replacement_offsets")
         )
-        tokenized = dict(self.tokenizer([text for text, _ in expanded], **options))
-        for number, (ids, (text, _)) in enumerate(zip(tokenized["input_ids"], expanded, strict=True)):
+        tokenized = dict(self.tokenizer(expanded, **options))
+        for number, (ids, text) in enumerate(zip(tokenized["input_ids"], expanded, strict=True)):
             for token, token_id in zip(VISUAL_TOKENS, self.token_ids().values(), strict=True):
                 if (have := ids.count(token_id)) != (need := text.count(token)):
                     raise ValueError(
@@ -403,16 +408,13 @@ class DnAVideoLlama3Processor(ProcessorMixin):
                     )
         if "offset_mapping" in tokenized:
             tokenized["offset_mapping"] = [
-                given_offsets(offsets, spans, len(text))
-                for offsets, (_, spans), text in zip(tokenized["offset_mapping"], expanded, texts, strict=True)
+                given_offsets(offsets, own, len(text))
+                for offsets, own, text in zip(tokenized["offset_mapping"], replacements, texts, strict=True)
             ]
         if marks:
             tokenized["mm_token_type_ids"] = self.create_mm_token_type_ids(tokenized["input_ids"])
-        if replacements:
-            tokenized["text_replacement_offsets"] = [
-                [replacement(given, text, span) for span in spans]
-                for given, (text, spans) in zip(texts, expanded, strict=True)
-            ]
+        if tells_replacements:
+            tokenized["text_replacement_offsets"] = replacements
         return tokenized
 
     def _batch(self, samples: list[Sample], video_processor: Any) -> dict[str, Any]:
