@@ -404,11 +404,13 @@ class SoftmaxAttention(VariantAttention):
 
 
 class AdaptableScale(nn.Module):
-    """The scales of the heads as an adapter has changed them: as they are in a model, plus `offset` in an adapter.
+    """What an adapter adds to the scales of the heads: nothing in a model, `offset` (heads) in an adapter.
 
-    PEFT trains and saves whole modules alone (`modules_to_save`), by a copy that it makes of each. This one has no
-    parameter, so that a model has none but `negative_scale`. The copy that PEFT makes gets one, `offset` (heads),
-    which begins at 0; a copy that is made together with the model gets none.
+    PEFT trains and saves no single parameters, but whole modules (`modules_to_save`): it puts a wrapper in the place
+    of a module, which holds the module and, for each adapter, a copy that `copy.deepcopy` makes of it. This module has
+    no parameter, so that the only one of a model is `negative_scale`, as in every checkpoint. A copy of this module
+    alone, which PEFT makes, begins with an `offset` of 0; one that is made together with the model around it, as
+    `copy.deepcopy(model)` does, is like the original.
 
     Args:
         num_heads: number of heads.
@@ -428,29 +430,31 @@ class AdaptableScale(nn.Module):
         return scale if self.offset is None else scale + self.offset
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        # not __deepcopy__, which PEFT's wrapper would take for its own
+        # how copies are made. A __deepcopy__ would do it for the wrapper, too: PEFT's has what the module within has
         return _copied_scale, (_IsAlone(), self.num_heads), super().__reduce_ex__(protocol)[2]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        is_alone = self.__dict__.pop("is_alone", False)
+        super().__setstate__(state)
+        if is_alone and self.offset is None:
+            self.offset = nn.Parameter(torch.zeros(self.num_heads, dtype=self.empty.dtype, device=self.empty.device))
 
 
 class _IsAlone:
-    """What `copy.deepcopy` makes a bool of: whether it has copied nothing before the module that holds this."""
+    """What `copy.deepcopy` makes a bool of: whether the module that holds this is the first thing that it copies.
+
+    Its memo has what it has copied so far. Pickle, which keeps this object as it is, makes no adapters.
+    """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> bool:
         return not memo
 
 
-class _CopiedAlone(AdaptableScale):
-    """An [`AdaptableScale`] on its way to become the copy of an adapter."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.__class__ = AdaptableScale  # type: ignore[assignment]
-        if self.offset is None:
-            self.offset = nn.Parameter(torch.zeros(self.num_heads, dtype=self.empty.dtype, device=self.empty.device))
-
-
 def _copied_scale(is_alone: bool | _IsAlone, num_heads: int) -> AdaptableScale:
-    return (_CopiedAlone if is_alone is True else AdaptableScale)(num_heads)
+    """An [`AdaptableScale`] that `__setstate__` finishes: the state of the original is copied after this."""
+    copied = AdaptableScale(num_heads)
+    copied.__dict__["is_alone"] = is_alone is True
+    return copied
 
 
 class DenoisingAttention(VariantAttention):
@@ -471,7 +475,7 @@ class DenoisingAttention(VariantAttention):
     def __setattr__(self, name: str, value: Any) -> None:
         offset = value.offset if isinstance(value, AdaptableScale) else None
         if offset is not None:
-            # PEFT puts what it trained in place of its wrapper: an adapter is merged
+            # an adapter is merged: PEFT puts the module that it trained in the place of its wrapper
             with torch.no_grad():
                 self.negative_scale.add_(offset)
             value = AdaptableScale(self.num_heads).to(offset)
