@@ -87,9 +87,13 @@ READ = {
         {"messages": messages([part("video", video="a.mp4", fps=2), TEXT])},
         [("video", "a.mp4", {"fps": 2.0}), QUESTION],
     ),
-    "max_frames, num_frames": (
-        {"messages": messages([part("video", video="a.mp4", max_frames=8, num_frames=4), TEXT])},
-        [("video", "a.mp4", {"max_frames": 8, "num_frames": 4}), QUESTION],
+    "max_frames": (
+        {"messages": messages([part("video", video="a.mp4", max_frames=8), TEXT])},
+        [("video", "a.mp4", {"max_frames": 8}), QUESTION],
+    ),
+    "num_frames": (
+        {"messages": messages([part("video", video="a.mp4", num_frames=4), TEXT])},
+        [("video", "a.mp4", {"num_frames": 4}), QUESTION],
     ),
     "as VideoLLaMA3 writes it": (
         {
@@ -196,6 +200,18 @@ REFUSED = {
     "end before start": (
         {"video": "a.mp4", "start": 2, "end": 1, "conversations": [ASK, ANSWER]},
         "it ends at 1 s, which is not after its start at 2 s",
+    ),
+    "end of the video before the start of the sample": (
+        {"video": {"path": "a.mp4", "end": 1}, "start": 2, "conversations": [ASK, ANSWER]},
+        "it ends at 1 s, which is not after its start at 2 s",
+    ),
+    "fps and num_frames": (
+        {"messages": messages([part("video", video="a.mp4", fps=1, num_frames=4), TEXT])},
+        "part 1 has both 'fps' and 'num_frames': leave one out",
+    ),
+    "max_frames of the sample, num_frames of the video": (
+        {"video": {"path": "a.mp4", "num_frames": 4}, "max_frames": 8, "conversations": [ASK, ANSWER]},
+        "it has both 'max_frames' and 'num_frames': leave one out",
     ),
     "start twice": (
         {"video": "a.mp4", "start": 1, "start_time": 1, "conversations": [ASK, ANSWER]},

@@ -130,6 +130,9 @@ def test_a_fps_of_the_call_goes_before_a_number_of_frames_that_was_set(path):
     process = DnAVideoLlama3VideoProcessor(num_frames=5)
     assert len(process.read_video(path).frames) == 5
     assert len(process.with_options(fps=2).read_video(path).frames) == 6
+    # one frame a second of three, at most
+    assert len(process.with_options(max_frames=4).read_video(path).frames) == 3
+    assert len(process.with_options(max_frames=2).read_video(path).frames) == 2
 
 
 @pytest.mark.parametrize(
@@ -336,6 +339,10 @@ def test_the_image_of_the_released_form(processor, tmp_path):
         ({"type": "video", "video": "a.mp4", "start": 3, "end": 2}, "start and end are seconds"),
         ({"type": "video", "video": "a.mp4", "fps": 0}, "fps must be a number above 0"),
         ({"type": "video", "video": "a.mp4", "fps": 1, "num_frames": 3}, "num_frames and fps are both given"),
+        (
+            {"type": "video", "video": "a.mp4", "max_frames": 9, "num_frames": 3},
+            "num_frames and max_frames are both given",
+        ),
         ({"type": "image", "image": "a.png", "fps": 3}, "content of the type image has .* got 'fps'"),
         ({"type": "image", "image": {"path": "a.png"}}, "an image has image_path, got 'path'"),
         ({"type": "text", "text": "a", "txt": "b"}, "of the type text has type, text, got 'txt': did you mean 'text'"),

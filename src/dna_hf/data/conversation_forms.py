@@ -138,7 +138,7 @@ def _files(entry: dict[str, Any], kind: str, folder: Path) -> list[Visual]:
     if settings and len(found) > 1:
         raise WrongSampleError(f"it has {next(iter(settings))!r} and several videos: write it into their parts")
     for visual in found:
-        visual.settings = settings | visual.settings
+        visual.settings = _consistent(settings | visual.settings, "it")
     return found
 
 
@@ -244,9 +244,17 @@ def _settings(given: dict[str, Any], where: str) -> dict[str, Any]:
             raise WrongSampleError(f"{where} has both {found[0]!r} and {found[1]!r}: leave one out")
         if found:
             settings[name] = _number(given[found[0]], f"{where}: {found[0]!r}", name)
+    return _consistent(settings, where)
+
+
+def _consistent(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """Settings of a video that do not contradict each other."""
     start, end = settings.get("start", 0), settings.get("end", math.inf)
     if end <= start:
         raise WrongSampleError(f"{where} ends at {end:g} s, which is not after its start at {start:g} s")
+    for name in ("fps", "max_frames"):
+        if name in settings and "num_frames" in settings:
+            raise WrongSampleError(f"{where} has both {name!r} and 'num_frames': leave one out")
     return settings
 
 

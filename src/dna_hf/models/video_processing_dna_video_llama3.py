@@ -213,10 +213,13 @@ class DnAVideoLlama3VideoProcessor(BaseVideoProcessor):
         given = {name: value for name, value in options.items() if value is not None}
         check_names(type(self).__name__, given, (*SETTINGS, *LIMITS, *WITHOUT_USE))
         check_without_use(type(self).__name__, given)
-        if "num_frames" in given and "fps" in given:
-            raise ValueError("num_frames and fps are both given: the one or the other says which frames to choose.")
-        # an fps that is given now is meant rather than a number of frames that was set before
-        kept = [name for name in SETTINGS if name != "num_frames" or "fps" not in given]
+        others = [name for name in ("fps", "max_frames") if name in given]
+        if "num_frames" in given and others:
+            raise ValueError(
+                f"num_frames and {others[0]} are both given: the one or the other says which frames to choose."
+            )
+        # what is given now is meant rather than a number of frames that was set before
+        kept = [name for name in SETTINGS if name != "num_frames" or not others]
         least, most = pixel_limits(*(given.pop(name, None) for name in LIMITS))
         factor = given.get("patch_size", self.patch_size) * given.get("merge_size", self.merge_size)
         tokens = {
