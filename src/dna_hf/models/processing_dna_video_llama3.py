@@ -389,6 +389,8 @@ class DnAVideoLlama3Processor(ProcessorMixin):
         for token in (IMAGE_PROBE_TOKEN, VIDEO_PROBE_TOKEN):
             if any(token in text for text in texts):
                 raise ValueError(f"the text holds {token!r}: the processor writes it, remove it from the text.")
+        expanded: list[str]
+        replacements: Any  # a list for each text, not what transformers annotates
         expanded, replacements = self.get_text_with_replacements(
             list(texts),
             images_replacements=[text for sample in samples for text in sample.image_texts],
