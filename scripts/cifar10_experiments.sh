@@ -19,7 +19,14 @@ python=${PYTHON:-python}
 export PYTHONPATH=$here/src${PYTHONPATH:+:$PYTHONPATH}
 
 variants=softmax,dna,dna_shared_value,differential,cog
-for part in ${PARTS:-scratch finetuned}; do
+parts=${PARTS:-scratch finetuned}
+for part in $parts; do
+    if [[ $part != scratch && $part != finetuned ]]; then
+        echo "PARTS=$parts: there is no part '$part', only scratch and finetuned." >&2
+        exit 2
+    fi
+done
+for part in $parts; do
     if [[ $part == scratch ]]; then
         "$python" -m dna_hf compare vit_tiny_cifar10 --variants $variants --seeds 0,1,2 --param-matched \
             --output_dir "$out/scratch" --dataset "$dataset" --max_train_samples 10000 --num_train_epochs 15 \

@@ -153,12 +153,26 @@ def test_a_session_that_was_killed_goes_on(number, tmp_path):
         (["out"], {"SCALE": "full", "PATH": "/usr/bin:/bin"}, "nvidia-smi names no card: set SCALE=tiny."),
         (["out"], {"DATA": "nowhere"}, "DATA=nowhere is no folder."),
         (["out"], {"WHEELS": "."}, "holds no wheel."),
+        (["file"], {}, "'file' is a file; choose another folder."),
+        (["file/out"], {}, "'file' is a file; choose another folder."),
+        (["out", "cifar10"], {"SCALE": "full", "PATH": "bin:/usr/bin:/bin"}, "cifar10 needs DATA: set it to a folder"),
+        (
+            ["out"],
+            {"SCALE": "full", "PATH": "bin:/usr/bin:/bin", "DATA": "."},
+            "finetune needs WEIGHTS: set it to a folder, or name the parts to run.",
+        ),
         (["--pack", "pack", "speeed"], {}, "there is no part 'speeed'"),
         (["--pack", "pack", "finetune", "tests"], {"DATA": "."}, "finetune needs WEIGHTS: set it to a folder."),
         (["--pack", "pack", "cifar10"], {"DATA": "nowhere"}, "DATA 'nowhere' is not there"),
     ],
 )
 def test_wrong_calls_are_told(words, given, message, tmp_path):
+    (tmp_path / "file").touch()
+    # a machine with a card
+    card = tmp_path / "bin" / "nvidia-smi"
+    card.parent.mkdir()
+    card.write_text("#!/bin/sh\necho NVIDIA, 1.0\n")
+    card.chmod(0o755)
     done = subprocess.run(
         ["bash", ROOT / "scripts" / "gpu_session.sh", *words],
         env=environment(PYTHON=sys.executable) | given,
@@ -167,8 +181,15 @@ def test_wrong_calls_are_told(words, given, message, tmp_path):
         text=True,
         timeout=100,
     )
-    assert done.returncode == 2 and message in done.stderr.replace(str(tmp_path), ""), done.stderr
+    assert done.returncode == 2 and message in done.stderr.replace(f"{tmp_path}/", ""), done.stderr
     assert not (tmp_path / "pack").exists() and not list(tmp_path.glob("out/*/"))
+
+
+def test_a_part_of_the_reduced_experiments_that_is_none():
+    script, given = ROOT / "scripts" / "cifar10_experiments.sh", os.environ | {"PARTS": "scratch finetune"}
+    done = subprocess.run(["bash", script, "data", "weights", "out"], env=given, capture_output=True, text=True)
+    message = "PARTS=scratch finetune: there is no part 'finetune', only scratch and finetuned.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
 # what is on the machine that the session is for

@@ -337,6 +337,20 @@ def test_cifar10_plans_measures_and_says_what_was_cut(tmp_path, monkeypatch):
     assert {row["epoch"] for row in rows_of(tmp_path / "epochs.csv")} == {"1"}
 
 
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"epoch": 30}, "plan.json has no use for 'epoch': it holds epochs, mixing, "),
+        ({"epochs": "30"}, "plan.json must be a whole number of at least 1, got '30'"),
+        ({"epochs": 0}, "plan.json must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_a_plan_that_says_something_else_is_refused(plan, message, tmp_path, monkeypatch):
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match=message):
+        run_part(cifar10, tmp_path, monkeypatch)
+
+
 def test_a_variant_that_does_not_run_at_once_runs_one_after_the_other(tmp_path, monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setattr(cifar10, name, value)

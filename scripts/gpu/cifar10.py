@@ -34,6 +34,8 @@ SEEDS = (0, 1, 2)
 # the variant by which ways of training are compared
 MEASURED = "dna"
 MIXING_EPOCHS = 50
+# what a plan holds; of these a user may write epochs and mixing
+PLAN = ("epochs", "mixing", "measured", "ways", "evaluation_seconds")
 # of the time that is left, what a plan uses
 PLANNED = 0.9
 TINY_MODEL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
@@ -91,7 +93,14 @@ class Comparison:
 
     def _read_plan(self) -> dict[str, Any]:
         path = self.part.out / "plan.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        plan = json.loads(path.read_text()) if path.exists() else {}
+        for name in plan:
+            if name not in PLAN:
+                raise ValueError(f"{path} has no use for {name!r}: it holds {', '.join(PLAN)}.")
+        epochs = plan.get("epochs", 1)
+        if not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f"epochs in {path} must be a whole number of at least 1, got {epochs!r}.")
+        return plan
 
     def start(self, variant: str, way: Way) -> Training:
         """The models of a variant, one for each seed, with their initial weights."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from states import write
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
@@ -229,14 +230,6 @@ def by_hand(variant: str, tiny: bool, way: str = "", **changes: Any) -> Trace:
     return trace
 
 
-def write(folder: Path, way: str, variant: str, precision: str, trace: Trace) -> None:
-    """Leave a trace where `mixed.py` finds it, whole or not at all."""
-    path = trace_file(folder, way, variant, precision)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(trace)))
-    partial.replace(path)
-
-
 def trace_file(folder: Path, way: str, variant: str, precision: str) -> Path:
     """The file of a trace."""
     return folder / f"{way}-{variant}-{precision}.json".replace(" ", "")
@@ -265,7 +258,8 @@ def main(folder: Path, tiny: bool, trainings: list[list[str]]) -> None:
             pretend_to_have_gpus()
         # the sharded training is compared with that of the process that asks for it
         for own in (precision,) if way == FSDP2 else (EAGER, precision):
-            write(folder, way, variant, own, guarded(lambda w=way, v=variant, p=own: train(w, v, p, tiny)))
+            trace = guarded(lambda w=way, v=variant, p=own: train(w, v, p, tiny))
+            write(trace_file(folder, way, variant, own), json.dumps(asdict(trace)))
     if dist.is_initialized():
         dist.destroy_process_group()
         # all is written; threads that torch leaves behind can abort a process that ends while they run

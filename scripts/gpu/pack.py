@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import summary
-from session import PARTS
+from session import NEEDS, PARTS
 
 from dna_hf.errors import DnaError, must_be_empty, must_be_folder
 
@@ -23,8 +23,6 @@ from dna_hf.errors import DnaError, must_be_empty, must_be_folder
 ROOT = Path(__file__).resolve().parents[2]
 # of one call, the repository included
 LIMIT_MIB = 64
-# what a part reads
-NEEDS = {"cifar10": {"DATA"}, "finetune": {"DATA", "WEIGHTS"}}
 # for what the package does with data sets; all that they need besides is there
 WHEELS = ("datasets", "evaluate", "dill", "multiprocess")
 TARGET = ("--python-version", "3.12", "--implementation", "cp", "--only-binary", ":all:")

@@ -21,11 +21,15 @@ from typing import IO
 import summary
 from states import CUT, DONE, FAILED, STATUS, begin, is_done, note, read, said_by, settle
 
+from dna_hf.errors import DnaError, must_be_writable
+
 
 HERE = Path(__file__).resolve().parent
 # parts in a line run beside each other: two that measure no time
 ORDER = (("tests", "mixed"), ("speed",), ("cifar10",), ("finetune",))
 PARTS = ("tests", "speed", "cifar10", "finetune", "mixed")
+# folders that parts read at the full scale
+NEEDS = {"cifar10": ("DATA",), "finetune": ("DATA", "WEIGHTS")}
 SECONDS = {
     "full": {"tests": 90, "speed": 120, "cifar10": 240, "finetune": 90, "mixed": 60},
     "tiny": dict.fromkeys(PARTS, 600),
@@ -200,10 +204,18 @@ def main() -> int:
     machine = summary.machine(scale)
     if scale == "full" and machine["card"] == summary.NO_CARD:
         parser.error("nvidia-smi names no card: set SCALE=tiny.")
-    out = given.out.absolute()
+    out, parts = given.out.absolute(), given.parts or list(PARTS)
+    try:
+        must_be_writable(out, DnaError)
+    except DnaError as error:
+        parser.error(str(error))
+    for name in parts if scale == "full" else ():
+        for need in NEEDS.get(name, ()):
+            if not os.environ.get(need) and not is_done(out / name):
+                parser.error(f"{name} needs {need}: set it to a folder, or name the parts to run.")
     with _locked(out, parser) as lock, _environment(parser) as environment:
         _must_be_of(scale, out, parser)
-        return Session(out, given.parts or list(PARTS), scale, options, environment, lock, machine, signals).run()
+        return Session(out, parts, scale, options, environment, lock, machine, signals).run()
 
 
 def _given_folder(name: str, parser: argparse.ArgumentParser) -> Path | None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dna_hf.whole_files import whole_file
+
 
 DONE, CUT, FAILED, RUNNING = "done", "cut", "failed", "running"
 # what a part says of itself; that of a part which is done is the reason to leave it alone
@@ -15,9 +17,8 @@ SEEN = "session.json"
 
 def write(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text)
 
 
 def said_by(out: Path) -> dict[str, str] | None:

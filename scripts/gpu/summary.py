@@ -12,6 +12,8 @@ from typing import Any
 
 from states import TABLE, write
 
+from dna_hf.whole_files import whole_file
+
 
 NO_CARD = "none"
 LIBRARIES = ("torch", "transformers", "accelerate", "timm", "triton")
@@ -44,14 +46,12 @@ def write_results(out: Path, parts: dict[str, dict[str, Any]], seen: dict[str, s
         seen: the machine, see [`machine`].
     """
     write(out / "summary.md", _summary(out, parts, seen))
-    partial = out / "results.tar.gz.partial"
-    with tarfile.open(partial, "w:gz") as archive:
+    with whole_file(out / "results.tar.gz") as unfinished, tarfile.open(unfinished, "w:gz") as archive:
         archive.add(out / "summary.md", "summary.md")
         for name in parts:
             for path in sorted((out / name).iterdir()):
                 if path.suffix in RESULTS:
                     archive.add(path, f"{name}/{path.name}")
-    partial.replace(out / "results.tar.gz")
 
 
 def _summary(out: Path, parts: dict[str, dict[str, Any]], seen: dict[str, str]) -> str:

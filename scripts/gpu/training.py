@@ -28,6 +28,7 @@ from dna_hf import DnAViTForImageClassification
 from dna_hf.data.mixing import MixingCollator
 from dna_hf.models.attention_variants import DifferentialAttention
 from dna_hf.training.optimizer import decay_parameter_names
+from dna_hf.whole_files import whole_file
 
 
 TEST_BATCH = 1000
@@ -309,6 +310,5 @@ def now(training: Training) -> float:
 
 def save(state: dict[str, Any], path: Path) -> None:
     """Save a state whole or not at all."""
-    partial_path = path.with_name(path.name + ".partial")
-    torch.save(state, partial_path)
-    partial_path.replace(path)
+    with whole_file(path) as unfinished:
+        torch.save(state, unfinished)
