@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageClassification
+from transformers import AutoModel, AutoModelForImageClassification
 
 from dna_hf.models.attention_variants import DenoisingAttention
 from dna_hf.records.checkpoint_records import read_training
@@ -229,16 +229,24 @@ def test_it_is_not_merged_into_other_weights(adapter, tmp_path):
     assert "needs its base" in refusal(result)
 
 
-def test_the_head_may_be_for_other_classes(base, tmp_path):
-    """A base of ten classes, an adapter of two."""
+@pytest.mark.parametrize("has_head", [True, False])
+def test_the_head_may_be_for_other_classes(base, tmp_path, has_head):
+    """A base of ten classes or of none, an adapter of two."""
     from PIL import Image
 
+    if not has_head:
+        AutoModel.from_pretrained(base).save_pretrained(tmp_path / "body")
+        shutil.copy(base / "preprocessor_config.json", tmp_path / "body")
+        base = tmp_path / "body"
     for number, name in enumerate(("dark", "bright")):
         (tmp_path / "data" / name).mkdir(parents=True)
         for copy in range(6):
             Image.new("L", (28, 28), 60 + 120 * number + copy).save(tmp_path / "data" / name / f"{copy}.png")
     options = {"dataset": str(tmp_path / "data"), "validation_fraction": 0.34, "max_steps": 2, "save_strategy": "no"}
     training.train_classifier(lora_run(base, tmp_path / "run", **options))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["architectures"] == [
+        "DnAViTForImageClassification"
+    ]
     assert run_cli("merge", tmp_path / "run", "--output-dir", tmp_path / "merged").returncode == 0
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
     assert list(model.config.label2id) == ["bright", "dark"]

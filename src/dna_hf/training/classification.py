@@ -1,7 +1,5 @@
 """Train a classifier of images or videos with transformers' Trainer."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,13 +22,10 @@ from ..evaluation.charts import NO_MATPLOTLIB, draw_confusion, draw_curves, writ
 from ..evaluation.image_classification import ClassificationResult
 from ..evaluation.problems import problem_of
 from ..hub.publish import Published
-from ..kinds import check_images, kind_of
-from ..pretrained import Shapes, fitting_config, load_config, load_whole, tensor_shapes
 from ..records.checkpoint_records import Measurement, record_measurement, record_training
 from ..records.digest import weights_digest
 from ..records.metrics import PROBLEM_METRICS
 from ..records.stamp import stamp
-from ..sizes import SIZE_FIELDS, resize_model
 from .adapter import write_description
 from .callbacks import AugmentationEpoch, DataRecord
 from .checkpoint import check_disk, find_checkpoint, weights_size
@@ -52,7 +47,7 @@ from .ema import ExponentialMovingAverage
 from .errors import ConfigurationError
 from .lora import add_lora, check_lora, describe_adapter, merged
 from .losses import classification_loss
-from .start import check_patches, check_structure
+from .start import start_from
 from .tasks import AnyProcessor, TorchDataset, task_of
 from .trainer import ClassificationTrainer
 
@@ -259,66 +254,14 @@ def build_model(
     labels = {**labels, "problem_type": problem_type}
     model_fields = {name: value for name, value in run.model.items() if name != "problem_type"}
     if run.model_arguments.checkpoint is not None:
-        with _blamed_on_model():
-            return _start_from(run.model_arguments.checkpoint, run, model_fields | labels)
+        try:
+            return start_from(run.model_arguments.checkpoint, run, model_fields | labels)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"section 'model': {error}") from error
     with told_as(ConfigurationError, "section 'model'"):
         config = AutoConfig.for_model(run.kind.model_type, **model_fields, **labels)
         model = run.kind.auto_model.from_config(config)
     return model, task_of(run).fresh_processor(run, config)
-
-
-def _start_from(source: str, run: ClassifierRun, fields: dict[str, Any]) -> tuple[PreTrainedModel, AnyProcessor]:
-    """The model of a checkpoint with a head for other classes: all but the head comes from the checkpoint, whole."""
-    revision, kind, task = run.model_arguments.checkpoint_revision, run.kind, task_of(run)
-    found = kind_of(source, revision, error_class=ConfigurationError)
-    if found is not kind:
-        raise ConfigurationError(
-            f"checkpoint {source!r} holds {found.with_article}, but model_type is {kind.model_type!r}: set "
-            f"{found.model_type!r}, or choose another checkpoint."
-        )
-    # before memory is taken
-    own = fitting_config(kind.auto_model, source, revision, ConfigurationError)
-    check_structure(source, own, fields)
-    config = load_config(source, revision, ConfigurationError, **fields)
-    check_patches(source, own, config)
-    with told_as(ConfigurationError, f"checkpoint {source!r} cannot become what is asked for"):
-        config.validate()
-    own_sizes = {name: getattr(own, name) for name in SIZE_FIELDS if hasattr(own, name)}
-    # in float32: half precision is a matter of the training arguments (bf16, fp16), not of the stored weights
-    model = load_whole(
-        kind.auto_model,
-        source,
-        revision=revision,
-        config=load_config(source, revision, ConfigurationError, **fields | own_sizes),
-        dtype=torch.float32,
-        new=(kind.head, *kind.pretraining),
-        error_class=ConfigurationError,
-    )
-    resampled = resize_model(model, config.image_size, getattr(config, "num_frames", None))
-    if run.training.process_index == 0:
-        _say_changes(source, model, kind.head, tensor_shapes(source, revision, ConfigurationError), resampled)
-    processor = task.load_processor(run, config, source, revision)
-    check_images(processor, config, source, ConfigurationError)
-    return model, processor
-
-
-def _say_changes(source: str, model: PreTrainedModel, head: str, stored: Shapes, resampled: dict[str, str]) -> None:
-    """Say which tensors of a model are not those of its checkpoint."""
-    tensors = model.state_dict().items()
-    new = [name for name, tensor in tensors if name.startswith(head) and stored.get(name) != tuple(tensor.shape)]
-    said = [f"{name} is resampled ({how})" for name, how in resampled.items()]
-    said += [f"{', '.join(new)} {'is' if len(new) == 1 else 'are'} new"] if new else []
-    if said:
-        logger.warning(f"from {source!r}: {'; '.join(said)}; all other tensors are its own.")
-
-
-@contextmanager
-def _blamed_on_model() -> Iterator[None]:
-    """Around the making of a model: what cannot work is the fault of the `model` section."""
-    try:
-        yield
-    except ConfigurationError as error:
-        raise ConfigurationError(f"section 'model': {error}") from error
 
 
 def _write_records(

@@ -97,6 +97,8 @@ def add_lora(model: PreTrainedModel, run: ClassifierRun) -> Any:
         revision=run.model_arguments.checkpoint_revision,
     )
     config.base_model_name_or_path = run.model_arguments.checkpoint
+    # as transformers would write it: the base may have been a body
+    model.config.architectures = [type(model).__name__]
     return get_peft_model(model, config)  # type: ignore[arg-type]
 
 
