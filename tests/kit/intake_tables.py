@@ -245,6 +245,7 @@ TABLES = [
 ]
 
 CSV = "file_name,label,place"
+BOTH, IN_SPLITS = ("rose", "tulip"), ("train", "train", "train", "val")
 BESIDE = [
     Case(
         "metadata.csv with labels",
@@ -330,6 +331,62 @@ BESIDE = [
         ),
         {"train": {"rose": 3, "tulip": 3}, "validation": {"rose": 1, "tulip": 1}},
         columns=("split",),
+    ),
+    *(
+        Case(
+            f"a column split beside class folders, {what}",
+            folder(*both("", count=4), more=table("splits.csv", "file_name,split", *lines)),
+            {"train": {"rose": 3, "tulip": 3}, "validation": {"rose": 1, "tulip": 1}},
+            note="splits are those of table 'splits.csv'",
+        )
+        for what, lines in (
+            ("of all images", [f"{flower}/{n}.png,{s}" for flower in BOTH for n, s in enumerate(IN_SPLITS)]),
+            ("of those to evaluate on", [f"{flower}/3.png,val" for flower in BOTH]),
+        )
+    ),
+    *(
+        Case(
+            f"a column split against the folders, {what}",
+            folder(*both("train/"), *both("test/"), more=table("list.csv", header, *lines)),
+            error="train/rose/0.png' lies in the folder of split 'train', but a column 'split' says 'test': make them",
+        )
+        for what, header, lines in (
+            ("with labels", "file_name,label,split", ["train/rose/0.png,rose,Test", "train/tulip/0.png,tulip,train"]),
+            ("without labels", "file_name,split", ["train/rose/0.png,testing"]),
+        )
+    ),
+    Case(
+        "a column split that agrees with the folders",
+        folder(*both("train/"), *both("val/"), more=table("list.csv", "file_name,split", "val/rose/0.png,Validation")),
+        {"train": ROSES_AND_TULIPS, "validation": ROSES_AND_TULIPS},
+    ),
+    Case(
+        "two tables that divide differently",
+        folder(
+            *both(""),
+            more=all_of(
+                table("a.csv", "file_name,split", "rose/0.png,train"),
+                table("b.csv", "file_name,split", "rose/0.png,val"),
+            ),
+        ),
+        error="columns 'split' say both 'train' and 'validation' of .*rose/0.png': make them agree",
+    ),
+    Case(
+        "two columns of one name",
+        folder(*both(""), more=table("metadata.csv", "file_name,label,label", "rose/0.png,rose,tulip")),
+        error="metadata.csv' has 2 columns called 'label': keep one",
+        split="train",
+    ),
+    Case(
+        "a second column of images",
+        folder(
+            "0.png x1 = rose",
+            "1.png x1 = tulip",
+            more=table("metadata.csv", "file_name,label,image", "0.png,rose,a", "1.png,tulip,b"),
+        ),
+        {"train": {"rose": 1, "tulip": 1}},
+        split="train",
+        left_out={"column 'image' of a table": "there is another of its name"},
     ),
     Case(
         "a folder of CSV",

@@ -2,7 +2,8 @@
 
 Folders decide, and names of files never do: `[wrapper/][split/]class/.../picture.jpg`. The class is the first folder
 below the split, whatever lies deeper; the split is a folder with a usual name, or one that the user names. Tables
-beside the images may add columns, or say the labels themselves: see [`~dna_hf.data.image_tables`].
+beside the images may add columns, or say the labels themselves, and the splits where no folders do, in a column
+`split`: see [`~dna_hf.data.image_tables`].
 """
 
 # paths are text here: there may be millions
@@ -11,7 +12,7 @@ beside the images may add columns, or say the labels themselves: see [`~dna_hf.d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from .split_folders import (
     split_name,
     split_of_table,
     unwrapped,
+    usual_split,
     without_wrappers,
 )
 
@@ -82,14 +84,20 @@ def list_images(folder: Folder, arguments: ImageDataArguments, asked: set[str]) 
     labelled = [table for table in tables if table.has_labels]
     used = labelled or (tables if len(classes) < 2 else [])
     places = Places(path for node in splits.values() for path in node.all_samples())
+    said = _said_splits(tables, places, asked)
+    _refuse_contradictions(folders or {}, said, asked)
     if used:
-        parts = _by_tables(splits if folders else {}, used, places, asked, outside)
+        parts = _by_tables(splits if folders else {}, used, places, said, outside)
         outside += [one for node in splits.values() for one in node.all_left_out()]
         notes += [f"labels are those of table {table.name!r}." for table in labelled]
     else:
         if folders is None:
             refuse_unknown_splits(root)
         parts = {name: _by_folders(node, classes) for name, node in splits.items()}
+        if said and folders is None:
+            outside += parts["train"].left_out
+            parts = parts["train"].divided(said)
+            notes += [f"splits are those of table {table.name!r}." for table in tables if table.splits()]
         _note_deeper_folders(splits.values(), notes)
     for part in parts.values():
         part.join([table for table in tables if table not in used], places)
@@ -137,8 +145,38 @@ def _note_deeper_folders(splits: Iterable[Node], notes: list[str]) -> None:
         notes.append(f"images in folders inside a class folder are of its class, e.g. those in {deeper[0]!r}.")
 
 
+def _said_splits(tables: Iterable[ImageTable], places: Places, asked: set[str]) -> dict[str, str]:
+    """The split of each image for which a column `split` says it."""
+    found: dict[str, str] = {}
+    for table in tables:
+        column = table.splits()
+        for path, name in zip(places.files_of(table), column, strict=True) if column else ():
+            split = split_name(name, asked) if name else None
+            if split is not None and found.setdefault(path, split) != split:
+                raise DataError(
+                    f"columns 'split' say both {found[path]!r} and {split!r} of {path!r}: make them agree."
+                )
+    return found
+
+
+def _refuse_contradictions(folders: Mapping[str, Node], said: Mapping[str, str], asked: set[str]) -> None:
+    """Refuse an image in the folder of one split that a column `split` says is in another."""
+    for name, node in folders.items():
+        for path in node.all_samples() if said else ():
+            split = said.get(path, name)
+            if split == name:
+                continue
+            usual = usual_split(split)
+            # of two folders for one split each keeps its name, and a word that is no split's may mean anything
+            if usual != usual_split(name) if usual else split in asked:
+                raise DataError(
+                    f"{path!r} lies in the folder of split {name!r}, but a column 'split' says {split!r}: make them "
+                    "agree."
+                )
+
+
 def _by_tables(
-    folders: dict[str, Node], tables: list[ImageTable], places: Places, asked: set[str], outside: list[LeftOut]
+    folders: dict[str, Node], tables: list[ImageTable], places: Places, said: Mapping[str, str], outside: list[LeftOut]
 ) -> dict[str, _Part]:
     """The images that tables name, by split: that of the folder, of the column `split`, or of the table's name."""
     folder_of = {path: split for split, node in folders.items() for path in node.all_samples()}
@@ -147,14 +185,13 @@ def _by_tables(
     named: dict[str, ImageTable] = {}
     for number, table in enumerate(tables):
         own = split_of_table(table.name) or "train"
-        column = table.splits()
         for row, path in enumerate(places.files_of(table)):
             if named.setdefault(path, table) is not table:
                 raise DataError(
                     f"tables {named[path].path!r} and {table.path!r} both name {table.files[row]!r}: take one of them "
                     "out of the data set."
                 )
-            split = folder_of.get(path) or (own if column is None else split_name(column[row] or own, asked))
+            split = folder_of.get(path) or said.get(path) or own
             paths.setdefault(split, []).append(path)
             rows.setdefault(split, [[] for _ in tables])[number].append(row)
     outside += [LeftOut(path, "named in no table") for path in places.images.values() if path not in named]
@@ -175,6 +212,17 @@ class _Part:
     labels: list[int] | None = None
     columns: dict[str, pa.Array | pa.ChunkedArray] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
+
+    def divided(self, said: Mapping[str, str]) -> dict[str, _Part]:
+        """The images of class folders by the split that is said; the others are to train on."""
+        assert self.labels is not None
+        rows: dict[str, list[int]] = {}
+        for row, path in enumerate(self.paths):
+            rows.setdefault(said.get(path, "train"), []).append(row)
+        return {
+            split: _Part([self.paths[row] for row in some], [self.labels[row] for row in some])
+            for split, some in rows.items()
+        }
 
     def join(self, tables: Iterable[ImageTable], places: Places) -> None:
         """Add the columns of tables; images that they do not name get nothing in them."""
@@ -207,6 +255,10 @@ class _Part:
             columns["label"] = pa.array(self.labels, pa.int64())
             features["label"] = datasets.ClassLabel(names=classes)
         others = {name: column for name, column in self.columns.items() if name not in columns}
+        self.left_out += [
+            LeftOut(f"column {name!r} of a table", "there is another of its name")
+            for name in self.columns.keys() - others.keys()
+        ]
         features |= datasets.Features.from_arrow_schema(pa.table(others).schema) if others else {}
         info = datasets.DatasetInfo(features=datasets.Features(features))
         rows = datasets.Dataset(pa.table(columns | others).cast(info.features.arrow_schema), info=info)

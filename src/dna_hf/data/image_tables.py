@@ -176,6 +176,9 @@ def _read_csv(path: str) -> pa.Table:
         sign = next((sign for sign in ",\t;" if sign in first), ",")
         reader = csv.reader(file, delimiter=sign, skipinitialspace=True)
         header = [name.strip() for name in next(reader, [])]
+        twice = next((name for name in header if name and header.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"table {path!r} has {header.count(twice)} columns called {twice!r}: keep one.")
         rows = []
         for fields in reader:
             if len(fields) == len(header):
@@ -218,6 +221,8 @@ class Places:
 
     def __init__(self, images: Iterable[str]) -> None:
         self.images = {os.path.normpath(path): path for path in images}
+        # by the path of the table: what lists images asks several times
+        self._found: dict[str, list[str]] = {}
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
@@ -236,6 +241,11 @@ class Places:
         Raises:
             DataError: if there is no such image, or several, or two rows name one.
         """
+        if table.path not in self._found:
+            self._found[table.path] = self._look_up(table)
+        return self._found[table.path]
+
+    def _look_up(self, table: ImageTable) -> list[str]:
         seen: dict[str, int] = {}
         found = []
         for row, name in enumerate(table.files):
