@@ -18,6 +18,7 @@ from dna_hf.data.errors import DataError
 from dna_hf.data.files import EMPTY, LeftOut
 from dna_hf.data.image_reading import read_image_file
 from dna_hf.data.inspection import content_digest
+from dna_hf.data.provenance import provenance
 from dna_hf.data.sources import load_all, load_train_and_eval
 from dna_hf.data.summary import DataSummary, SplitSummary, summarize, write_summary
 from dna_hf.data.video_sources import load_train_and_eval as load_videos
@@ -221,6 +222,16 @@ def test_a_split_that_cannot_be_read_is_named_and_the_others_are_summarized(tmp_
     found = summarize(arguments, list(splits.values()))
     (one,) = found.left_out
     assert one.path == "split 'test'" and "label -1" in one.reason
+
+
+@pytest.mark.parametrize("before", ["", "~/"])
+def test_a_report_does_not_say_where_a_folder_lay(flowers, monkeypatch, before):
+    monkeypatch.setenv("HOME", str(flowers.parent))
+    dataset = f"{before or f'{flowers.parent}/'}{flowers.name}"
+    arguments = ImageDataArguments(dataset=dataset)
+    splits = load_all(arguments).values()
+    assert summarize(arguments, list(splits)).report()["dataset"] == flowers.name
+    assert provenance(arguments, *splits).name == flowers.name
 
 
 def test_two_summaries_of_the_same_data_are_the_same(flowers, tmp_path):

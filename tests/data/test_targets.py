@@ -156,12 +156,21 @@ READ = {
         ["angle"],
         [[1.5], [3]],
     ),
+    "columns of text": (
+        {"rose": ["true", "False"], "tulip": ["0", "1"]},
+        None,
+        BOTH,
+        MULTI_LABEL,
+        ["rose", "tulip"],
+        ["10", "01"],
+    ),
     "decimals": ({"label": [0.5, 2.0]}, None, {}, REGRESSION, ["label"], [[0.5], [2]]),
 }
 FEATURES = {
     "stored classes": STORED,
     "stored classes in another order": STORED,
     "large text": {"labels": List(Value("large_string"))},
+    "columns of text": {"rose": Value("string_view")},
     "decimals": {"label": Value("decimal128(4, 1)")},
 }
 

@@ -41,6 +41,10 @@ HOLDOUT = all_of(
 )
 
 
+def names_of_files(root: Path) -> None:
+    pd.DataFrame({"file_name": ["a.png"], "label": ["rose"]}).to_parquet(root / "list.parquet")
+
+
 def absolute_paths(root: Path) -> None:
     rows = [f"{path},{path.parent.name}" for path in sorted((root / "real").rglob("*.png"))]
     table("real/metadata.csv", "file_name,label", *rows)(root)
@@ -137,6 +141,21 @@ TABLES = [
         {"train": ROSES_AND_TULIPS, "holdout": ROSES_AND_TULIPS},
         options={"eval_split": "holdout"},
     ),
+    *(
+        Case(
+            f"a file called {word}",
+            all_of(parquet("train.parquet", SHOWN, TEXTS), parquet(f"{word}.parquet", "rose", ["rose"])),
+            {"train": ROSES_AND_TULIPS, "validation": {"rose": 1}},
+        )
+        for word in ("validate", "Development")
+    ),
+    Case(
+        "a list beside a parquet file",
+        all_of(parquet("train.parquet", SHOWN, TEXTS), names_of_files),
+        {"train": ROSES_AND_TULIPS},
+        split="train",
+        left_out={"list.parquet": "no parquet file of images, as the data are"},
+    ),
     Case(
         "val and dev files",
         all_of(
@@ -151,7 +170,7 @@ TABLES = [
         all_of(parquet("data/train.parquet", SHOWN, TEXTS), folder("picture of a rose.png x1")),
         {"train": ROSES_AND_TULIPS},
         split="train",
-        left_out={"picture of a rose.png": "no parquet file, as the data are"},
+        left_out={"picture of a rose.png": "no parquet file of images, as the data are"},
     ),
     *(
         Case(

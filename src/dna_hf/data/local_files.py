@@ -26,7 +26,7 @@ from .splits import already
 # what reads each split, by name
 Splits = dict[str, Callable[[], ListedImages]]
 # files that `datasets` has loaders for, beside those that are read here
-_OTHER_DATA = (".arrow", ".tar", ".tar.gz", ".tgz")
+OTHER_DATA = (".arrow", ".tar", ".tar.gz", ".tgz")
 
 
 def open_path(path: Path, arguments: ImageDataArguments, asked: set[str]) -> Splits:
@@ -77,12 +77,13 @@ def _open_folder(path: str, arguments: ImageDataArguments, asked: set[str]) -> S
     files = folder.all_files()
     parquet = [file for file in files if file.lower().endswith(parquet_files.SUFFIX)]
     holding = [file for file in parquet if not names_files(parquet_files.schema_of(file), arguments)]
-    others = [file for file in files if file.lower().endswith(_OTHER_DATA)]
+    hold = set(holding)
+    others = [file for file in files if file.lower().endswith(OTHER_DATA)]
     if count_images(folder) > len(holding) + len(others):
         return _listed(folder, arguments, asked)
     if holding and len(holding) >= len(others):
         left_out = [
-            *(LeftOut(file, "no parquet file, as the data are") for file in files if file not in set(holding)),
+            *(LeftOut(file, "no parquet file of images, as the data are") for file in files if file not in hold),
             *folder.all_left_out(),
         ]
         splits = parquet_files.split_files(holding, path, asked)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -19,6 +20,7 @@ import pyarrow.parquet
 from ..errors import first_line
 from .arguments import ImageDataArguments
 from .errors import DataError
+from .split_folders import SPLIT_WORDS
 
 
 if TYPE_CHECKING:
@@ -27,11 +29,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".parquet"
 # names of files and folders: cifar10-train.parquet, train-00000-of-00003.parquet, Validation/part 1.parquet
-_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
+_WORDS = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 _WORD = re.compile(rf"(?:^|[-._ \d])({'|'.join(_WORDS)})(?:[-._ \d]|$)", re.IGNORECASE)
 _SHARD = re.compile(r"-\d{5}-of-\d{5}.*$")
 
@@ -155,6 +153,7 @@ def plain_path(path: str | Path, *signs: str) -> str:
     name = hashlib.sha256(os.fsencode(path)).hexdigest()[:16] + os.path.splitext(path)[1]
     link = Path(datasets.config.HF_DATASETS_CACHE, "dna_hf_links", name)
     link.parent.mkdir(parents=True, exist_ok=True)
-    if not link.is_symlink():
+    # processes of a run may make it at the same time
+    with contextlib.suppress(FileExistsError):
         link.symlink_to(path)
     return str(link)

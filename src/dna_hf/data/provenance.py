@@ -68,4 +68,5 @@ def question_provenance(file: "QuestionFile", questions: int) -> DatasetRecord:
 
 def public_name(dataset: str) -> str:
     """The last part of a local path, for where it lay is nobody else's business; any other name as it is."""
-    return Path(dataset).resolve().name if Path(dataset).exists() else dataset
+    path = Path(dataset).expanduser()
+    return path.resolve().name if path.exists() else dataset

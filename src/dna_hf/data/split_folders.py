@@ -16,17 +16,20 @@ from .files import EMPTY, LeftOut
 from .splits import SPLIT_ALIASES
 
 
-# what folders of splits are called, in any case: Training, test_set, val2017, images_train, 01_train
+# what names of files and folders call a split, in any case
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "validate", "val", "dev", "development"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+# of folders, with what stands beside the word: Training, test_set, val2017, images_train, 01_train
 _BESIDE = "images?|imgs?|pictures?|photos?|videos?|clips?|data|set|split|files?|folder"
 _SPLIT_NAMES = {
     split: re.compile(
-        rf"(?:\d+[-_. ]*)?(?:(?:{_BESIDE})[-_. ]?)?(?:{words})(?:[-_. ]?(?:{_BESIDE}))?[-_. ]?\d*", re.IGNORECASE
+        rf"(?:\d+[-_. ]*)?(?:(?:{_BESIDE})[-_. ]?)?(?:{'|'.join(words)})(?:[-_. ]?(?:{_BESIDE}))?[-_. ]?\d*",
+        re.IGNORECASE,
     )
-    for split, words in (
-        ("train", "train|training"),
-        ("validation", "validation|valid|validate|val|dev|development"),
-        ("test", "test|testing|eval|evaluation"),
-    )
+    for split, words in SPLIT_WORDS.items()
 }
 _ALIASES = {name for names in SPLIT_ALIASES for name in names}
 # train_labels.csv is the table of train, as are train_manifest.txt, train_CS.txt and trainlist01.txt

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import first_line
 from .arguments import ImageDataArguments
 from .errors import DataError
+from .image_tables import is_text
 from .label_columns import (
     JOINTS,
     REAL,
@@ -266,7 +267,7 @@ class Targets:
         import pyarrow as pa
 
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-        if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        if is_text(array.type):
             array = self._truth(array, first, name)
         numbers = array.cast(pa.uint8() if pa.types.is_boolean(array.type) else array.type)
         numbers = numbers.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
