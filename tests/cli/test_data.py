@@ -246,6 +246,9 @@ def test_the_longest_conversation_is_named_in_tokens(tmp_path, capsys):
         (["a/1.mp4", "b/2.png", "b/3.png"], "image"),
         (["a/1.mp4", "a/1.jpg", "b/2.gif", "b/2.mp4"], "video"),
         (["train.parquet"], "image"),
+        (["TEST.PARQUET"], "image"),
+        (["train/0.tar"], "image"),
+        (["train/0.tar.gz"], "image"),
         (["train.csv"], "video"),
         ([".hidden/1.mp4", "a/1.png"], "image"),
     ],
@@ -255,6 +258,13 @@ def test_the_kind_of_a_folder_is_found_by_its_files(tmp_path, names, kind):
         (tmp_path / each).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / each).write_bytes(b"x")
     assert find_kind(str(tmp_path))[0] == kind
+
+
+def test_embedded_data_goes_before_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fashion-mnist-mini").mkdir()
+    assert main(["data", "fashion-mnist-mini", "--output", "out.json"]) == 0
+    assert json.loads((tmp_path / "out.json").read_text())["from"] == "embedded in dna-hf"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 
+# data sets that come with the package; their names go before paths
+EMBEDDED_IMAGES, EMBEDDED_VIDEOS = "fashion-mnist-mini", "moving-fashion-mnist"
 # the part of the training split that is held out: as a word of --split, and as the name of a split in records
 HELD_OUT, HELD_OUT_NAME = "held-out", "held out"
 
@@ -92,7 +94,7 @@ class ImageDataArguments(CommonDataArguments):
     """Which images a run reads, and how they become tensors."""
 
     dataset: str = field(
-        default="fashion-mnist-mini",
+        default=EMBEDDED_IMAGES,
         metadata={
             "help": "'fashion-mnist-mini' (embedded), a folder of images in class folders or with a table of them "
             "(metadata.csv), a ZIP archive of such a folder, a parquet file or a folder of them, or the name of a "
@@ -177,7 +179,7 @@ class VideoDataArguments(CommonDataArguments):
     """Which videos a run reads, and how they become tensors."""
 
     dataset: str = field(
-        default="moving-fashion-mnist",
+        default=EMBEDDED_VIDEOS,
         metadata={
             "help": "'moving-fashion-mnist' (embedded), a folder of videos in class folders, a folder with a table of "
             "videos (CSV, JSONL) for every split, or one table with a column 'split'"

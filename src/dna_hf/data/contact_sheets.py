@@ -11,7 +11,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..whole_files import whole_file
+from .arguments import VideoDataArguments
 from .errors import DataError
+from .image_reading import read_image
 from .inspection import relative, sample_name
 from .problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .splits import LeftOut, Split
@@ -26,8 +28,6 @@ FIRST, OTHER = 2 * COLUMNS, COLUMNS
 # the largest and the smallest classes get sheets where there are more
 MAX_SHEETS = 100
 PAPER = (128, 128, 128)
-# seconds to decode a video in
-VIDEO_TIMEOUT = 60.0
 
 # reads the picture of a sample: `(split, row)`
 Read = Callable[[Split, int], Image.Image]
@@ -58,7 +58,6 @@ def write_class_sheets(folder: Path, splits: Sequence[Any], summary: DataSummary
     """
     root = data_folder(summary.dataset)
     if summary.unit == "images":
-        from .image_reading import read_image
 
         def source(split: Any, row: int) -> Any:
             return split.rows[row][split.image_column]
@@ -73,7 +72,7 @@ def write_class_sheets(folder: Path, splits: Sequence[Any], summary: DataSummary
         from ..models.video_decoding import FrameSampling
         from .videos import VideoReader
 
-        reader, middle = VideoReader(VIDEO_TIMEOUT), FrameSampling("uniform", 1, 1)
+        reader, middle = VideoReader(VideoDataArguments.video_timeout), FrameSampling("uniform", 1, 1)
 
         def frame(split: Any, row: int) -> Image.Image:
             return Image.fromarray(split.clips[row].frames_for(middle, reader)[0])

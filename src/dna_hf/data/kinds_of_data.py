@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .arguments import EMBEDDED_IMAGES, EMBEDDED_VIDEOS
 from .errors import DataError
 
 
@@ -28,24 +29,25 @@ def find_kind(dataset: str) -> tuple[str, str]:
     Raises:
         DataError: for a file, or a folder, that tells nothing.
     """
+    if dataset in (EMBEDDED_IMAGES, EMBEDDED_VIDEOS):
+        return IMAGES if dataset == EMBEDDED_IMAGES else VIDEOS, "they are embedded"
     path = Path(dataset).expanduser()
     if path.is_dir():
         return _of_folder(path)
-    if path.is_file():
-        return _of_file(path)
-    if dataset == "moving-fashion-mnist":
-        return VIDEOS, "they are embedded"
-    return IMAGES, "they are embedded" if dataset == "fashion-mnist-mini" else "it is no path here"
+    return _of_file(path) if path.is_file() else (IMAGES, "it is no path here")
 
 
 def _of_folder(folder: Path) -> tuple[str, str]:
     """By what most files of a folder are, videos or images; frames of videos look like images."""
     from .files import look_into
+    from .image_folders import ARCHIVE
+    from .local_files import OTHER_DATA
+    from .parquet_files import SUFFIX
 
     files = look_into(folder).all_files()
     videos, images = _count(files)
-    images += sum(path.lower().endswith(".zip") for path in files)
-    parquet = sum(path.endswith((".parquet", ".arrow")) for path in files)
+    images += sum(path.lower().endswith(ARCHIVE) for path in files)
+    holding = sum(path.lower().endswith((SUFFIX, *OTHER_DATA)) for path in files)
     if videos and images:
         kind, other = (IMAGES, VIDEOS) if images > videos else (VIDEOS, IMAGES)
         numbers = ((images, IMAGES), (videos, VIDEOS))
@@ -54,8 +56,8 @@ def _of_folder(folder: Path) -> tuple[str, str]:
     if videos or images:
         # how many belong to the data set is for what lists them to say
         return (VIDEOS if videos else IMAGES), "the files of the folder have such names"
-    if parquet:
-        return IMAGES, f"the folder has {parquet:,} files of tables"
+    if holding:
+        return IMAGES, f"the folder has {holding:,} files that hold images: parquet, Arrow or tar"
     tables = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in TABLES)
     if tables:
         kind, reason = _of_table(folder / tables[0])

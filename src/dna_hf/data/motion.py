@@ -17,12 +17,12 @@ from functools import cache
 import numpy as np
 
 from ..models.video_decoding import BASE_FRAME_RATE, FrameSampling
+from .arguments import EMBEDDED_VIDEOS
 from .clips import Clip, Decoder, LabelledVideos
 from .embedded import fashion_mnist_mini
 
 
 # the data set's name
-EMBEDDED = "moving-fashion-mnist"
 # positions that a clip moves on by in every frame, clockwise; there are as many frames as positions
 STEPS = (1, 2, 3, 4, -1, -2, -3, -4)
 CLASS_NAMES = tuple(f"{'clockwise' if step > 0 else 'counterclockwise'} {abs(step)}" for step in STEPS)
@@ -86,7 +86,9 @@ def motion_splits() -> dict[str, LabelledVideos]:
         positions = random.integers(NUM_POSITIONS, size=len(motions))
         positions[random.random(len(motions)) < BEGIN_AT_TOP] = 0
         clips: list[Clip] = [
-            MotionClip(f"{EMBEDDED}/{split}/{number}", label, split=split, image=image, position=position, step=step)
+            MotionClip(
+                f"{EMBEDDED_VIDEOS}/{split}/{number}", label, split=split, image=image, position=position, step=step
+            )
             for number, ((image, label, step), position) in enumerate(zip(motions, positions.tolist(), strict=True))
         ]
         splits[split] = LabelledVideos(clips, list(CLASS_NAMES), split)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import first_line, needed
 from . import embedded
-from .arguments import ImageDataArguments
+from .arguments import EMBEDDED_IMAGES, ImageDataArguments
 from .errors import DataError
 from .labelled_images import LabelledImages
 from .labels import IMAGE_COLUMNS, LABEL_COLUMNS, check_rows, find_column, name_classes
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import datasets
 
 
-EMBEDDED = "fashion-mnist-mini"
 # parts of a local data set that workers share where it is read as a stream
 SHARDS = 16
 
@@ -94,13 +93,13 @@ def _readers(arguments: ImageDataArguments, *wanted: str, problem_type: str | No
     datasets = needed("datasets", DataError, "reading a data set")
     source = arguments.dataset
     path = Path(source).expanduser()
-    local = source == EMBEDDED or path.exists()
+    local = source == EMBEDDED_IMAGES or path.exists()
     for name in ("dataset_config", "dataset_revision"):
         if getattr(arguments, name) is not None and local and not (name == "dataset_config" and has_configs(path)):
             raise DataError(f"{name} is for data sets that have such, and {source!r} has none: leave it out.")
     asked = {*wanted, arguments.train_split, *([arguments.eval_split] if arguments.eval_split else [])}
     with _told(source):
-        if source == EMBEDDED:
+        if source == EMBEDDED_IMAGES:
             splits: Splits = {name: partial(ListedImages, rows) for name, rows in _embedded().items()}
         elif path.exists():
             splits = open_path(path, arguments, asked)

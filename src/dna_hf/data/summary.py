@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..whole_files import whole_file
-from .arguments import CommonDataArguments, ImageDataArguments
+from .arguments import EMBEDDED_IMAGES, EMBEDDED_VIDEOS, CommonDataArguments, ImageDataArguments
 from .files import EMPTY
 from .inspection import Inspection, Sample, inspect_images, inspect_videos, relative
 from .problem_types import MULTI_LABEL, REGRESSION
@@ -329,14 +329,14 @@ def _left_out(split: Any, folder: Path | None) -> list[LeftOut]:
 
 def _origin(arguments: Any) -> str:
     """Where a data set comes from."""
+    if arguments.dataset in (EMBEDDED_IMAGES, EMBEDDED_VIDEOS):
+        return "embedded in dna-hf"
     path = Path(arguments.dataset).expanduser()
     protocol = getattr(arguments, "protocol", None)
     if path.is_dir():
         return "a folder" + (f", divided by {protocol}" if protocol else "")
     if path.is_file():
         return f"a file ({path.suffix})"
-    if arguments.dataset in ("fashion-mnist-mini", "moving-fashion-mnist"):
-        return "embedded in dna-hf"
     config = f", configuration {arguments.dataset_config}" if arguments.dataset_config else ""
     return f"the Hub{config}, revision {arguments.dataset_revision or 'main'}"
 

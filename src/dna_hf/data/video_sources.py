@@ -19,11 +19,11 @@ from pathlib import Path
 from transformers.utils import logging
 
 from ..errors import first_line
-from .arguments import VideoDataArguments, is_held_out
+from .arguments import EMBEDDED_VIDEOS, VideoDataArguments, is_held_out
 from .clips import Clip, LabelledVideos
 from .errors import DataError
 from .files import LeftOut, is_video
-from .motion import EMBEDDED, motion_splits
+from .motion import motion_splits
 from .splits import (
     Readers,
     already,
@@ -136,7 +136,7 @@ def describe(splits: Iterable[LabelledVideos]) -> str:
 
 def _readers(arguments: VideoDataArguments, *wanted: str, known: Sequence[str] = ()) -> Readers[LabelledVideos]:
     """What reads each split, by name. Splits of other than the usual names are found where they are wanted."""
-    if arguments.dataset == EMBEDDED:
+    if arguments.dataset == EMBEDDED_VIDEOS:
         if arguments.protocol is not None:
             raise DataError(f"protocol {arguments.protocol!r} divides the videos of a folder: set dataset to it.")
         return {name: already(videos) for name, videos in motion_splits().items()}
