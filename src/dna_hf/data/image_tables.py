@@ -19,7 +19,8 @@ from ..errors import first_line
 from .arguments import ImageDataArguments
 from .errors import DataError
 from .files import LeftOut
-from .labels import IMAGE_COLUMNS, LABEL_COLUMNS
+from .label_columns import LABEL_COLUMNS
+from .labels import IMAGE_COLUMNS
 
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -16,6 +16,8 @@ from .problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 # what values are, as messages call them
 CLASS, WHOLE, REAL, TRUTH, TEXT, OTHER = "classes", "whole numbers", "numbers", "true or false", "text", "other things"
 NUMBERS = {WHOLE, REAL, TRUTH}
+# names that a column of labels usually has, in the order of preference
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
 # what stands between the labels of an image where they are one text
 DELIMITER = re.compile(r"[;|]")
 # what may stand there, too, but also in the name of one class
@@ -87,21 +89,18 @@ def label_columns(features: Mapping[str, Any], names: str | Sequence[str]) -> La
 
 
 def find_label_columns(
-    features: Mapping[str, Any], named: str | Sequence[str] | None, wanted: str | None, usual: Sequence[str]
-) -> LabelColumns | None:
+    features: Mapping[str, Any], named: str | Sequence[str] | None, wanted: str | None, split: str
+) -> LabelColumns:
     """The columns of the labels.
 
     Args:
         features: features of the data set, by column, without that of the images.
         named: column that the user named, or a list of columns.
         wanted: problem type that the user gave, if one was given.
-        usual: names that such a column usually has, in the order of preference.
-
-    Returns:
-        The columns; `None` where none was named, none has a usual name, and a class for each image may be meant.
+        split: name of the split, for messages.
 
     Raises:
-        DataError: if a column that was named does not exist, or it is not clear which column is meant.
+        DataError: if a column that was named does not exist, there is none, or it is not clear which one is meant.
     """
     if named is not None:
         names = [named] if isinstance(named, str) else list(named)
@@ -112,7 +111,7 @@ def find_label_columns(
                 f"twice: set it to one or several of {', '.join(features)}."
             )
         return label_columns(features, named)
-    found = [name for other in usual for name in features if name.lower() == other]
+    found = [name for other in LABEL_COLUMNS for name in features if name.lower() == other]
     stored = [name for name, feature in features.items() if _kind(feature) == CLASS]
     if wanted in (None, SINGLE_LABEL) and len(stored) == 1:
         return label_columns(features, stored[0])
@@ -124,7 +123,14 @@ def find_label_columns(
                 f"no column clearly holds what problem_type {wanted} needs, {NEEDS[wanted]}: set label_column to one "
                 f"or several of {', '.join(features)}."
             )
-    return label_columns(features, found[0]) if found else None
+    if not features:
+        raise DataError(
+            f"the images of split {split!r} have no labels: put the images of each class, at least two, in a folder "
+            "of its own, set label_column, or take the split out of the data set."
+        )
+    if not found:
+        raise DataError(f"no column clearly holds the labels: set label_column to one of {', '.join(features)}.")
+    return label_columns(features, found[0])
 
 
 def problem_of_columns(columns: LabelColumns, wanted: str | None) -> str:

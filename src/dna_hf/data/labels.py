@@ -15,31 +15,25 @@ from .errors import DataError
 from .splits import given_names
 
 
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target", "cls")
 IMAGE_COLUMNS = ("image", "img", "images", "pixel_values", "jpg", "png", "webp")
 # names that a sentence gives
 SHOWN = 5
 
 
-def find_column(rows: Any, named: str | None, option: str, feature: type, usual: tuple[str, ...], split: str) -> str:
-    """The column that is named, or the only one of the wanted feature, or one of the usual names, in any case."""
+def find_image_column(rows: Any, named: str | None) -> str:
+    """The column that is named, or the only one of images, or one of the usual names, in any case."""
     import datasets
 
     columns = list(rows.features)
     if named is not None:
         if named not in columns:
-            raise DataError(f"the data has no column {named!r}: set {option} to one of {', '.join(columns)}.")
+            raise DataError(f"the data has no column {named!r}: set image_column to one of {', '.join(columns)}.")
         return named
-    found = [name for name, kind in rows.features.items() if isinstance(kind, feature)]
+    found = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     if len(found) != 1:
-        found = [name for other in usual for name in columns if name.lower() == other][:1]
-    if not found and feature is datasets.ClassLabel and len(columns) == 1:
-        raise DataError(
-            f"the images of split {split!r} have no labels: put the images of each class, at least two, in a folder "
-            "of its own, set label_column, or take the split out of the data set."
-        )
+        found = [name for other in IMAGE_COLUMNS for name in columns if name.lower() == other]
     if not found:
-        raise DataError(f"no column is clearly the {feature.__name__}: set {option} to one of {', '.join(columns)}.")
+        raise DataError(f"no column clearly holds the images: set image_column to one of {', '.join(columns)}.")
     return found[0]
 
 

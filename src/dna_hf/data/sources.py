@@ -16,8 +16,9 @@ from ..errors import first_line, needed
 from . import embedded
 from .arguments import EMBEDDED_IMAGES, ImageDataArguments
 from .errors import DataError
+from .label_columns import find_label_columns
 from .labelled_images import LabelledImages
-from .labels import IMAGE_COLUMNS, LABEL_COLUMNS, check_rows, find_column, name_classes
+from .labels import check_rows, find_image_column, name_classes
 from .local_files import ListedImages, Splits, has_configs, open_path
 from .splits import Readers, find_split, read_all, read_split, read_train_and_eval
 from .targets import VECTORS, find_vectors
@@ -184,16 +185,16 @@ def _label(
     rows: Any = listed.rows
     if rows.features is None:
         rows = rows._resolve_features()
-    image_column = find_column(rows, arguments.image_column, "image_column", datasets.Image, IMAGE_COLUMNS, split)
+    image_column = find_image_column(rows, arguments.image_column)
     try:
         rows = rows.cast_column(image_column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(f"column {image_column!r} holds no images: {first_line(error)}.") from error
-    vectors = find_vectors(rows, image_column, arguments, split, problem_type, complete)
+    others = {name: feature for name, feature in rows.features.items() if name != image_column}
+    columns = find_label_columns(others, arguments.label_column, problem_type, split)
+    vectors = find_vectors(rows, columns, arguments, split, problem_type, complete)
     if vectors is None:
-        named = arguments.label_column
-        assert not isinstance(named, list)  # which is for vectors
-        label_column = find_column(rows, named, "label_column", datasets.ClassLabel, LABEL_COLUMNS, split)
+        label_column = columns.names[0]
         check_rows(rows, image_column, label_column, split)
         rows, names, notes = name_classes(rows, label_column, arguments, complete)
     else:

@@ -21,13 +21,11 @@ from .label_columns import (
     TRUTH,
     WHOLE,
     LabelColumns,
-    find_label_columns,
     joined_labels,
     labels_of_text,
     looks_like_a_list,
     problem_of_columns,
 )
-from .labels import LABEL_COLUMNS
 from .problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .splits import given_names
 
@@ -63,7 +61,7 @@ class VectorLabels:
 
 def find_vectors(
     rows: Any,
-    image_column: str,
+    columns: LabelColumns,
     arguments: ImageDataArguments,
     split: str,
     wanted: str | None,
@@ -73,8 +71,8 @@ def find_vectors(
 
     Args:
         rows: the rows of the split, in memory or a stream.
-        image_column: column of the images.
-        arguments: fields of the `data` section: columns of the labels and class names.
+        columns: the columns of the labels.
+        arguments: fields of the `data` section: class names and number of the first class.
         split: name of the split, for messages.
         wanted: problem type that the user gave, if one was given.
         complete: whether every class is in this split; one to evaluate on may lack some.
@@ -87,10 +85,6 @@ def find_vectors(
     """
     import datasets
 
-    features = {name: feature for name, feature in rows.features.items() if name != image_column}
-    columns = find_label_columns(features, arguments.label_column, wanted, LABEL_COLUMNS)
-    if columns is None:
-        return None
     problem_type, given = problem_of_columns(columns, wanted), given_names(arguments)
     is_stream = isinstance(rows, datasets.IterableDataset)
     if wanted is None and columns.are_lists and not columns.is_list and not is_stream:
