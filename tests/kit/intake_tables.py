@@ -150,6 +150,13 @@ TABLES = [
         for word in ("validate", "Development")
     ),
     Case(
+        "a column split of a parquet file",
+        parquet("flowers.parquet", SHOWN, TEXTS, split=["train", "train", "test", "test"]),
+        {"train": ROSES_AND_TULIPS},
+        split="train",
+        note="column 'split' divides nothing here",
+    ),
+    Case(
         "a list beside a parquet file",
         all_of(parquet("train.parquet", SHOWN, TEXTS), names_of_files),
         {"train": ROSES_AND_TULIPS},

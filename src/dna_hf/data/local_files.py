@@ -100,7 +100,9 @@ def _listed(folder: Folder, arguments: ImageDataArguments, asked: set[str]) -> S
 
 
 def _parquet(files: list[str], arguments: ImageDataArguments, left_out: tuple[LeftOut, ...]) -> ListedImages:
-    return ListedImages(parquet_files.load_files(files, arguments), left_out)
+    rows = parquet_files.load_files(files, arguments)
+    note = "column 'split' divides nothing here: of parquet files, their names and folders say the splits."
+    return ListedImages(rows, left_out, (note,) if "split" in parquet_files.schema_of(files[0]).names else ())
 
 
 def _by_loader(path: str, arguments: ImageDataArguments, files: list[str]) -> Splits:
