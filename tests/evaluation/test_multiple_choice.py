@@ -24,6 +24,7 @@ from dna_hf.evaluation.multiple_choice import (
     reparse,
     write_table,
 )
+from dna_hf.evaluation.predictions_file import PredictionsFile, write_predictions
 from dna_hf.kinds import VIDEO_LLM, load
 from dna_hf.models import video_processing_dna_video_llama3 as video_processing
 from tests.kit.taught_video_llm import OPTIONS, ask, tiny_video_llm, train, write_colours
@@ -223,6 +224,44 @@ def test_predictions_are_continued(taught, answers, questions, tmp_path):
     assert len(file.read_text().splitlines()) == 4
     again = evaluate_questions(*taught, questions, SHORT, predictions=file, resume=True)
     assert again == resumed and len(file.read_text().splitlines()) == 4
+
+
+def test_answers_in_any_characters_are_continued(tmp_path):
+    # what Python, but not JSON, takes for the end of a line, and a character that the end of a run cut
+    line = written(tmp_path, answer="one\u2028two\x85three\u2029(B)").read_text()
+    answered = json.loads(line) | {"correct": False}
+    line = json.dumps(answered, ensure_ascii=False) + "\n"
+    cut = json.dumps(answered | {"id": "2", "answer": "答"}, ensure_ascii=False).encode()
+    cut = cut[: cut.index("答".encode()) + 2]
+    path = tmp_path / "answers.jsonl"
+    PredictionsFile(path, {"fps": 1}).read(resume=False)
+    path.write_bytes(b"\n" + line.encode() + cut)
+    found = PredictionsFile(path, {"fps": 1}).read(resume=True)
+    assert {name: each.answer for name, each in found.items()} == {"1": "one\u2028two\x85three\u2029(B)"}
+    assert path.read_bytes() == b"\n" + line.encode()
+    assert reparse(path).predictions[0].letter == "B"
+    path.write_bytes(b"\xff" + line.encode())
+    with pytest.raises(DataError, match="cannot read the predictions in"):
+        PredictionsFile(path, {"fps": 1}).read(resume=True)
+
+
+def test_predictions_are_whole_or_absent(tmp_path, monkeypatch):
+    found = reparse(written(tmp_path))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    # at the last moment before a file has its name
+    monkeypatch.setattr(Path, "replace", killed)
+    for write in (
+        lambda: write_predictions(tmp_path / "new" / "a.jsonl", found.predictions),
+        lambda: PredictionsFile(tmp_path / "new" / "b.jsonl", {"fps": 1}).read(resume=False),
+        lambda: write_table(found.table, tmp_path / "new" / "c.json"),
+        lambda: export_choices(found.predictions, [], tmp_path / "new" / "d.json"),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert not list((tmp_path / "new").iterdir())
 
 
 def test_predictions_of_other_settings_are_refused(taught, questions, tmp_path):

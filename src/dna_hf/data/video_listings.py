@@ -19,6 +19,7 @@ from .errors import DataError
 from .files import LeftOut, is_video, look_into, told
 from .split_folders import Node, split_of_table
 from .splits import already, find_split, given_names, is_alias
+from .video_columns import WHOLE
 from .video_folders import TABLE_SUFFIXES, VideoFolder, class_folders, see_videos, split_nodes
 from .video_places import KINETICS_TIMES, plain_name
 from .video_protocols import divide, find_videos
@@ -128,7 +129,8 @@ def _class_folders(
     node: Node, path: str, videos: VideoFolder, outside: tuple[LeftOut, ...], notes: tuple[str, ...]
 ) -> Listing:
     found = class_folders(node, path, videos)
-    rows = [Row(0, sample, label, frames=videos.frames.get(sample)) for label, sample in found.rows]
+    frames = videos.frames
+    rows = [Row(0, sample, label, None, WHOLE, frames.get(sample)) for label, sample in found.rows]
     return Listing(rows, left_out=already((*outside, *found.left_out)), notes=notes)
 
 

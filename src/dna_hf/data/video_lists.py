@@ -38,7 +38,7 @@ def separator(first: str) -> str:
 
 def read_list(
     path: Path, file: Iterable[str], first: str, is_there: Callable[[str], bool], notes: list[str]
-) -> list[Line]:
+) -> Iterable[Line]:
     """Read a list without a header.
 
     Args:
@@ -56,16 +56,16 @@ def read_list(
     if sign == " ":
         return _spaced(path, file, is_there, notes)
     reader = csv.reader(file, delimiter=sign, skipinitialspace=True)
-    numbered = [(reader.line_num, row) for fields in reader if any(row := list(map(str.strip, fields)))]
+    numbered = [(reader.line_num, row) for fields in reader if any(row := [field.strip() for field in fields])]
     if not numbered:
         return []
-    width = Counter(len(fields) for _, fields in numbered).most_common(1)[0][0]
     start = numbered[0][1]
     turned = len(start) == 2 and is_video(start[1]) and not is_video(start[0])
     if turned:
         notes.append(f"lines of {path.name!r} are a label and a video, in this order.")
-    elif width == 2 and all(len(fields) == 2 and all(fields) for _, fields in numbered):
-        return [(number, fields[0], fields[1], WHOLE) for number, fields in numbered]
+    elif all(len(fields) == 2 and fields[0] and fields[1] for _, fields in numbered):
+        return ((number, fields[0], fields[1], WHOLE) for number, fields in numbered)
+    width = Counter(len(fields) for _, fields in numbered).most_common(1)[0][0]
     lines = []
     for number, fields in numbered:
         if not turned and (len(fields) != width or width > 2) and not is_video(fields[0]):

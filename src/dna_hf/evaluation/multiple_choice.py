@@ -23,6 +23,7 @@ from ..data.errors import DataError
 from ..data.inputs import encode, inference_processor, user_turn
 from ..data.multiple_choice import Question, check_on_error
 from ..records.digest import weights_digest
+from ..whole_files import whole_file
 from .answers import parse_answer
 from .intervals import wilson_interval
 from .predictions_file import AnsweredQuestion, PredictionsFile, read_predictions
@@ -399,11 +400,10 @@ def write_table(rows: Sequence[AccuracyRow], path: str | Path) -> None:
         path: path of the file; `.json`, or by any other name a table with commas between.
     """
     path, content = Path(path), [asdict(row) for row in rows]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        return
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix == ".json":
+            file.write(json.dumps(content, indent=2) + "\n")
+            return
         writer = csv.DictWriter(file, list(content[0]))
         writer.writeheader()
         writer.writerows(content)
@@ -415,9 +415,8 @@ def export_choices(
     """Write what the server of EgoSchema takes: id -> index of the chosen option, -1 where there is none."""
     chosen = {each.id: -1 if each.letter is None else ord(each.letter) - ord("A") for each in predictions}
     chosen |= {each["id"]: -1 for each in unreadable}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
+    with whole_file(Path(path)) as unfinished:
+        unfinished.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")
 
 
 def _asked(question: Question) -> dict[str, Any]:

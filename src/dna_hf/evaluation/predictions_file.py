@@ -1,6 +1,7 @@
 """The answers of a video language model, and the file that keeps them as soon as they are there."""
 
 import json
+import os
 import string
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 from ..data.errors import DataError
 from ..errors import first_line, must_be_file
+from ..whole_files import whole_file
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,10 @@ def read_predictions(path: Path) -> list[AnsweredQuestion]:
         DataError: if it is missing or damaged, holds no answer, or has one without the options of its question.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the predictions in {str(path)!r}: {first_line(error)}.") from error
-    lines = [line for line in lines if line.strip()]
+    lines = _lines(text)
     found = _answered(lines, path)
     if not found:
         raise DataError(f"{str(path)!r} holds no answer.")
@@ -99,9 +101,14 @@ def _check_answer(each: AnsweredQuestion, path: Path) -> None:
         raise DataError(f"{where} has the truth {each.truth!r:.40}, which is none of {', '.join(letters)}.")
 
 
-def _answered(lines: Iterable[str], path: Path) -> dict[str, AnsweredQuestion]:
+def _lines(text: str) -> list[tuple[int, str]]:
+    """The numbered lines that are not blank. An answer may hold what `str.splitlines` takes for the end of a line."""
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def _answered(lines: Iterable[tuple[int, str]], path: Path) -> dict[str, AnsweredQuestion]:
     answered = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in lines:
         try:
             content = json.loads(line)
             content.pop("correct")
@@ -121,8 +128,8 @@ def write_predictions(path: Path, predictions: Iterable[AnsweredQuestion]) -> No
     """
     if path.exists():
         raise DataError(f"{str(path)!r} exists: choose another file.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(map(_line, predictions)), encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text("".join(map(_line, predictions)), encoding="utf-8")
 
 
 def _line(prediction: AnsweredQuestion) -> str:
@@ -151,19 +158,23 @@ class PredictionsFile:
         """
         must_be_file(self.path, DataError)
         if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.settings.write_text(json.dumps(self.conditions, indent=2) + "\n", encoding="utf-8")
+            with whole_file(self.settings) as unfinished:
+                unfinished.write_text(json.dumps(self.conditions, indent=2) + "\n", encoding="utf-8")
             self.path.touch()
             return {}
         if not resume:
             raise DataError(f"{str(self.path)!r} exists: continue it with resume, or choose another file.")
         self._check_settings()
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # a line that was cut when the run ended is answered again
-        if lines and not lines[-1].endswith("\n"):
-            lines.pop()
-            self.path.write_text("".join(lines), encoding="utf-8")
-        return _answered(lines, self.path)
+        content = self.path.read_bytes()
+        # a line that was cut when the run ended, perhaps inside of a character, is answered again
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+        try:
+            text = whole.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"cannot read the predictions in {str(self.path)!r}: {first_line(error)}.") from error
+        return _answered(_lines(text), self.path)
 
     def append(self, predictions: Iterable[AnsweredQuestion]) -> None:
         """Write answers down."""
