@@ -74,8 +74,8 @@ class Clip:
     @property
     def key(self) -> tuple[str, float | None, float | None, Any]:
         """What two clips of the same part of the same file have in common: the file, and what tells the part."""
-        ends = (self.frames[0], self.frames[-1]) if self.frames else self.part
-        return self.path, self.start, self.end, ends
+        frames = self.frames
+        return self.path, self.start, self.end, (frames[0], frames[-1]) if frames else self.part
 
 
 @dataclass

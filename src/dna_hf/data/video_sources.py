@@ -230,7 +230,8 @@ def _clip(row: Row, label: int, listing: Listing, path: str) -> Clip | None:
     """
     frames = row.frames
     if not listing.roots or (row.part is WHOLE and frames is None and is_video(path)):
-        return Clip(path, label, frames=frames)
+        # by place: there may be millions
+        return Clip(path, label, None, None, frames)
     if frames is not None:
         root = next((root for root in listing.roots if _all_there(root, frames)), None)
         if root is None:
