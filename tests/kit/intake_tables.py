@@ -491,6 +491,24 @@ BESIDE = [
         left_out={"1.png": "named in no table"},
     ),
     Case(
+        "image_column in a table",
+        folder(
+            "0.png x1 = rose",
+            "1.png x1 = tulip",
+            more=table("metadata.csv", "picture,label", "0.png,rose", "1.png,tulip"),
+        ),
+        {"train": {"rose": 1, "tulip": 1}},
+        options={"image_column": "picture"},
+        split="train",
+    ),
+    Case(
+        "image_column of no table",
+        folder(*both("")),
+        error="the data has no column 'picture': set image_column to one of image, label",
+        options={"image_column": "picture"},
+        split="train",
+    ),
+    Case(
         "absolute paths in a table, and a link to the folder",
         all_of(folder(*both("real/")), absolute_paths, linked("real", "again")),
         {"train": ROSES_AND_TULIPS},

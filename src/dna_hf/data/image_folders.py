@@ -48,8 +48,8 @@ class ListedImages:
     """The rows of one split of a folder.
 
     Args:
-        rows: column `image`, `{"bytes": None, "path"}` each, column `label` where folders say the classes, and those
-            of tables.
+        rows: column of the images, `{"bytes": None, "path"}` each, called `image` or as the user calls that of a
+            table; column `label` where folders say the classes; and those of tables.
         left_out: files that are in no split, or lie in this one and are no samples.
         notes: sentences about what was decided.
     """
@@ -101,7 +101,9 @@ def list_images(folder: Folder, arguments: ImageDataArguments, asked: set[str]) 
         _note_deeper_folders(splits.values(), notes)
     for part in parts.values():
         part.join([table for table in tables if table not in used], places)
-    return {name: part.listed(classes, outside, notes) for name, part in parts.items()}
+    named = {table.file_column for table in tables} & {arguments.image_column}
+    image_column = next(iter(named), "image")
+    return {name: part.listed(image_column, classes, outside, notes) for name, part in parts.items()}
 
 
 def count_images(folder: Folder) -> int:
@@ -239,7 +241,9 @@ class _Part:
                 else:
                     self.columns[name] = found if before is None else pc.coalesce(before, found)
 
-    def listed(self, classes: list[str], outside: Iterable[LeftOut], notes: Iterable[str]) -> ListedImages:
+    def listed(
+        self, image_column: str, classes: list[str], outside: Iterable[LeftOut], notes: Iterable[str]
+    ) -> ListedImages:
         """The rows, with what is left out and what was decided."""
         import datasets
 
@@ -247,10 +251,9 @@ class _Part:
             paths = pa.array([os.path.abspath(path) for path in self.paths], pa.string())
         except UnicodeEncodeError as error:
             raise DataError(f"the file name {error.object!r} is no text in UTF-8: rename it.") from error
-        columns: dict[str, Any] = {
-            "image": pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"])
-        }
-        features: dict[str, Any] = {"image": datasets.Image(decode=False)}
+        images = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], names=["bytes", "path"])
+        columns: dict[str, Any] = {image_column: images}
+        features: dict[str, Any] = {image_column: datasets.Image(decode=False)}
         if self.labels is not None:
             columns["label"] = pa.array(self.labels, pa.int64())
             features["label"] = datasets.ClassLabel(names=classes)
